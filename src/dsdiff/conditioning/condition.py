@@ -1,0 +1,30 @@
+"""Build the condition of a batch of slices from its sources."""
+
+from typing import Literal
+
+from jaxtyping import Bool, Float
+from pydantic import BaseModel, ConfigDict
+from torch import Tensor
+
+from dsdiff.conditioning.structure import structure
+from dsdiff.types import Condition
+
+
+class ConditioningConfig(BaseModel):
+    """`structure`: the edge map given beside every source."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    structure: Literal["sobel", "none"] = "sobel"
+
+    def channels(self, n_sources: int, slab: int) -> int:
+        """How many maps a backbone gets beside x_t: see `Condition.maps`."""
+        return n_sources * slab + (0 if self.structure == "none" else n_sources)
+
+
+def build(
+    config: ConditioningConfig, sources: Float[Tensor, "b s d h w"], present: Bool[Tensor, "b s"]
+) -> Condition:
+    """The condition of a batch; structure is that of the slice in the middle of the slab."""
+    middle = sources[:, :, sources.shape[2] // 2]  # b s h w
+    return Condition(sources, present, structure(config.structure, middle))

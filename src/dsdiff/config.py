@@ -1,0 +1,153 @@
+"""RunConfig: one YAML is one run. Composes the parts' configs and checks across parts."""
+
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from torch import nn
+from yaml import YAMLError
+
+from dsdiff.backbones import registry
+from dsdiff.conditioning.condition import ConditioningConfig
+from dsdiff.diffusion import process as processes
+from dsdiff.errors import ConfigError
+
+
+class Part(BaseModel):
+    """A block of the YAML: unknown keys are refused, values do not change."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class DataConfig(Part):
+    """Which patients, which contrasts, how slices are cut.
+
+    root: a folder of cases; phantoms: a folder of simulated ones, drawn `phantom_share` of the time.
+    split, fold: a split file, and the fold that is kept for validation and never trained on.
+    slab: neighbouring slices given with each. crop: height and width of training crops.
+    lesion_share: of the training slices, how many are drawn where there is tumour. augment: see `data.augment`.
+    """
+
+    root: Path | None = None
+    phantoms: Path | None = None
+    phantom_share: float = Field(0.0, ge=0, le=1)
+    split: Path | None = None
+    fold: int | None = Field(None, ge=0)
+    contrasts: tuple[str, ...] = Field(("t1", "t2", "flair"), min_length=1)
+    start: str = "t1"
+    target: str = "t1ce"
+    slab: Literal[1, 3, 5] = 3
+    crop: tuple[int, int] = (128, 160)
+    lesion_share: float = Field(0.5, ge=0, le=1)
+    augment: bool = True
+
+    @model_validator(mode="after")
+    def _start_is_a_source(self) -> "DataConfig":
+        if self.start not in self.contrasts:
+            raise ValueError(f"start is '{self.start}', which is not among contrasts {list(self.contrasts)}")
+        if (self.split is None) != (self.fold is None):
+            raise ValueError("split and fold go together")
+        return self
+
+
+class LossConfig(Part):
+    """Charbonnier, with `epsilon` in robust z-scores, each voxel weighted by what it is.
+
+    Voxels outside the brain count nothing; of tumour and enhancing tumour (where a segmentation exists) `tumour` and
+    `enhancing` times as much as others.
+    """
+
+    target: Literal["charbonnier"] = "charbonnier"
+    epsilon: float = Field(1.0, gt=0)
+    tumour: float = Field(3.0, gt=0)
+    enhancing: float = Field(6.0, gt=0)
+
+
+class TrainingConfig(Part):
+    """steps counts optimiser steps, each of `batch_size * accumulate` slices; `warmup` of them raise the rate."""
+
+    steps: int = Field(4000, ge=1)
+    batch_size: int = Field(6, ge=1)
+    accumulate: int = Field(1, ge=1)
+    lr: float = Field(3e-4, gt=0)
+    warmup: int = Field(200, ge=0)
+    weight_decay: float = Field(0.01, ge=0)
+    clip: float = Field(1.0, gt=0)
+    ema: float = Field(0.999, ge=0, lt=1)
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    validate_every: int = Field(500, ge=1)
+    save_every: int = Field(250, ge=1)
+
+
+class RunConfig(Part):
+    """One run."""
+
+    seed: int = 2024
+    data: DataConfig = DataConfig()
+    conditioning: ConditioningConfig = ConditioningConfig()
+    backbone: registry.Target = registry.Target(target="unet")
+    process: registry.Target = registry.Target(target="bridge")
+    loss: LossConfig = LossConfig()
+    training: TrainingConfig = TrainingConfig()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _unet_config_means_backbone(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "unet_config" in values:
+            if "backbone" in values:
+                raise ValueError("backbone and unet_config are two names of one block; give one of them")
+            values = {("backbone" if key == "unet_config" else key): value for key, value in values.items()}
+        return values
+
+    @field_validator("process")
+    @classmethod
+    def _process_exists(cls, spec: registry.Target) -> registry.Target:
+        processes.build(spec.target, spec.params)
+        return spec
+
+    def cond_channels(self) -> int:
+        """Maps that the condition gives the backbone beside x_t."""
+        return self.conditioning.channels(len(self.data.contrasts), self.data.slab)
+
+    def build_backbone(self) -> nn.Module:
+        """A fresh network. Raises `ConfigError` where backbone and data do not fit."""
+        backbone = registry.build(self.backbone, self.cond_channels())
+        if any(size % backbone.multiple for size in self.data.crop):
+            raise ConfigError(f"data.crop {list(self.data.crop)} must be multiples of {backbone.multiple}, as backbone '{self.backbone.target}' asks")
+        return backbone
+
+    def build_process(self) -> processes.ResidualBridge:
+        """The noise process."""
+        return processes.build(self.process.target, self.process.params)
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+    """Read a YAML and apply `key=value` overrides (dotted keys). Paths in it are relative to where the command runs.
+
+    Raises `ConfigError` that names every unknown key and every impossible value.
+    """
+    if not Path(path).is_file():
+        raise ConfigError(f"{path}: no such config file")
+    if bad := [item for item in overrides if "=" not in item]:
+        raise ConfigError(f"override '{bad[0]}' is not of the form key=value (as in training.steps=100)")
+    try:
+        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        values = OmegaConf.to_container(merged, resolve=False)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+        raise ConfigError(f"{path} is not a config ({str(error).splitlines()[0]})") from error
+    return parse(values, str(path))
+
+
+def parse(values: Any, where: str) -> RunConfig:
+    """Validate plain values. Raises `ConfigError`."""
+    try:
+        return RunConfig.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {registry.explain(error)}") from error
+
+
+def dump(config: RunConfig) -> str:
+    """The resolved config as YAML."""
+    return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))

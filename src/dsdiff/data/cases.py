@@ -1,0 +1,112 @@
+"""Find patients in folders by the names that the field gives its files."""
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from dsdiff.data import nifti
+from dsdiff.errors import CaseError, GeometryError, InputError
+from dsdiff.volume import Volume, same_grid
+
+# The last word of a file's name -> the contrast. BraTS to 2021, BraTS from 2023, BIDS, and what hospitals write.
+NAMES = {
+    "t1": "t1", "t1n": "t1", "t1w": "t1", "t1pre": "t1",
+    "t1ce": "t1ce", "t1c": "t1ce", "t1gd": "t1ce", "t1post": "t1ce", "t1wce": "t1ce",
+    "t2": "t2", "t2w": "t2",
+    "flair": "flair", "t2f": "flair", "t2flair": "flair",
+    "seg": "seg", "dseg": "seg",
+    "enh": "enh",
+}  # fmt: skip
+NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
+BIDS = re.compile(r"^(?P<case>sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?P<entities>(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_[A-Za-z0-9]+$")
+LAST_WORD = re.compile(r"^(?:(?P<case>.*)[_\-. ])?(?P<word>[A-Za-z0-9]+)$")
+
+
+@dataclass(frozen=True)
+class Case:
+    """One patient visit: where its contrasts lie."""
+
+    name: str
+    files: Mapping[str, Path]  # t1, t1ce, t2, flair, seg -> file
+    doubles: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)  # contrasts found more than once
+
+
+def contrast_of(path: Path) -> tuple[str, str] | None:
+    """(case, contrast) that a file's name tells, or None if it tells none; what dsdiff itself wrote counts as none."""
+    stem = NIFTI.sub("", path.name)
+    if stem == path.name or "desc-synth" in stem or "desc-std" in stem:
+        return None
+    word = LAST_WORD.match(stem)
+    contrast = NAMES.get(word["word"].lower()) if word else None
+    if word is None or contrast is None:
+        return None
+    if bids := BIDS.match(stem):
+        injected = contrast == "t1" and "_ce-" in bids["entities"]
+        return bids["case"], "t1ce" if injected else contrast
+    return word["case"] or path.parent.resolve().name, contrast
+
+
+def discover(folder: Path) -> list[Case]:
+    """Every case in a folder, at any depth, sorted by name.
+
+    Raises `InputError` where there is no such folder, nothing by a known name, or one name for two patients.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder (a case folder or a folder of cases is needed)")
+    found: dict[tuple[str, str], dict[str, list[Path]]] = {}
+    for path in sorted(Path(place, file) for place, _, files in os.walk(folder, followlinks=True) for file in files):
+        if named := contrast_of(path):
+            case, contrast = named
+            place = "" if case.startswith("sub-") else str(path.parent)  # BIDS spreads a visit over folders
+            found.setdefault((place, case), {}).setdefault(contrast, []).append(path)
+    if not found:
+        raise InputError(
+            f"{folder} holds no file by a name known here; needed are names that end in "
+            "_t1 _t2 _flair (BraTS), -t1n -t2w -t2f (BraTS 2023) or _T1w _T2w _FLAIR (BIDS), as .nii or .nii.gz"
+        )
+    cases = [_case(name, files) for (_, name), files in found.items()]
+    names = [case.name for case in cases]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise InputError(f"{folder} holds more than one case by the name {twice[0]}; give one of their folders")
+    return sorted(cases, key=lambda case: case.name)
+
+
+def _case(name: str, files: Mapping[str, list[Path]]) -> Case:
+    single = {contrast: paths[0] for contrast, paths in files.items() if len(paths) == 1}
+    return Case(name, single, {contrast: tuple(paths) for contrast, paths in files.items() if len(paths) > 1})
+
+
+def load(case: Case, contrasts: tuple[str, ...]) -> dict[str, Volume]:
+    """Read the named contrasts of a case, all on one grid up to the order and direction of their axes.
+
+    Raises `CaseError` for an absent or doubled contrast, `GeometryError` for different grids, `InputError` for a file
+    that cannot be used.
+    """
+    for contrast in contrasts:
+        if contrast in case.doubles:
+            listed = " and ".join(str(path) for path in case.doubles[contrast])
+            raise CaseError(f"case {case.name} has more than one {contrast}: {listed}")
+        if contrast not in case.files:
+            has = ", ".join(sorted(case.files)) or "nothing"
+            raise CaseError(f"case {case.name} has no {contrast} (found: {has}; needed: {', '.join(contrasts)})")
+    volumes = {contrast: nifti.read(case.files[contrast]) for contrast in contrasts}
+    check_grids(volumes, case.name)
+    return volumes
+
+
+def check_grids(volumes: Mapping[str, Volume], case: str) -> None:
+    """Raise `GeometryError` unless all volumes have the first one's grid, up to the order and direction of axes."""
+    from dsdiff.data.preprocess import to_canonical
+
+    (first, reference), *others = volumes.items()
+    for contrast, volume in others:
+        if not same_grid(to_canonical(reference), to_canonical(volume)):
+            what = (
+                f"{contrast} is {volume.shape}, {first} is {reference.shape}"
+                if volume.shape != reference.shape
+                else f"{contrast} and {first} lie at different places (affines differ)"
+            )
+            raise GeometryError(f"{what} in case {case}; register and resample them to one grid first")

@@ -1,0 +1,125 @@
+"""Patients in memory, as training draws them: random crops of slices, the same for the same seed and step."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from dsdiff.data import augment, cases, preprocess
+from dsdiff.data.cases import Case
+from dsdiff.errors import InputError
+
+TUMOUR = (1, 2, 3, 4)  # labels of BraTS; enhancing tumour is 4 up to 2021 and 3 from 2023
+
+
+@dataclass(frozen=True)
+class Patient:
+    """Images of one case in the brain's bounding box, slices first. region: 0 outside, 1 brain, 2 tumour, 3 enhancing."""
+
+    name: str
+    images: Float[np.ndarray, "c z x y"]  # sources, then the target; float16
+    region: Int[np.ndarray, "z x y"]
+
+    def slices_with(self, least: int) -> np.ndarray:
+        """Slices in which some voxel's region is at least `least`."""
+        return np.flatnonzero((self.region >= least).any((1, 2)))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training slices. sources: robust z-scores; region as in `Patient`."""
+
+    sources: Float[Tensor, "b s d h w"]
+    target: Float[Tensor, "b 1 h w"]
+    region: Int[Tensor, "b 1 h w"]
+
+
+def load(case: Case, contrasts: Sequence[str], target: str) -> Patient:
+    """Read and prepare one training case. Raises what `cases.load` and `preprocess.apply` raise."""
+    wanted = (*contrasts, target, *(("seg",) if "seg" in case.files else ()))
+    volumes = cases.load(case, wanted)
+    seg = volumes.pop("seg", None)
+    prepared = preprocess.apply(volumes)
+    region = prepared.brain.astype(np.uint8)
+    if seg is not None:
+        labels = preprocess.to_canonical(seg).array
+        region[np.isin(labels, TUMOUR)] = 2
+        region[labels == enhancing_label(labels)] = 3
+    box = tuple(slice(edge.min(), edge.max() + 1) for edge in np.nonzero(prepared.brain))
+    images = np.stack([prepared.images[name][box] for name in (*contrasts, target)]).astype(np.float16)
+    return Patient(case.name, images.transpose(0, 3, 1, 2).copy(), region[box].transpose(2, 0, 1).copy())
+
+
+def enhancing_label(labels: np.ndarray) -> int:
+    """4 where the segmentation uses it (BraTS up to 2021), else 3 (from 2023)."""
+    return 4 if (labels == 4).any() else 3
+
+
+def draw(
+    patients: Sequence[Patient], size: int, crop: tuple[int, int], slab: int, lesion_share: float, rng: np.random.Generator
+) -> Batch:
+    """Random slices of random patients, cropped about a random brain (or lesion) voxel.
+
+    Raises `InputError` where there is no patient to draw from.
+    """
+    if not patients:
+        raise InputError("there is no patient to draw slices from")
+    sources, targets, regions = [], [], []
+    for _ in range(size):
+        patient = patients[rng.integers(len(patients))]
+        least = 2 if rng.random() < lesion_share else 1
+        candidates = patient.slices_with(least)
+        if not len(candidates):
+            least, candidates = 1, patient.slices_with(1)
+        z = int(rng.choice(candidates))
+        images, region = _cut(patient, z, _corner(patient.region[z], least, crop, rng), crop, slab)
+        sources.append(images[:-1])
+        targets.append(images[-1:, slab // 2])
+        regions.append(region[None])
+    return Batch(
+        torch.from_numpy(np.stack(sources)), torch.from_numpy(np.stack(targets)), torch.from_numpy(np.stack(regions))
+    )
+
+
+def _corner(region: np.ndarray, least: int, crop: tuple[int, int], rng: np.random.Generator) -> tuple[int, int]:
+    """First corner of a crop that holds a random voxel of the region and as much of the slice as it can."""
+    voxels = np.argwhere(region >= least)
+    corner = []
+    for at, want, have in zip(voxels[rng.integers(len(voxels))], crop, region.shape, strict=True):
+        slack = have - want
+        low, high = sorted((0, slack)) if slack <= 0 else (max(0, int(at) - want + 1), min(slack, int(at)))
+        corner.append(int(rng.integers(low, high + 1)))
+    return corner[0], corner[1]
+
+
+def _cut(
+    patient: Patient, z: int, corner: tuple[int, int], crop: tuple[int, int], slab: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Crop of a slab and of the region map, zero where it reaches beyond the stored box."""
+    depth, height, width = patient.region.shape
+    images = np.zeros((len(patient.images), slab, *crop), np.float32)
+    region = np.zeros(crop, np.uint8)
+    z0 = z - slab // 2
+    (a0, a1), (x0, x1), (y0, y1) = (
+        (max(start, 0), min(start + want, have))
+        for start, want, have in ((z0, slab, depth), (corner[0], crop[0], height), (corner[1], crop[1], width))
+    )
+    to_x, to_y = slice(x0 - corner[0], x1 - corner[0]), slice(y0 - corner[1], y1 - corner[1])
+    images[:, a0 - z0 : a1 - z0, to_x, to_y] = patient.images[:, a0:a1, x0:x1, y0:y1]
+    region[to_x, to_y] = patient.region[z, x0:x1, y0:y1]
+    return images, region
+
+
+def augmented(batch: Batch, generator: torch.Generator) -> Batch:
+    """Flip and warp sources, target and region alike; restyle the sources alone."""
+    b, s, d, h, w = batch.sources.shape
+    stacked = torch.cat([batch.sources.flatten(1, 2), batch.target, batch.region.float()], 1)
+    stacked = augment.flip(stacked, generator)
+    grid = augment.affine_grid(b, (h, w), generator)
+    images = augment.warp(stacked[:, :-1], grid)
+    region = augment.warp(stacked[:, -1:], grid, "nearest").to(batch.region.dtype)
+    sources = images[:, :-1].unflatten(1, (s, d))
+    return Batch(augment.restyle(sources, generator), images[:, -1:], region)

@@ -1,0 +1,116 @@
+"""From a case's volumes to what a network sees, with an exact inverse.
+
+Axes are brought to RAS+ by permutation and flips only (nothing is resampled), the brain is T1's foreground, and each
+contrast is centred on its brain's median and divided by its median absolute deviation: robust to a tumour, to the
+agent and to outliers, and undone by one multiplication and one addition.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+from scipy import ndimage
+
+from dsdiff.errors import InputError
+from dsdiff.volume import Volume
+
+RAS = np.array([[0, 1], [1, 1], [2, 1]])
+GAUSSIAN = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
+SMALL_BRAIN_ML, NO_BRAIN_ML = 400.0, 1.0
+UNSTRIPPED_SHARE = 0.6  # a skull-stripped brain fills at most half of its field of view
+
+
+@dataclass(frozen=True)
+class Scale:
+    """z = (intensity - centre) / width."""
+
+    centre: float
+    width: float
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A case as a network sees it: RAS+ axes, robust z-scores, zero outside the brain."""
+
+    images: dict[str, Float[np.ndarray, "x y z"]]
+    brain: Bool[np.ndarray, "x y z"]
+    scales: dict[str, Scale]
+    reference: Volume  # T1 as it was read: its grid is the grid of every output
+    warnings: tuple[str, ...]
+
+
+def to_canonical(volume: Volume) -> Volume:
+    """The same image with axes in RAS+ order; voxel values untouched."""
+    orientation = io_orientation(volume.affine)
+    array = np.ascontiguousarray(apply_orientation(volume.array, orientation))
+    return Volume(array, volume.affine @ inv_ornt_aff(orientation, volume.shape))
+
+
+def from_canonical(array: Float[np.ndarray, "x y z"], reference: Volume) -> Volume:
+    """Undo `to_canonical`: an RAS+ array back on the grid of `reference`, header included."""
+    back = ornt_transform(RAS, io_orientation(reference.affine))
+    return reference.with_array(np.ascontiguousarray(apply_orientation(array, back)))
+
+
+def find_brain(array: Float[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
+    """The largest connected foreground of a skull-stripped image, its holes filled.
+
+    Background is the value that most of the eight corners share.
+    """
+    values, counts = np.unique(array[:: max(array.shape[0] - 1, 1), :: max(array.shape[1] - 1, 1), :: max(array.shape[2] - 1, 1)], return_counts=True)
+    labels, n = ndimage.label(array != values[counts.argmax()])
+    if n == 0:
+        return np.zeros(array.shape, bool)
+    largest = np.bincount(labels.ravel())[1:].argmax() + 1
+    return ndimage.binary_fill_holes(labels == largest)
+
+
+def robust_scale(array: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> Scale:
+    """Median and (normal-consistent) median absolute deviation in the brain; the width is 0 for a constant image."""
+    inside = array[brain]
+    centre = float(np.median(inside))
+    return Scale(centre, GAUSSIAN * float(np.median(np.abs(inside - centre))))
+
+
+def apply(volumes: Mapping[str, Volume], reference: str = "t1") -> Prepared:
+    """Prepare volumes that share one grid (see `cases.check_grids`); the brain is that of `reference`.
+
+    Raises `InputError` where there is no brain or a contrast is constant inside it.
+    """
+    arrays = {name: to_canonical(volume).array for name, volume in volumes.items()}
+    brain = find_brain(arrays[reference])
+    ml = float(brain.sum() * np.prod(volumes[reference].spacing) / 1000)
+    if ml < NO_BRAIN_ML:
+        raise InputError(f"{reference} holds no brain: {ml:.1f} ml of it differ from the background")
+    scales = {name: robust_scale(array, brain) for name, array in arrays.items()}
+    if flat := [name for name, scale in scales.items() if scale.width <= 0]:
+        raise InputError(f"{flat[0]} is constant over most of the brain; is it a mask or a label map?")
+    images = {
+        name: np.where(brain, (array - scales[name].centre) / scales[name].width, 0).astype(np.float32)
+        for name, array in arrays.items()
+    }
+    return Prepared(images, brain, scales, volumes[reference], _doubts(brain, ml, volumes[reference]))
+
+
+def _doubts(brain: Bool[np.ndarray, "x y z"], ml: float, reference: Volume) -> tuple[str, ...]:
+    doubts = []
+    if ml < SMALL_BRAIN_ML:
+        doubts.append(f"the brain measures only {ml:.0f} ml")
+    if brain.mean() > UNSTRIPPED_SHARE:
+        doubts.append(f"{brain.mean():.0%} of the voxels are foreground: was the skull removed?")
+    if np.abs(reference.spacing - 1).max() > 0.25:
+        size = " x ".join(f"{s:.2f}" for s in reference.spacing)
+        doubts.append(f"voxels measure {size} mm; the shipped models have seen 1 mm only")
+    return tuple(doubts)
+
+
+def restore(prepared: Prepared, image: Float[np.ndarray, "x y z"], contrast: str = "t1", *, spread: bool = False) -> Volume:
+    """Undo `apply`: z-scores back on the reference's grid, in the intensities of `contrast`, zero outside the brain.
+
+    With `spread` the image is a standard deviation, which is scaled and not shifted.
+    """
+    scale = prepared.scales[contrast]
+    values = image * scale.width + (0 if spread else scale.centre)
+    return from_canonical(np.where(prepared.brain, values, 0).astype(np.float32), prepared.reference)

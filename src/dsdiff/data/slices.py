@@ -1,0 +1,83 @@
+"""Axial slices of a prepared case: each brain slice in its own box, with its neighbours, grouped by shape."""
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Float
+
+from dsdiff.data.preprocess import Prepared
+
+
+@dataclass(frozen=True)
+class Box:
+    """Where a slice's brain lies in the plane: first corner and size. May reach beyond the volume (zeros there)."""
+
+    z: int
+    x: int
+    y: int
+    h: int
+    w: int
+
+
+@dataclass(frozen=True)
+class SliceBatch:
+    """Slices of one shape. sources: (b, s, d, h, w), robust z-scores, contrasts in the order they were asked for."""
+
+    boxes: tuple[Box, ...]
+    sources: Float[np.ndarray, "b s d h w"]
+
+
+def boxes(brain: Bool[np.ndarray, "x y z"], multiple: int) -> list[Box]:
+    """The box of every axial slice that holds brain, grown about its centre to multiples of `multiple`."""
+    found = []
+    for z in np.flatnonzero(brain.any((0, 1))):
+        rows, columns = np.flatnonzero(brain[:, :, z].any(1)), np.flatnonzero(brain[:, :, z].any(0))
+        (x, h), (y, w) = (_grow(edges[0], edges[-1] + 1, multiple) for edges in (rows, columns))
+        found.append(Box(int(z), x, y, h, w))
+    return found
+
+
+def _grow(start: int, stop: int, multiple: int) -> tuple[int, int]:
+    size = -(-(stop - start) // multiple) * multiple
+    return int(start - (size - (stop - start)) // 2), int(size)
+
+
+def stack(prepared: Prepared, contrasts: Sequence[str], slab: int) -> Float[np.ndarray, "s z x y"]:
+    """Contrasts stacked, slices first, with room for a slab beyond the first and the last slice."""
+    reach = slab // 2
+    stacked = np.stack([prepared.images[contrast].transpose(2, 0, 1) for contrast in contrasts])
+    return np.pad(stacked, ((0, 0), (reach, reach), (0, 0), (0, 0)))
+
+
+def take(stacked: Float[np.ndarray, "s z x y"], box: Box, slab: int) -> Float[np.ndarray, "s d h w"]:
+    """One slice with its neighbours out of `stack`, zero where the box reaches beyond the volume."""
+    out = np.zeros((len(stacked), slab, box.h, box.w), stacked.dtype)
+    (x0, x1), (y0, y1) = (
+        (max(start, 0), min(start + size, limit))
+        for start, size, limit in ((box.x, box.h, stacked.shape[2]), (box.y, box.w, stacked.shape[3]))
+    )
+    out[:, :, x0 - box.x : x1 - box.x, y0 - box.y : y1 - box.y] = stacked[:, box.z : box.z + slab, x0:x1, y0:y1]
+    return out
+
+
+def put(volume: Float[np.ndarray, "x y z"], image: Float[np.ndarray, "h w"], box: Box) -> None:
+    """Write one slice back where `take` took it from; what lies beyond the volume is dropped."""
+    x0, y0 = max(box.x, 0), max(box.y, 0)
+    x1, y1 = min(box.x + box.h, volume.shape[0]), min(box.y + box.w, volume.shape[1])
+    volume[x0:x1, y0:y1, box.z] = image[x0 - box.x : x1 - box.x, y0 - box.y : y1 - box.y]
+
+
+def batches(
+    prepared: Prepared, contrasts: Sequence[str], slab: int, multiple: int, batch_size: int
+) -> Iterator[SliceBatch]:
+    """All brain slices of a case, in batches of one shape, the largest shape first (so that memory peaks early)."""
+    groups: dict[tuple[int, int], list[Box]] = defaultdict(list)
+    for box in boxes(prepared.brain, multiple):
+        groups[box.h, box.w].append(box)
+    stacked = stack(prepared, contrasts, slab)
+    for _, group in sorted(groups.items(), key=lambda item: -item[0][0] * item[0][1]):
+        for start in range(0, len(group), batch_size):
+            part = tuple(group[start : start + batch_size])
+            yield SliceBatch(part, np.stack([take(stacked, box, slab) for box in part]))

@@ -1,0 +1,55 @@
+"""Patient-level folds, written once to a file whose hash goes into every result."""
+
+import hashlib
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from dsdiff.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class Split:
+    """Folds of case names; fold k is what a model of fold k is scored on and never sees."""
+
+    folds: tuple[tuple[str, ...], ...]
+    seed: int
+
+    @property
+    def hash(self) -> str:
+        """The first 12 hex digits of the SHA-256 of the folds."""
+        return hashlib.sha256(json.dumps(self.folds).encode()).hexdigest()[:12]
+
+    def held_out(self, fold: int) -> tuple[str, ...]:
+        """The cases of one fold. Raises `ConfigError` for a fold that is not there."""
+        if not 0 <= fold < len(self.folds):
+            raise ConfigError(f"fold {fold} is not in this split; it has folds 0 to {len(self.folds) - 1}")
+        return self.folds[fold]
+
+
+def make(cases: list[str], n_folds: int, seed: int) -> Split:
+    """Deal the cases, shuffled by `seed`, into folds whose sizes differ by one at most."""
+    if not 2 <= n_folds <= len(cases):
+        raise ConfigError(f"{n_folds} folds of {len(cases)} cases cannot be made; 2 to {len(cases)} can")
+    order = np.random.default_rng(seed).permutation(sorted(cases))
+    return Split(tuple(tuple(sorted(map(str, order[k::n_folds]))) for k in range(n_folds)), seed)
+
+
+def write(split: Split, path: Path) -> None:
+    """Write a split with its hash."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"hash": split.hash, "seed": split.seed, "folds": split.folds}, indent=1) + "\n")
+
+
+def read(path: Path) -> Split:
+    """Read a split. Raises `ConfigError` where the file is no split or was changed after it was hashed."""
+    try:
+        data = json.loads(Path(path).read_text())
+        split = Split(tuple(tuple(map(str, fold)) for fold in data["folds"]), int(data["seed"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is not a split file ({error})") from error
+    if split.hash != data.get("hash"):
+        raise ConfigError(f"{path} was changed after it was written: its hash is {split.hash}, not {data.get('hash')}")
+    return split

@@ -1,0 +1,38 @@
+"""Where to compute and in which precision."""
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+
+from dsdiff.errors import ConfigError
+
+
+def pick(name: str = "auto") -> torch.device:
+    """The device of a name: auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps.
+
+    Raises `ConfigError` for one that this machine or this build of torch does not have.
+    """
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        return torch.device(next(kind for kind, available in there.items() if available))
+    kind = name.split(":")[0]
+    if kind not in there:
+        raise ConfigError(f"device '{name}' is unknown; there are: auto, cpu, cuda, mps")
+    if not there[kind]:
+        raise ConfigError(f"device '{name}' is not available here; use --device cpu")
+    return torch.device(name)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Whether the device computes convolutions in bfloat16 natively."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()  # absent before torch 2.9
+    return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager:
+    """bf16 autocast for "bf16", or for "auto" where the device has it; otherwise nothing changes."""
+    if precision == "bf16" or (precision == "auto" and has_bf16(device)):
+        return torch.autocast(device.type, torch.bfloat16)
+    return nullcontext()

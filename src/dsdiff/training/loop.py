@@ -1,0 +1,244 @@
+"""One linear training loop. The same command resumes it: every batch follows from the seed and the step alone."""
+
+import json
+import math
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from torch import Tensor, nn
+
+from dsdiff import checkpoint, device
+from dsdiff import config as configs
+from dsdiff.conditioning import condition
+from dsdiff.config import RunConfig, TrainingConfig
+from dsdiff.data import cases, cohort, splits
+from dsdiff.data.cohort import Batch, Patient
+from dsdiff.diffusion.process import TIMESTEPS
+from dsdiff.errors import ConfigError, DsdiffError
+from dsdiff.training import losses
+from dsdiff.training.ema import EMA
+from dsdiff.training.pictures import save_samples
+
+STATE = "state.safetensors"
+
+
+class Trainer:
+    """Network, average, optimiser and process of one run: what a step changes and a resume restores."""
+
+    def __init__(self, config: RunConfig, where: torch.device) -> None:
+        torch.manual_seed(config.seed)
+        self.config, self.device = config, where
+        self.process = config.build_process()
+        self.network = config.build_backbone().to(where)
+        self.ema = EMA(self.network, config.training.ema)
+        settings = config.training
+        self.optimizer = torch.optim.AdamW(self.network.parameters(), settings.lr, weight_decay=settings.weight_decay)
+        self.step = 0
+
+    def loss(self, network: nn.Module, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss and the predicted x_0 of a batch noised to `time`."""
+        sources = batch.sources.to(self.device)
+        target, region = batch.target.to(self.device), batch.region.to(self.device)
+        data = self.config.data
+        start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
+        with device.autocast(self.device, self.config.training.precision):
+            present = torch.ones(sources.shape[:2], dtype=torch.bool, device=self.device)
+            cond = condition.build(self.config.conditioning, sources, present)
+            x_t = self.process.q_sample(target, start, time.to(self.device), noise.to(self.device))
+            output = network(x_t, time.to(self.device) * TIMESTEPS, cond).value
+        x_0 = self.process.x_0(output, x_t, start)
+        return losses.weighted(self.config.loss, x_0, target, region), x_0
+
+    def train_step(self, batch: Batch, generator: torch.Generator) -> float:
+        """One optimiser step on a batch, in `accumulate` parts whose gradients add up to the whole batch's."""
+        settings = self.config.training
+        time = self.process.draw_times(len(batch.target), generator)
+        noise = torch.randn(batch.target.shape, generator=generator)
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(settings, self.step)
+        total = 0.0
+        for part in torch.arange(len(time)).chunk(settings.accumulate):
+            piece = Batch(batch.sources[part], batch.target[part], batch.region[part])
+            loss, _ = self.loss(self.network, piece, time[part], noise[part])
+            (loss * len(part) / len(time)).backward()
+            total += loss.item() * len(part) / len(time)
+        nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
+        self.optimizer.step()
+        self.optimizer.zero_grad(set_to_none=True)
+        self.step += 1
+        self.ema.update(self.network, self.step)
+        return total
+
+    def save(self, path: Path) -> None:
+        """Write everything a resume needs."""
+        tensors = {f"network.{k}": v for k, v in self.network.state_dict().items()}
+        tensors |= {f"ema.{k}": v for k, v in self.ema.weights.items()}
+        for index, state in self.optimizer.state_dict()["state"].items():
+            tensors |= {f"optimizer.{index}.{k}": v for k, v in state.items()}
+        checkpoint.save_state(path, tensors, {"step": self.step})
+
+    def resume(self, path: Path) -> None:
+        """Take up a state that `save` wrote."""
+        tensors, facts = checkpoint.read_state(path)
+        parts: dict[str, dict[str, Tensor]] = {"network": {}, "ema": {}, "optimizer": {}}
+        for name, tensor in tensors.items():
+            part, key = name.split(".", 1)
+            parts[part][key] = tensor
+        self.network.load_state_dict(parts["network"])
+        self.ema.weights = {k: v.to(self.device) for k, v in parts["ema"].items()}
+        state: dict[int, dict[str, Tensor]] = {}
+        for key, tensor in parts["optimizer"].items():
+            index, moment = key.split(".")
+            state.setdefault(int(index), {})[moment] = tensor
+        self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
+        self.step = int(facts["step"])
+
+    def averaged(self) -> nn.Module:
+        """A network with the averaged weights, for validation."""
+        network = self.config.build_backbone().to(self.device).eval()
+        network.load_state_dict(self.ema.weights)
+        return network
+
+
+def learning_rate(settings: TrainingConfig, step: int) -> float:
+    """Linear warm-up, then a cosine down to a hundredth of the rate."""
+    warm = min(1.0, (step + 1) / max(1, settings.warmup))
+    return settings.lr * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * step / settings.steps)))
+
+
+def train(config: RunConfig, run: Path, where: torch.device, console: Console) -> Path:
+    """Train `config` in the folder `run`, from where it stopped; returns the model folder it ends with.
+
+    Raises `ConfigError` where the folder belongs to another config, and what reading the data raises.
+    """
+    trainer = Trainer(config, where)
+    claim(run, config)
+    if (run / STATE).is_file():
+        trainer.resume(run / STATE)
+        console.print(f"{run}: resumed at step {trainer.step} of {config.training.steps}")
+    if trainer.step < config.training.steps:
+        training, phantoms, validation = load_patients(config, console)
+        _steps(trainer, run, training, phantoms, validation, console)
+    model = run / "model"
+    checkpoint.save(model, trainer.ema.weights, configs.dump(config), _card(config, trainer))
+    return model
+
+
+def _steps(
+    trainer: Trainer,
+    run: Path,
+    training: Sequence[Patient],
+    phantoms: Sequence[Patient],
+    validation: Sequence[Patient],
+    console: Console,
+) -> None:
+    settings = trainer.config.training
+    with _progress(console) as progress, (run / "log.jsonl").open("a") as log:
+        task = progress.add_task("training", total=settings.steps, completed=trainer.step, note="")
+        since, running = time.perf_counter(), 0.0
+        while trainer.step < settings.steps:
+            rng = np.random.default_rng([trainer.config.seed, trainer.step])
+            generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            loss = trainer.train_step(draw(trainer.config, training, phantoms, rng, generator), generator)
+            if not math.isfinite(loss):
+                raise DsdiffError(f"the loss is {loss} at step {trainer.step}; lower training.lr or set training.precision=fp32")
+            running = loss if running == 0 else 0.98 * running + 0.02 * loss
+            facts = {"step": trainer.step, "loss": round(loss, 5), "lr": learning_rate(settings, trainer.step), "seconds": round(time.perf_counter() - since, 2)}
+            last = trainer.step == settings.steps
+            if validation and (trainer.step % settings.validate_every == 0 or last):
+                facts["validation"] = round(validate(trainer, validation, run / "samples"), 5)
+            log.write(json.dumps(facts) + "\n")
+            if trainer.step % settings.save_every == 0 or last:
+                log.flush()
+                trainer.save(run / STATE)
+            progress.update(task, completed=trainer.step, note=f"loss {running:.4f}")
+
+
+def draw(
+    config: RunConfig,
+    training: Sequence[Patient],
+    phantoms: Sequence[Patient],
+    rng: np.random.Generator,
+    generator: torch.Generator,
+) -> Batch:
+    """The batch of one step: phantoms at their share, the rest patients; augmented if the config says so."""
+    data, size = config.data, config.training.batch_size * config.training.accumulate
+    n_phantoms = int(rng.binomial(size, data.phantom_share)) if phantoms else 0
+    parts = [
+        cohort.draw(patients, n, data.crop, data.slab, data.lesion_share, rng)
+        for patients, n in ((training, size - n_phantoms), (phantoms, n_phantoms))
+        if n
+    ]
+    fields = ("sources", "target", "region")
+    batch = Batch(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
+    return cohort.augmented(batch, generator) if data.augment else batch
+
+
+@torch.inference_mode()
+def validate(trainer: Trainer, patients: Sequence[Patient], folder: Path, slices: int = 48) -> float:
+    """Loss of one-step prediction by the averaged network on fixed slices; the first few go into a picture."""
+    data, network = trainer.config.data, trainer.averaged()
+    rng, total = np.random.default_rng(trainer.config.seed), 0.0
+    for first in range(0, slices, 8):
+        batch = cohort.draw(patients, 8, data.crop, data.slab, data.lesion_share, rng)
+        loss, x_0 = trainer.loss(network, batch, torch.ones(8), torch.zeros(batch.target.shape))
+        total += loss.item() * 8 / slices
+        if first == 0:
+            save_samples(batch, x_0.float().cpu(), folder / f"step-{trainer.step:06d}.png")
+    return total
+
+
+def claim(run: Path, config: RunConfig) -> None:
+    """Make the run folder, or check that it is this config's. Raises `ConfigError` with the first lines that differ."""
+    written, resolved = run / "config.yaml", configs.dump(config)
+    if written.is_file() and written.read_text() != resolved:
+        old, new = set(written.read_text().splitlines()), set(resolved.splitlines())
+        raise ConfigError(
+            f"{run} belongs to another config; there: {'; '.join(sorted(old - new)[:5])} | here: "
+            f"{'; '.join(sorted(new - old)[:5])}. Give another folder with -o"
+        )
+    run.mkdir(parents=True, exist_ok=True)
+    written.write_text(resolved)
+
+
+def load_patients(config: RunConfig, console: Console) -> tuple[list[Patient], list[Patient], list[Patient]]:
+    """Training patients, phantoms, validation patients. Raises `ConfigError` where there is nothing to train on."""
+    data = config.data
+    real = cases.discover(data.root) if data.root else []
+    simulated = cases.discover(data.phantoms) if data.phantoms else []
+    if not real and not simulated:
+        raise ConfigError("data.root or data.phantoms is needed: there is nothing to train on")
+    held_out: tuple[str, ...] = ()
+    if data.split is not None and data.fold is not None:
+        held_out = splits.read(data.split).held_out(data.fold)
+        if lost := sorted(set(held_out) - {case.name for case in real}):
+            raise ConfigError(f"{data.split} names cases that {data.root} does not hold: {', '.join(lost[:3])}")
+    loaded: dict[str, list[Patient]] = {"train": [], "phantom": [], "held": []}
+    with _progress(console) as progress:
+        task = progress.add_task("reading patients", total=len(real) + len(simulated), note="")
+        for kind, group in (("train", real), ("phantom", simulated)):
+            for case in group:
+                into = "held" if case.name in held_out else kind
+                loaded[into].append(cohort.load(case, data.contrasts, data.target))
+                progress.advance(task)
+    return loaded["train"] or loaded["phantom"], loaded["phantom"], loaded["held"]
+
+
+def _progress(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
+        TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
+    )  # fmt: skip
+
+
+def _card(config: RunConfig, trainer: Trainer) -> str:
+    n = checkpoint.parameters(trainer.ema.weights)
+    return (
+        f"# A dsdiff model\n\n{n / 1e6:.2f} M parameters, {trainer.step} steps of {config.training.batch_size} slices. "
+        "Not evaluated yet. Research use, not for diagnosis.\n"
+    )
