@@ -1,5 +1,6 @@
 """Where to compute and in which precision."""
 
+import os
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -36,3 +37,12 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
     if precision == "bf16" or (precision == "auto" and has_bf16(device)):
         return torch.autocast(device.type, torch.bfloat16)
     return nullcontext()
+
+
+def set_threads(threads: int | None) -> None:
+    """Use so many CPU threads; None leaves OMP_NUM_THREADS to decide, or takes the cores this process may use."""
+    if threads is None and "OMP_NUM_THREADS" not in os.environ:
+        affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
+        threads = len(affinity(0)) if affinity else os.cpu_count()
+    if threads is not None:
+        torch.set_num_threads(threads)

@@ -1,7 +1,8 @@
 """Random brains: the ICBM 152 tissue maps, bent into one patient's head.
 
-The maps (white and grey matter, T1; 1 mm; Fonov et al. 2011, NeuroImage 54:313) come with nilearn's wheel and are read from
-there without importing nilearn. Arrays are (x, y, z) with x to the left, y to the back, z up (LPS, as in BraTS); distances in mm.
+The maps (white and grey matter, T1; 1 mm; Fonov et al. 2011, NeuroImage 54:313) come with nilearn's wheel and are read
+from there without importing nilearn. Arrays are (x, y, z) with x to the left, y to the back, z up (LPS, as in BraTS);
+distances in mm.
 """
 
 import importlib.util
@@ -13,6 +14,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
 from dsdiff.errors import InputError
 
@@ -113,6 +115,7 @@ class Head:
     origin: np.ndarray  # (3,) first voxel of the simulated window on the 240 x 240 x 155 grid
     sharpness: float
     sulci: float
+    whiteness: float
     parameters: dict
 
     def where(self, axes: Axes) -> np.ndarray:
@@ -144,13 +147,22 @@ def draw_head(rng: np.random.Generator, shape: Sequence[int], origin: np.ndarray
     angles = np.deg2rad(rng.normal(0, [3, 2, 3]).clip(-7, 7))
     shear = rng.normal(0, 0.02, 3)
     mirrored = bool(rng.random() < 0.5)
-    matrix = np.diag(1 / scale) @ rotation(angles) @ (np.eye(3) + np.triu(np.ones((3, 3)), 1) * shear[None])
+    matrix = (
+        np.diag(1 / scale)
+        @ Rotation.from_euler("xyz", angles).as_matrix()
+        @ (np.eye(3) + np.triu(np.ones((3, 3)), 1) * shear[None])
+    )
     matrix[0] *= -1 if mirrored else 1
     bends = [
         (amplitude, [smooth_field(rng, shape, knot) for _ in range(3)])
-        for knot, amplitude in ((45.0, rng.uniform(2.0, 4.5)), (18.0, rng.uniform(1.0, 1.8)), (9.0, rng.uniform(0.5, 0.9)))
+        for knot, amplitude in (
+            (45.0, rng.uniform(2.0, 4.5)),
+            (18.0, rng.uniform(1.0, 1.8)),
+            (9.0, rng.uniform(0.5, 0.9)),
+        )
     ]
-    sharpness, sulci = float(rng.uniform(1.8, 2.6)), float(rng.normal(0.1, 0.45))
+    sharpness, sulci = float(rng.uniform(1.8, 2.6)), float(rng.normal(0.6, 0.4))
+    whiteness = float(rng.uniform(1.05, 1.35))
     parameters = {
         "scale": scale.tolist(),
         "rotation_deg": np.rad2deg(angles).tolist(),
@@ -159,17 +171,9 @@ def draw_head(rng: np.random.Generator, shape: Sequence[int], origin: np.ndarray
         "bend_mm": [float(amplitude) for amplitude, _ in bends],
         "sharpness": sharpness,
         "sulci": sulci,
+        "whiteness": whiteness,
     }
-    return Head(matrix, bends, origin, sharpness, sulci, parameters)
-
-
-def rotation(angles: np.ndarray) -> np.ndarray:
-    """(3, 3) rotation by `angles` (radians) about x, then y, then z."""
-    (cx, cy, cz), (sx, sy, sz) = np.cos(angles), np.sin(angles)
-    about_x = np.array([[1, 0, 0], [0, cx, -sx], [0, sx, cx]])
-    about_y = np.array([[cy, 0, sy], [0, 1, 0], [-sy, 0, cy]])
-    about_z = np.array([[cz, -sz, 0], [sz, cz, 0], [0, 0, 1]])
-    return about_z @ about_y @ about_x
+    return Head(matrix, bends, origin, sharpness, sulci, whiteness, parameters)
 
 
 def sample(map_: np.ndarray, where: np.ndarray, outside: float = 0.0) -> np.ndarray:
@@ -186,27 +190,45 @@ def healthy_tissue(head: Head, where: np.ndarray, rng: np.random.Generator) -> d
     depth = sample(maps.depth, where, outside=-20.0)
     white, grey = sample(maps.white, where), sample(maps.grey, where)
     csf = (1 - white - grey).clip(0, 1)
-    folds = 0.55 * noise(rng, depth.shape, 7.0) + 0.35 * noise(rng, depth.shape, 3.5)
-    white, grey = white**head.sharpness, grey**head.sharpness
-    csf = csf**head.sharpness * np.exp(head.sulci + folds)
+    white, grey = (head.whiteness * white) ** head.sharpness, grey**head.sharpness
+    sheet, near = _extra_sulci(depth, where, rng)
+    white, grey = white * (1 - near), grey + white * near
+    csf = csf**head.sharpness * np.exp(head.sulci + 0.6 * noise(rng, depth.shape, 4.0)) + np.exp(head.sulci) * sheet
     total = (white + grey + csf).clip(1e-3)
     space = ((depth + 3.5) / 1.5).clip(0, 1)  # beyond the subarachnoid space lies bone, which has no signal
     return {"white": white / total, "grey": grey / total, "csf": csf / total * space, "depth": depth}
 
 
-# The large vessels, as polylines in MNI millimetres (x right, y front, z up) with a radius in mm; "both" ones are mirrored.
+def _extra_sulci(depth: np.ndarray, where: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Folds that the group average has blurred away: CSF in thin sheets and the cortex along them, both 0..1.
+
+    The zero surfaces of a smooth random field are sheets that wander through space as sulci do.
+    """
+    knot = 13.0
+    distance = np.abs(noise(rng, depth.shape, knot)) * knot * 0.8  # about mm from the sheet
+    bottom = 9.0 + 5.0 * noise(rng, depth.shape, 16.0)
+    cerebrum = ((where[2] - 45 + 0.35 * (98 + 30 - where[1])) / 8).clip(0, 1)  # above the cerebellum and the brain stem
+    cortical = cerebrum / (1 + np.exp(((depth - bottom) / 1.5).clip(-30, 30)))
+    return np.exp(-((distance / 0.9) ** 2)) * cortical, 1 / (
+        1 + np.exp(((distance - 2.6) / 0.4).clip(-30, 30))
+    ) * cortical
+
+
+# The large vessels: radius in mm and a polyline in MNI millimetres (x right, y front, z up); paired ones are mirrored.
 SINUSES = {
-    "superior sagittal": (3.0, [(0, 62, 26), (0, 49, 49), (0, 35, 58), (0, 11, 70), (0, -13, 75), (0, -37, 76), (0, -61, 66),
-                                (0, -85, 41), (0, -98, 17), (0, -99, -2), (0, -94, -14)]),
+    "superior sagittal": (3.0, [(0, 62, 26), (0, 49, 49), (0, 35, 58), (0, 11, 70), (0, -13, 75), (0, -37, 76),
+                                (0, -61, 66), (0, -85, 41), (0, -98, 17), (0, -99, -2), (0, -94, -14)]),
     "straight": (1.8, [(0, -40, 5), (0, -55, 4), (0, -75, -6), (0, -92, -14)]),
     "internal cerebral": (1.0, [(0, -12, 14), (0, -25, 13), (0, -40, 6)]),
     "basilar": (1.5, [(2, -28, -56), (0, -19, -46), (0, -14, -34), (0, -14, -20)]),
 }  # fmt: skip
 PAIRED_VESSELS = {
-    "transverse sinus": (2.6, [(0, -94, -14), (25, -90, -20), (45, -76, -25), (56, -60, -30), (52, -46, -38), (42, -42, -50)]),
+    "transverse sinus": (2.6, [(0, -94, -14), (25, -90, -20), (45, -76, -25), (56, -60, -30), (52, -46, -38),
+                               (42, -42, -50)]),
     "carotid": (2.0, [(12, 8, -26), (9, 3, -20)]),
     "middle cerebral": (1.4, [(9, 3, -20), (24, 2, -20), (36, 2, -14), (42, -6, -4), (44, -18, 6), (47, -30, 14)]),
-    "anterior cerebral": (1.1, [(9, 3, -20), (2, 12, -18), (2, 30, -8), (2, 37, 8), (2, 28, 26), (2, 5, 36), (2, -20, 37)]),
+    "anterior cerebral": (1.1, [(9, 3, -20), (2, 12, -18), (2, 30, -8), (2, 37, 8), (2, 28, 26), (2, 5, 36),
+                               (2, -20, 37)]),
     "posterior cerebral": (1.1, [(0, -14, -20), (14, -16, -18), (20, -30, -10), (16, -48, -2), (10, -70, 4)]),
     "basal vein": (0.9, [(12, 0, -18), (18, -20, -12), (12, -34, -2), (0, -42, 5)]),
     "thalamostriate vein": (0.8, [(3, -4, 15), (10, -8, 20), (16, 4, 21), (17, 16, 17)]),
@@ -223,11 +245,15 @@ def agent_sites(rng: np.random.Generator) -> dict[str, np.ndarray]:
         _paint_tube(vessel, millimetres(_wander(line, 1.0, rng)), radius * rng.uniform(0.7, 1.2))
     for side in (-1, 1):
         for radius, line in PAIRED_VESSELS.values():
-            _paint_tube(vessel, millimetres(_wander(np.multiply(line, [side, 1, 1]), 1.2, rng)), radius * rng.uniform(0.5, 1.2))
+            _paint_tube(
+                vessel, millimetres(_wander(np.multiply(line, [side, 1, 1]), 2.5, rng)), radius * rng.uniform(0.5, 1.2)
+            )
         radius, line = PLEXUS
-        _paint_tube(plexus, millimetres(_wander(np.multiply(line, [side, 1, 1]), 1.0, rng)), radius * rng.uniform(0.7, 1.6))
-    for path in _cortical_paths(csf, maps.depth, int(rng.integers(70, 160)), rng):
-        _paint_tube(vessel, path, float(rng.uniform(0.35, 1.1)))
+        _paint_tube(
+            plexus, millimetres(_wander(np.multiply(line, [side, 1, 1]), 1.0, rng)), radius * rng.uniform(0.7, 1.6)
+        )
+    for path in _cortical_paths(csf, maps.depth, int(rng.integers(120, 320)), rng):
+        _paint_tube(vessel, path, float(rng.uniform(0.45, 1.2)))
     return {"vessel": vessel, "plexus": plexus * (csf > 0.3), "dura": _falx(csf)}
 
 

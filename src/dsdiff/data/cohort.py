@@ -10,9 +10,8 @@ from torch import Tensor
 
 from dsdiff.data import augment, cases, preprocess
 from dsdiff.data.cases import Case
+from dsdiff.data.labels import TUMOUR, enhancing_label
 from dsdiff.errors import InputError
-
-TUMOUR = (1, 2, 3, 4)  # labels of BraTS; enhancing tumour is 4 up to 2021 and 3 from 2023
 
 
 @dataclass(frozen=True)
@@ -51,11 +50,6 @@ def load(case: Case, contrasts: Sequence[str], target: str) -> Patient:
     box = tuple(slice(edge.min(), edge.max() + 1) for edge in np.nonzero(prepared.brain))
     images = np.stack([prepared.images[name][box] for name in (*contrasts, target)]).astype(np.float16)
     return Patient(case.name, images.transpose(0, 3, 1, 2).copy(), region[box].transpose(2, 0, 1).copy())
-
-
-def enhancing_label(labels: np.ndarray) -> int:
-    """4 where the segmentation uses it (BraTS up to 2021), else 3 (from 2023)."""
-    return 4 if (labels == 4).any() else 3
 
 
 def draw(

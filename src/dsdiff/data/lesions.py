@@ -1,6 +1,6 @@
-"""Lesions: tumours of many looks with necrosis and oedema, white-matter hyperintensities, and how much agent they take up.
+"""Lesions: tumours of many looks with necrosis and oedema, white-matter spots, and how much agent they take up.
 
-A lesion is a noise-perturbed ellipsoid with soft edges, painted as fractions of the tissues named in `signal.RELAXATION`.
+A lesion is a noise-perturbed ellipsoid with soft edges, painted as fractions of the tissues in `signal.RELAXATION`.
 Arrays are (x, y, z) on the patient's 1 mm grid; lengths in mm, concentrations in mM.
 """
 
@@ -8,8 +8,9 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
-from dsdiff.data.anatomy import noise, rotation
+from dsdiff.data.anatomy import noise, sample
 
 KINDS = {
     "ring": 0.30,  # glioblastoma: an irregular rim around necrosis, whole or partial, one or several foci
@@ -83,7 +84,7 @@ def draw_plan(kind: str, white: np.ndarray, depth: np.ndarray, rng: np.random.Ge
         chosen = np.concatenate([first[None], rng.choice(near, extra)])
     foci = [_draw_focus(kind, centre, n == 0, rng) for n, centre in enumerate(chosen)]
     push = float(rng.uniform(0.05, 0.5)) if kind != "metastases" else 0.15
-    return Plan(kind, foci, push, spots, oedema_amount=float(rng.uniform(0.55, 0.95)))
+    return Plan(kind, foci, push, spots, oedema_amount=float(rng.uniform(0.7, 1.0)))
 
 
 def _draw_focus(kind: str, centre: np.ndarray, main: bool, rng: np.random.Generator) -> Focus:
@@ -95,6 +96,7 @@ def _draw_focus(kind: str, centre: np.ndarray, main: bool, rng: np.random.Genera
     else:
         radius = float(rng.uniform(9, 26)) * (1.0 if main else float(rng.uniform(0.25, 0.6)))
     oedema = float(rng.choice([rng.uniform(0, 4), rng.uniform(4, 14), rng.uniform(14, 32)], p=[0.2, 0.45, 0.35]))
+    oedema *= min(1.0, radius / 7) * (0.4 if look == "non_enhancing" else 1.0)
     return Focus(
         centre=tuple((centre + rng.uniform(-1, 1, 3)).tolist()),
         radius=radius,
@@ -105,11 +107,11 @@ def _draw_focus(kind: str, centre: np.ndarray, main: bool, rng: np.random.Genera
         completeness=float(rng.choice([2.2, rng.uniform(-0.3, 1.2)], p=[0.6, 0.4])),
         wobble=float(rng.uniform(0.10, 0.32)),
         softness_mm=float(rng.uniform(0.5, 1.0)) if look != "non_enhancing" else float(rng.uniform(0.8, 4.0)),
-        oedema_mm=oedema if look != "non_enhancing" else oedema * 0.4,
+        oedema_mm=oedema,
         septa=bool(rng.random() < 0.4),
         cyst=bool(rng.random() < 0.25),
         haemorrhage=bool(rng.random() < 0.15),
-        uptake=float(np.exp(rng.uniform(np.log(0.12), np.log(0.7)))),
+        uptake=float(np.exp(rng.uniform(np.log(0.07), np.log(0.5)))),
     )
 
 
@@ -121,7 +123,7 @@ def edge(distance: np.ndarray, softness: float) -> np.ndarray:
 def paint(
     plan: Plan, tissue: dict[str, np.ndarray], side: np.ndarray, rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
-    """Fractions of lesion tissue (x, y, z) by name, summing to at most 1, and the agent's concentration (mM) in "enhancing".
+    """Fractions of lesion tissue (x, y, z) by name, at most 1 in all, and the agent (mM) in "enhancing".
 
     tissue: healthy fractions and depth; side: signed distance (mm) from the plane between the hemispheres.
     """
@@ -139,7 +141,9 @@ def paint(
         for name, values in lesion.items():
             covered = tumour + (new["oedema"] if name in ("oedema", "hyperintensity") else 0)
             values[box] *= 1 - covered
-            values[box] += new.get(name, 0) * (1 - sum(lesion[t][box] for t in TUMOUR_TISSUES) if name == "oedema" else 1)
+            values[box] += new.get(name, 0) * (
+                1 - sum(lesion[t][box] for t in TUMOUR_TISSUES) if name == "oedema" else 1
+            )
         uptake[box] = np.maximum(uptake[box], agent)
     if plan.spots:
         free = 1 - sum(lesion.values())
@@ -159,9 +163,13 @@ def _paint_focus(
     shape, radius = side.shape, focus.radius
     axes = [np.arange(a, a + n, dtype=np.float32) for a, n in zip(low, shape, strict=True)]
     away = np.stack(np.meshgrid(*axes, indexing="ij")) - np.array(focus.centre, np.float32)[:, None, None, None]
-    shaped = np.tensordot(rotation(np.array(focus.turn)) / np.array(focus.axes)[:, None], away, axes=1)
+    shaped = np.tensordot(
+        Rotation.from_euler("xyz", focus.turn).as_matrix() / np.array(focus.axes)[:, None], away, axes=1
+    )
     outline = np.sqrt((shaped**2).sum(0)) / radius
-    outline += focus.wobble * noise(rng, shape, max(4.0, 0.8 * radius)) + 0.4 * focus.wobble * noise(rng, shape, max(2.5, 0.3 * radius))
+    outline += focus.wobble * noise(rng, shape, max(4.0, 0.8 * radius)) + 0.4 * focus.wobble * noise(
+        rng, shape, max(2.5, 0.3 * radius)
+    )
     inward = ((1 - outline) * radius).astype(np.float32)  # about mm inside the core's outline
 
     room = _room(focus, tissue, side, low)
@@ -171,7 +179,9 @@ def _paint_focus(
     reach = focus.oedema_mm * (1 + 0.45 * noise(rng, shape, 9.0))
     path = tissue["white"] + 0.15 * tissue["grey"]
     same_side = np.maximum(edge(side * np.sign(_side_at(side, focus, low)), 1.5), 0.25 * tissue["white"])
-    new["oedema"] = (1 - core) * oedema_amount * path.clip(0, 1) * same_side * edge(inward + reach, 2.0) * (focus.oedema_mm > 1)
+    new["oedema"] = (
+        (1 - core) * oedema_amount * path.clip(0, 1) * same_side * edge(inward + reach, 2.0) * (focus.oedema_mm > 1)
+    )
     agent = focus.uptake * np.exp(0.35 * noise(rng, shape, max(3.0, 0.35 * radius)))
     return new, (agent * (new["enhancing"] > 0)).astype(np.float32)
 
@@ -182,14 +192,16 @@ def _side_at(side: np.ndarray, focus: Focus, low: np.ndarray) -> float:
 
 
 def _room(focus: Focus, tissue: dict[str, np.ndarray], side: np.ndarray, low: np.ndarray) -> np.ndarray:
-    """Where tumour may grow, 0..1: not in ventricles, not through the falx (only along crossing white matter), not in bone."""
+    """Where tumour may grow, 0..1: not in ventricles or bone, across the midline only along white matter."""
     pools = ndimage.gaussian_filter(tissue["csf"], 1.5)
     same_side = edge(side * np.sign(_side_at(side, focus, low)), 0.7)
     crossing = tissue["white"] * (tissue["depth"] > 15)
     return (1 - edge(pools - 0.6, 0.05)) * np.maximum(same_side, crossing) * (tissue["depth"] + 0.5).clip(0, 1)
 
 
-def _core_parts(focus: Focus, inward: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator) -> dict[str, np.ndarray]:
+def _core_parts(
+    focus: Focus, inward: np.ndarray, shape: tuple[int, ...], rng: np.random.Generator
+) -> dict[str, np.ndarray]:
     """How the core divides into enhancing, solid, necrosis and haemorrhage; the shares add up to 1."""
     coarse, fine = noise(rng, shape, max(3.0, 0.7 * focus.radius)), noise(rng, shape, max(2.5, 0.3 * focus.radius))
     if focus.look == "ring":
@@ -209,7 +221,12 @@ def _core_parts(focus: Focus, inward: np.ndarray, shape: tuple[int, ...], rng: n
         active = np.zeros(shape, np.float32)
     bled = edge(noise(rng, shape, 6.0) - 1.4, 0.15) * 0.9 if focus.haemorrhage else np.zeros(shape, np.float32)
     living = (1 - necrotic) * (1 - bled)
-    return {"necrosis": necrotic * (1 - bled), "enhancing": living * active, "solid": living * (1 - active), "haemorrhage": bled}
+    return {
+        "necrosis": necrotic * (1 - bled),
+        "enhancing": living * active,
+        "solid": living * (1 - active),
+        "haemorrhage": bled,
+    }
 
 
 def _hyperintensities(load: float, tissue: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
@@ -220,3 +237,25 @@ def _hyperintensities(load: float, tissue: dict[str, np.ndarray], rng: np.random
     spots = 0.8 * noise(rng, shape, 7.0) + 0.6 * noise(rng, shape, 3.5) + 4.0 * near.clip(0, 0.5)
     bright = edge(spots - (3.1 - 0.75 * load), 0.15)
     return bright * tissue["white"] ** 2 * (tissue["depth"] > 4) * 0.85
+
+
+def compose(
+    tissue: dict[str, np.ndarray],
+    sites: dict[str, np.ndarray],
+    lesion: dict[str, np.ndarray],
+    where: np.ndarray,
+    rng: np.random.Generator,
+) -> dict[str, np.ndarray]:
+    """All fractions: each lesion replaces healthy tissue, vessels and dura replace what is left around it."""
+    tumour = sum(lesion[name] for name in TUMOUR_TISSUES)
+    free = 1 - np.sum(list(lesion.values()), axis=0)
+    fractions = {name: tissue[name] * free for name in ("white", "grey", "csf")} | lesion
+    inside = (tissue["depth"] + 2.5).clip(0, 1)
+    shell = (1 - np.abs(tissue["depth"] + 1.3)).clip(0, 1) * edge(noise(rng, free.shape, 12.0) - 0.3, 0.2)
+    share = {name: sample(map_, where) * (1 - tumour) * inside for name, map_ in sites.items()}
+    share["dura"] = np.maximum(share["dura"], 0.7 * shell * (1 - tumour))
+    for name in ("plexus", "dura", "vessel"):
+        for other in fractions:
+            fractions[other] = fractions[other] * (1 - share[name])
+        fractions[name] = share[name]
+    return fractions

@@ -10,10 +10,9 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-import nibabel as nib
 import numpy as np
 
-from dsdiff.data import anatomy, lesions, signal
+from dsdiff.data import anatomy, lesions, nifti, signal
 from dsdiff.errors import InputError, OutputError
 from dsdiff.volume import Volume
 
@@ -31,12 +30,9 @@ AFFINE = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 239], [0, 0, 1, 0], [0, 0, 0, 1]]
 COARSE = 4
 """Stride of the grid on which lesions are planned."""
 
-LEAST_ENHANCEMENT = 0.01
-"""Enhancement below this share of T1ce's median brain signal is none: no reader could see it."""
-
 LABELS = {"necrosis": 1, "haemorrhage": 1, "solid": 2, "oedema": 2, "enhancing": 4}
 
-AGENT_MM = {"vessel": (0.5, 1.3), "plexus": (0.25, 0.8), "dura": (0.1, 0.5)}
+AGENT_MM = {"vessel": (0.6, 1.6), "plexus": (0.25, 0.8), "dura": (0.1, 0.5)}
 """Range of concentrations (mM) some minutes after 0.1 mmol/kg."""
 
 
@@ -73,15 +69,9 @@ class Patient:
     brain: np.ndarray
 
 
-@dataclass(frozen=True)
-class Scan:
-    """One contrast's scanner settings: sequence, slices, receive bias (x, y, z) around 1 and noise relative to the median."""
-
-    sequence: signal.Sequence
-    sampling: signal.Sampling
-    bias: np.ndarray
-    level: float
-    noise: float
+def case_name(seed: int) -> str:
+    """What the patient of `seed` is called."""
+    return f"phantom-{seed:04d}"
 
 
 def simulate(
@@ -107,10 +97,15 @@ def simulate(
     affine = AFFINE.copy()
     affine[:3, 3] += AFFINE[:3, :3] @ origin
     volumes = {name: Volume(_on_grid(image, box, shape), affine) for name, image in images.items()}
-    parameters = {"seed": int(seed), "target_style": target_style, "noise": float(noise), "shape": [int(n) for n in shape]}
+    parameters = {
+        "seed": int(seed),
+        "target_style": target_style,
+        "noise": float(noise),
+        "shape": [int(n) for n in shape],
+    }
     parameters |= drawn | {"scans": {name: _scan_parameters(scan) for name, scan in scans.items()}}
     return Phantom(
-        case=f"phantom-{seed:04d}",
+        case=case_name(seed),
         volumes=volumes,
         seg=Volume(_on_grid(seg, box, shape), affine),
         enhancement=Volume(_on_grid(enhancement, box, shape), affine),
@@ -118,7 +113,9 @@ def simulate(
     )
 
 
-def _draw_patient(rng: np.random.Generator, shape: Sequence[int], origin: np.ndarray) -> tuple[Patient, tuple[slice, ...], dict]:
+def _draw_patient(
+    rng: np.random.Generator, shape: Sequence[int], origin: np.ndarray
+) -> tuple[Patient, tuple[slice, ...], dict]:
     """A random patient, the box of the grid that holds the brain, and what was drawn."""
     head = anatomy.draw_head(rng, shape, origin)
     coarse = [np.arange(0, n, COARSE, dtype=np.float32) for n in shape]
@@ -137,10 +134,10 @@ def _draw_patient(rng: np.random.Generator, shape: Sequence[int], origin: np.nda
     side = (where[0] - np.float32(anatomy.TEMPLATE_CENTRE[0])) / np.float32(abs(head.matrix[0, 0]))
     lesion, uptake = lesions.paint(plan, tissue, side, rng)
     field = float(rng.choice([1.5, 3.0]))
-    margin = float(rng.uniform(-0.3, 1.8))
-    rim = 0.7 * anatomy.noise(rng, side.shape, 14.0)
+    margin = float(rng.uniform(-1.4, 0.8))
+    rim = 0.8 * anatomy.noise(rng, side.shape, 14.0)
     brain = tissue["depth"] + rim + margin > 0
-    fractions = _compose(tissue, anatomy.agent_sites(rng), lesion, where, rng)
+    fractions = lesions.compose(tissue, anatomy.agent_sites(rng), lesion, where, rng)
     tissues = signal.draw_tissues(field, rng)
     tissues |= {"enhancing": tissues["solid"], "solid": tissues["glioma" if kind == "non_enhancing" else "solid"]}
     amounts = {name: float(rng.uniform(*span)) for name, span in AGENT_MM.items()}
@@ -186,58 +183,40 @@ def _displaced(
     return where + shift, size
 
 
-def _compose(
-    tissue: dict[str, np.ndarray],
-    sites: dict[str, np.ndarray],
-    lesion: dict[str, np.ndarray],
-    where: np.ndarray,
-    rng: np.random.Generator,
-) -> dict[str, np.ndarray]:
-    """All fractions: each lesion replaces healthy tissue, vessels and dura replace what is left around it."""
-    tumour = sum(lesion[name] for name in lesions.TUMOUR_TISSUES)
-    free = 1 - sum(lesion.values())
-    fractions = {name: tissue[name] * free for name in ("white", "grey", "csf")} | lesion
-    inside = (tissue["depth"] + 2.5).clip(0, 1)
-    shell = (1 - np.abs(tissue["depth"] + 1.3)).clip(0, 1) * lesions.edge(anatomy.noise(rng, free.shape, 12.0) - 0.3, 0.2)
-    share = {name: anatomy.sample(map_, where) * (1 - tumour) * inside for name, map_ in sites.items()}
-    share["dura"] = np.maximum(share["dura"], 0.7 * shell * (1 - tumour))
-    for name in ("plexus", "dura", "vessel"):
-        for other in fractions:
-            fractions[other] = fractions[other] * (1 - share[name])
-        fractions[name] = share[name]
-    return fractions
-
-
 def _texture(fractions: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
     """Relative deviation of T1 and T2 (x, y, z): a few per cent in healthy tissue, more in lesions."""
     shape = fractions["white"].shape
-    healthy = 0.025 * anatomy.noise(rng, shape, 30.0) + 0.02 * anatomy.noise(rng, shape, 3.0)
-    ill = 0.13 * anatomy.noise(rng, shape, 10.0) + 0.10 * anatomy.noise(rng, shape, 4.0)
+    healthy = 0.04 * anatomy.noise(rng, shape, 25.0) + 0.025 * anatomy.noise(rng, shape, 3.0)
+    ill = 0.11 * anatomy.noise(rng, shape, 10.0) + 0.07 * anatomy.noise(rng, shape, 4.0)
     lesion = sum(fractions[name] for name in (*lesions.TUMOUR_TISSUES, "oedema", "hyperintensity"))
     return np.asarray(healthy + lesion * ill, np.float32)
 
 
-def _draw_scans(rng: np.random.Generator, patient: Patient, target_style: str, noise: float) -> dict[str, Scan]:
+def _draw_scans(rng: np.random.Generator, patient: Patient, target_style: str, noise: float) -> dict[str, signal.Scan]:
     """Scanner settings of the four contrasts; T1ce's are T1's own unless `target_style` is "own"."""
     shape = patient.brain.shape
 
-    def draw(sequence: signal.Sequence, thick_share: float, misregistration: float) -> Scan:
+    def draw(
+        sequence: signal.Sequence, thick_share: float, misregistration: float, noisiest: float = 0.05
+    ) -> signal.Scan:
         sampling = signal.draw_sampling(rng, thick_share, misregistration)
-        bias = np.exp(rng.uniform(0.02, 0.10) * anatomy.noise(rng, shape, 70.0)).astype(np.float32)
+        bias = np.exp(rng.uniform(0.03, 0.11) * anatomy.noise(rng, shape, 70.0)).astype(np.float32)
         # Thick slices have more signal per voxel.
-        sigma = float(rng.uniform(0.015, 0.05)) / (1 + 0.15 * (sampling.thickness - 1))
-        return Scan(sequence, sampling, bias, float(np.exp(rng.uniform(np.log(500), np.log(1500)))), noise * sigma)
+        sigma = float(rng.uniform(0.3, 1.0)) * noisiest / (1 + 0.15 * (sampling.thickness - 1))
+        return signal.Scan(
+            sequence, sampling, bias, float(np.exp(rng.uniform(np.log(500), np.log(1500)))), noise * sigma
+        )
 
     scans = {
         "t1": draw(signal.draw_t1_sequence(rng), 0.5, 0.0),
         "t2": draw(signal.draw_t2_sequence(rng), 0.6, 1.0),
-        "flair": draw(signal.draw_flair_sequence(patient.tissues["csf"].t1, rng), 0.6, 1.0),
+        "flair": draw(signal.draw_flair_sequence(patient.tissues["csf"].t1, rng), 0.6, 1.0, noisiest=0.09),
     }
     scans["t1ce"] = scans["t1"] if target_style == "same" else draw(signal.draw_t1_sequence(rng), 0.35, 1.0)
     return scans
 
 
-def _scan_parameters(scan: Scan) -> dict:
+def _scan_parameters(scan: signal.Scan) -> dict:
     """JSON-able settings of one scan."""
     return {
         "sequence": asdict(scan.sequence),
@@ -249,62 +228,41 @@ def _scan_parameters(scan: Scan) -> dict:
 
 
 def _scan_all(
-    patient: Patient, scans: dict[str, Scan], rng: np.random.Generator
+    patient: Patient, scans: dict[str, signal.Scan], rng: np.random.Generator
 ) -> tuple[dict[str, np.ndarray], np.ndarray]:
     """The four images and the true enhancement, whole numbers, on the brain's box."""
-    images = {name: _image(_plain_signal(patient, scans[name]), None, scans[name], patient.brain, rng)[0] for name in SOURCES}
+    images = {
+        name: signal.image(_plain_signal(patient, scans[name]), None, scans[name], patient.brain, rng)[0]
+        for name in SOURCES
+    }
     scan = scans["t1ce"]
-    images["t1ce"], enhancement = _image(_plain_signal(patient, scan), _agent_signal(patient, scan), scan, patient.brain, rng)
+    images["t1ce"], enhancement = signal.image(
+        _plain_signal(patient, scan), _agent_signal(patient, scan), scan, patient.brain, rng
+    )
     return images, enhancement
 
 
-def _plain_signal(patient: Patient, scan: Scan) -> np.ndarray:
+def _plain_signal(patient: Patient, scan: signal.Scan) -> np.ndarray:
     """Signal without agent (x, y, z): every tissue's own, by its share, varied to first order by the texture."""
     total = np.zeros(patient.brain.shape, np.float32)
     for name, share in patient.fractions.items():
         tissue, step = patient.tissues[name], 1.05
         plain = scan.sequence.signal(tissue.pd, tissue.t1, tissue.t2)
         slope = (scan.sequence.signal(tissue.pd, tissue.t1 * step, tissue.t2 * step) - plain) / (step - 1)
-        flow = signal.FLOW[scan.sequence.name] if name == "vessel" else 1.0
+        flow = scan.sequence.flow() if name == "vessel" else 1.0
         total += np.float32(flow) * share * (np.float32(plain) + np.float32(slope) * patient.texture)
     return total
 
 
-def _agent_signal(patient: Patient, scan: Scan) -> np.ndarray:
+def _agent_signal(patient: Patient, scan: signal.Scan) -> np.ndarray:
     """What the agent adds to `_plain_signal`."""
     total = np.zeros(patient.brain.shape, np.float32)
     for name, concentration in patient.agent.items():
         tissue = patient.tissues[name]
         t1, t2 = signal.with_agent(tissue, concentration, *patient.relaxivity)
         gain = scan.sequence.signal(tissue.pd, t1, t2) - scan.sequence.signal(tissue.pd, tissue.t1, tissue.t2)
-        total += (signal.FLOW[scan.sequence.name] if name == "vessel" else 1.0) * patient.fractions[name] * gain
+        total += (scan.sequence.flow() if name == "vessel" else 1.0) * patient.fractions[name] * gain
     return total
-
-
-def _image(
-    plain: np.ndarray, added: np.ndarray | None, scan: Scan, brain: np.ndarray, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray]:
-    """One contrast as stored, and its enhancement: sampled, noisy, scaled to the drawn median, whole numbers, brain only.
-
-    The enhancement is added last, as a whole number, so that a noiseless T1ce minus T1 is the enhancement bit for bit.
-    """
-    turn = anatomy.rotation(np.deg2rad(scan.sampling.turn_deg))
-
-    def place(slices: np.ndarray) -> np.ndarray:
-        return signal.regrid(slices, scan.sampling, brain.shape, turn)
-
-    slices = signal.scan(plain * scan.bias, scan.sampling)
-    clean = place(slices)
-    gain = np.float32(scan.level / np.median(clean[brain]))
-    extra = signal.scan(added * scan.bias, scan.sampling) if added is not None else np.zeros_like(slices)
-    if scan.noise > 0:
-        received = gain * (slices + extra)
-        clean = clean * gain + place(signal.rician(received, scan.noise * scan.level, rng) - received)
-    else:
-        clean = clean * gain
-    enhancement = np.rint(gain * place(extra)) * brain
-    enhancement[enhancement < LEAST_ENHANCEMENT * scan.level] = 0
-    return (np.rint(clean).clip(1) + enhancement) * brain, enhancement
 
 
 def _label(fractions: dict[str, np.ndarray], brain: np.ndarray) -> np.ndarray:
@@ -323,7 +281,7 @@ def _on_grid(image: np.ndarray, box: tuple[slice, ...], shape: Sequence[int]) ->
 
 
 def write(phantom: Phantom, folder: Path) -> Path:
-    """Writes `folder`/<case>/<case>_{t1,t1ce,t2,flair,seg,enh}.nii.gz and <case>_phantom.json; returns the case's folder.
+    """Writes <case>/<case>_{t1,t1ce,t2,flair,seg,enh}.nii.gz and <case>_phantom.json in `folder`; returns <case>'s folder.
 
     All or nothing: the files are written to a folder beside it, which is then renamed. Raises OutputError when the
     case is there already.
@@ -335,7 +293,9 @@ def write(phantom: Phantom, folder: Path) -> Path:
     unfinished = Path(tempfile.mkdtemp(prefix=f".{phantom.case}-", dir=target.parent))
     try:
         for name, volume in (phantom.volumes | {"seg": phantom.seg, "enh": phantom.enhancement}).items():
-            _write_nifti(volume, unfinished / f"{phantom.case}_{name}.nii.gz")
+            # Whole numbers, so integers without scaling are exact.
+            stored = volume if name == "seg" else volume.with_array(volume.array.astype(np.int16))
+            nifti.write(stored, unfinished / f"{phantom.case}_{name}.nii.gz", "simulated by dsdiff")
         text = json.dumps(phantom.parameters, indent=1, allow_nan=False)
         (unfinished / f"{phantom.case}_phantom.json").write_text(text + "\n", encoding="utf-8")
         unfinished.chmod(0o755)  # mkdtemp's folders are private
@@ -344,11 +304,3 @@ def write(phantom: Phantom, folder: Path) -> Path:
         shutil.rmtree(unfinished, ignore_errors=True)
         raise
     return target
-
-
-def _write_nifti(volume: Volume, path: Path) -> None:
-    """As integers without scaling, which is exact: the images are whole numbers."""
-    whole = volume.array if volume.array.dtype == np.uint8 else volume.array.astype(np.int16)
-    image = nib.Nifti1Image(whole, volume.affine)  # type: ignore[no-untyped-call]
-    image.header.set_xyzt_units("mm")
-    nib.save(image, path)  # type: ignore[attr-defined]

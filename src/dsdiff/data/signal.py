@@ -8,8 +8,9 @@ Sources of `RELAXATION` (T1, T2 at 1.5 T and 3 T):
                 Wansapura et al. 1999, JMRI 9:531 (3 T). Proton density: Whittall et al. 1997, MRM 37:34.
   csf           T1: Lin et al. 2001, JMRI 14:368; T2: in-vivo values of about 2 s, Daoust et al. 2017, MAGMA 30:415.
   vessel        (blood) Stanisz et al. 2005, MRM 54:507.
-  oedema, solid T1 at 3 T: Badve et al. 2017, AJNR 38:492 (peritumoral white matter of glioblastoma 1578 +- 331 ms, solid
-                tumour T2 105 +- 27 ms in metastases, 172 +- 53 ms in lower-grade glioma); 1.5 T scaled by grey matter's ratio.
+  oedema, solid Badve et al. 2017, AJNR 38:492, at 3 T: T1 of peritumoral white matter of glioblastoma 1578 +- 331 ms, T2 of
+                solid tumour 105 +- 27 ms (metastases) to 172 +- 53 ms (lower-grade glioma). The rest is chosen within
+                that spread; T1 at 1.5 T is scaled by grey matter's ratio.
   glioma        the same, lower-grade glioma.
   necrosis      between solid tumour and CSF: wide scatter from patient to patient (`SCATTER`).
   haemorrhage   methaemoglobin: T1 far below that of white matter; Bradley 1993, Radiology 189:15 (order of magnitude).
@@ -21,9 +22,12 @@ from typing import Any
 
 import numpy as np
 from scipy import ndimage
+from scipy.spatial.transform import Rotation
 
-Values = Any
-"""A number or an array of numbers."""
+Values = Any  # a number or an array of numbers
+
+LEAST_ENHANCEMENT = 0.01
+"""Enhancement below this share of the brain's median signal is none: no reader could see it."""
 
 
 @dataclass(frozen=True)
@@ -38,27 +42,27 @@ class Tissue:
 RELAXATION: dict[float, dict[str, Tissue]] = {
     1.5: {
         "white": Tissue(646, 72, 0.70),
-        "grey": Tissue(1197, 95, 0.82),
+        "grey": Tissue(1197, 101, 0.82),
         "csf": Tissue(4070, 2000, 1.00),
         "vessel": Tissue(1441, 220, 0.85),
         "dura": Tissue(900, 40, 0.50),
         "plexus": Tissue(1500, 160, 0.90),
-        "oedema": Tissue(1200, 135, 0.84),
-        "solid": Tissue(1300, 115, 0.85),
+        "oedema": Tissue(1200, 175, 0.86),
+        "solid": Tissue(1300, 140, 0.85),
         "glioma": Tissue(1450, 165, 0.88),
         "necrosis": Tissue(2000, 260, 0.94),
         "haemorrhage": Tissue(520, 75, 0.80),
         "hyperintensity": Tissue(950, 120, 0.78),
     },
     3.0: {
-        "white": Tissue(838, 75, 0.70),
-        "grey": Tissue(1607, 105, 0.82),
+        "white": Tissue(838, 74, 0.70),
+        "grey": Tissue(1607, 110, 0.82),
         "csf": Tissue(4163, 2000, 1.00),
         "vessel": Tissue(1932, 200, 0.85),
         "dura": Tissue(1200, 35, 0.50),
         "plexus": Tissue(1900, 150, 0.90),
-        "oedema": Tissue(1578, 130, 0.84),
-        "solid": Tissue(1700, 110, 0.85),
+        "oedema": Tissue(1578, 165, 0.86),
+        "solid": Tissue(1700, 130, 0.85),
         "glioma": Tissue(1900, 165, 0.88),
         "necrosis": Tissue(2500, 250, 0.94),
         "haemorrhage": Tissue(700, 65, 0.80),
@@ -66,7 +70,7 @@ RELAXATION: dict[float, dict[str, Tissue]] = {
     },
 }
 
-SCATTER = {"necrosis": 0.22, "oedema": 0.10, "solid": 0.10, "glioma": 0.13, "hyperintensity": 0.08}
+SCATTER = {"necrosis": 0.22, "oedema": 0.15, "solid": 0.12, "glioma": 0.13, "hyperintensity": 0.08}
 """Relative between-patient scatter of T1 and T2; `HEALTHY_SCATTER` for every tissue not named."""
 
 HEALTHY_SCATTER = 0.04
@@ -74,8 +78,8 @@ HEALTHY_SCATTER = 0.04
 RELAXIVITY = {1.5: (4.0, 4.5, 4.8), 3.0: (3.5, 4.0, 5.0)}
 """Lowest and highest r1, and r2, of gadolinium chelates in plasma at 37 C; Rohrer et al. 2005, Invest Radiol 40:715."""
 
-FLOW = {"spin_echo": 0.40, "inversion_recovery": 0.20, "spoiled_gradient_echo": 0.9}
-"""Share of flowing blood's signal that is left: blood leaves the slice between a spin echo's pulses (flow void)."""
+FLOW_MS = 40.0
+"""How fast flowing blood leaves the slice before its echo is read (flow void): exp(-TE / FLOW_MS) is left. Chosen."""
 
 
 def draw_tissues(field: float, rng: np.random.Generator) -> dict[str, Tissue]:
@@ -99,8 +103,9 @@ def inversion_recovery(pd: Values, t1: Values, t2: Values, *, tr: float, te: flo
 
 
 def spoiled_gradient_echo(pd: Values, t1: Values, t2: Values, *, tr: float, te: float, flip: float) -> Values:
-    """Spoiled gradient echo, Ernst & Anderson 1966: S = PD sin(a) (1 - E1) / (1 - cos(a) E1) exp(-TE/T2), E1 = exp(-TR/T1).
+    """Spoiled gradient echo: S = PD sin(a) (1 - E1) / (1 - cos(a) E1) exp(-TE/T2), E1 = exp(-TR/T1).
 
+    Source: Ernst & Anderson 1966, Rev Sci Instrum 37:93.
     T2 stands for T2*: at the few ms of TE used here the two differ by less than the tissues' scatter.
     """
     e1, angle = np.exp(-tr / t1), np.deg2rad(flip)
@@ -132,6 +137,10 @@ class Sequence:
     ti: float = 0.0
     flip: float = 90.0
 
+    def flow(self) -> float:
+        """Share of flowing blood's signal that is left."""
+        return float(np.exp(-self.te / FLOW_MS))
+
     def signal(self, pd: Values, t1: Values, t2: Values) -> Values:
         """Signal of one tissue, arrays or numbers."""
         if self.name == "spin_echo":
@@ -155,7 +164,7 @@ def draw_t1_sequence(rng: np.random.Generator) -> Sequence:
 
 def draw_t2_sequence(rng: np.random.Generator) -> Sequence:
     """Turbo spin echo with a long TR."""
-    return Sequence("spin_echo", tr=float(rng.uniform(3000, 6000)), te=float(rng.uniform(80, 115)))
+    return Sequence("spin_echo", tr=float(rng.uniform(4000, 9000)), te=float(rng.uniform(85, 125)))
 
 
 def draw_flair_sequence(csf_t1: float, rng: np.random.Generator) -> Sequence:
@@ -167,7 +176,7 @@ def draw_flair_sequence(csf_t1: float, rng: np.random.Generator) -> Sequence:
 
 @dataclass(frozen=True)
 class Sampling:
-    """How a scan samples the head: slices of `thickness` mm across `axis`, in-plane blur and a slightly wrong registration."""
+    """How a scan samples the head: slices of `thickness` mm across `axis`, in-plane blur and registration error."""
 
     thickness: float
     axis: int
@@ -177,7 +186,7 @@ class Sampling:
 
 
 def draw_sampling(rng: np.random.Generator, thick_share: float, misregistration: float) -> Sampling:
-    """Thin slices, or with probability `thick_share` thick ones; `misregistration` scales shifts of about 0.4 mm and degree."""
+    """Thin slices, or thick ones with probability `thick_share`; `misregistration` scales errors of 0.4 mm and degree."""
     thick = rng.random() < thick_share
     return Sampling(
         thickness=float(rng.uniform(2.5, 6.0)) if thick else float(rng.choice([1.0, 1.5])),
@@ -188,8 +197,8 @@ def draw_sampling(rng: np.random.Generator, thick_share: float, misregistration:
     )
 
 
-def scan(volume: np.ndarray, sampling: Sampling) -> np.ndarray:
-    """What the receiver gets: `volume` (1 mm) blurred in the plane, averaged over thick slices, on the grid of those slices."""
+def receive(volume: np.ndarray, sampling: Sampling) -> np.ndarray:
+    """What the receiver gets: `volume` (1 mm) blurred in the plane and averaged over slices, on the slices' grid."""
     sigma = [sampling.blur_mm] * 3
     sigma[sampling.axis] = 0
     blurred = ndimage.gaussian_filter(volume, sigma, truncate=3.0)
@@ -209,7 +218,7 @@ def scan(volume: np.ndarray, sampling: Sampling) -> np.ndarray:
 
 
 def regrid(slices: np.ndarray, sampling: Sampling, shape: tuple[int, ...], turn: np.ndarray) -> np.ndarray:
-    """`slices` as `scan` made them, back on the 1 mm grid of `shape`, linearly, moved by the registration's error.
+    """`slices` as `receive` made them, back on the 1 mm grid of `shape`, linearly, moved by the registration's error.
 
     turn: (3, 3), the rotation of `sampling.turn_deg`.
     """
@@ -227,3 +236,40 @@ def rician(clean: np.ndarray, sigma: float, rng: np.random.Generator) -> np.ndar
     real = clean + sigma * rng.standard_normal(clean.shape, dtype=np.float32)
     imaginary = sigma * rng.standard_normal(clean.shape, dtype=np.float32)
     return np.sqrt(real**2 + imaginary**2)
+
+
+@dataclass(frozen=True)
+class Scan:
+    """One contrast's settings: sequence, slices, receive bias (x, y, z) around 1, median, noise relative to it."""
+
+    sequence: Sequence
+    sampling: Sampling
+    bias: np.ndarray
+    level: float
+    noise: float
+
+
+def image(
+    plain: np.ndarray, added: np.ndarray | None, scan: Scan, brain: np.ndarray, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """One contrast and its enhancement as stored: sampled, noisy, scaled to `scan.level`, whole numbers, brain only.
+
+    The enhancement is added last, as a whole number, so that a noiseless T1ce minus T1 is the enhancement bit for bit.
+    """
+    turn = Rotation.from_euler("xyz", scan.sampling.turn_deg, degrees=True).as_matrix()
+
+    def place(slices: np.ndarray) -> np.ndarray:
+        return regrid(slices, scan.sampling, brain.shape, turn)
+
+    slices = receive(plain * scan.bias, scan.sampling)
+    clean = place(slices)
+    gain = np.float32(scan.level / np.median(clean[brain]))
+    extra = receive(added * scan.bias, scan.sampling) if added is not None else np.zeros_like(slices)
+    if scan.noise > 0:
+        received = gain * (slices + extra)
+        clean = clean * gain + place(rician(received, scan.noise * scan.level, rng) - received)
+    else:
+        clean = clean * gain
+    enhancement = np.rint(gain * place(extra)) * brain
+    enhancement[enhancement < LEAST_ENHANCEMENT * scan.level] = 0
+    return (np.rint(clean).clip(1) + enhancement) * brain, enhancement

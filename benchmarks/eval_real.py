@@ -1,0 +1,130 @@
+"""Score models on real patients they never saw: python benchmarks/eval_real.py DATA [--models models/folds] [--split ...]
+
+DATA holds the patients as cases. Fold k of the split is scored with the model folder MODELS/fold<k>, which was trained on
+the other folds; the linear regression is fitted on those other folds too. Prints every score of every patient for our
+model, a copy of T1, linear regression on the sources, and the truth blurred by 1 mm; then means with 95 % bootstrap
+intervals over patients. Writes the same to JSON with --out.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from rich.console import Console
+
+from dsdiff.cli.progress import bars
+from dsdiff.data import cases, nifti, preprocess, splits
+from dsdiff.data.cases import Case
+from dsdiff.evaluation import baselines, scores
+from dsdiff.evaluation.baselines import LinearRegression
+from dsdiff.evaluation.regions import regions
+from dsdiff.inference import model as models
+from dsdiff.inference.synthesize import run
+
+METHODS = ("model", "copy of T1", "linear regression", "truth blurred 1 mm")
+Scores = dict[str, dict[str, float]]  # method -> score -> value
+
+
+def learn(case: Case, contrasts: tuple[str, ...]) -> LinearRegression:
+    """What one patient teaches a linear regression."""
+    prepared = preprocess.apply(cases.load(case, (*contrasts, "t1ce")))
+    regression = LinearRegression(len(contrasts))
+    regression.add([prepared.images[c] for c in contrasts], prepared.images["t1ce"], prepared.brain)
+    return regression
+
+
+def score_case(case: Case, folder: Path, regression: LinearRegression) -> Scores:
+    """Every score of one patient."""
+    torch.set_num_threads(1)
+    model = models.load(folder, torch.device("cpu"))
+    volumes = cases.load(case, (*model.contrasts, "t1ce"))
+    result = run({name: volumes[name] for name in model.contrasts}, model)
+    arrays = {name: preprocess.to_canonical(volume).array for name, volume in volumes.items()}
+    brain, images = result.prepared.brain, result.prepared.images
+    labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array if "seg" in case.files else None
+    predictions = {
+        "model": result.z,
+        "copy of T1": arrays["t1"],
+        "linear regression": regression.predict([images[c] for c in model.contrasts], brain),
+        "truth blurred 1 mm": baselines.blurred_truth(arrays["t1ce"], brain),
+    }
+    where = regions(brain, labels)
+    return {name: scores.score(image, arrays["t1ce"], arrays["t1"], where) for name, image in predictions.items()}
+
+
+def evaluate(data: Path, model_root: Path, split: splits.Split, workers: int, limit: int | None) -> dict[str, Scores]:
+    """Scores of every patient of every fold that has a model."""
+    found = {case.name: case for case in cases.discover(data)}
+    folds = [(k, model_root / f"fold{k}") for k in range(len(split.folds)) if (model_root / f"fold{k}").is_dir()]
+    contrasts = models.load(folds[0][1], torch.device("cpu")).contrasts
+    with ProcessPoolExecutor(workers) as pool, bars(Console(stderr=True)) as progress:
+        task = progress.add_task("linear regression", total=len(found))
+        learnt = dict(zip(found, tracked(pool.map(learn, found.values(), [contrasts] * len(found)), progress, task), strict=True))
+        jobs = []
+        for k, folder in folds:
+            others = LinearRegression.merged(part for name, part in learnt.items() if name not in split.held_out(k))
+            jobs += [(found[name], folder, others) for name in split.held_out(k)[:limit]]
+        task = progress.add_task("scoring", total=len(jobs))
+        done = tracked(pool.map(score_case, *zip(*jobs, strict=True)), progress, task)
+        return {job[0].name: result for job, result in zip(jobs, done, strict=True)}
+
+
+def tracked(items: Iterable, progress, task) -> list:
+    """The items as a list, advancing a bar."""
+    out = []
+    for item in items:
+        out.append(item)
+        progress.advance(task)
+    return out
+
+
+def table(results: dict[str, Scores], split: splits.Split) -> str:
+    """Patients, then means with intervals."""
+    names = list(scores.SCORES)
+    lines = [f"{name:12} {text}" for name, text in scores.SCORES.items()]
+    lines += ["", f"split {split.hash}, {len(results)} patients, each scored by a model that never saw it", ""]
+    header = f"{'patient':22} {'method':20}" + "".join(f"{name:>12}" for name in names)
+    lines.append(header)
+    for patient, by_method in sorted(results.items()):
+        for method in METHODS:
+            values = "".join(f"{by_method[method][name]:12.3f}" for name in names)
+            lines.append(f"{patient:22} {method:20}{values}")
+    lines += ["", "mean [95 % interval over patients]"]
+    for method in METHODS:
+        lines.append(method)
+        for name in names:
+            values = [by_method[method][name] for by_method in results.values()]
+            mean, low, high = scores.interval(values)
+            spread = float(np.nanstd(values))
+            n = int(np.isfinite(values).sum())
+            lines.append(f"  {name:12} {mean:7.3f} [{low:6.3f}, {high:6.3f}]  SD {spread:6.3f}  n {n}")
+    return "\n".join(lines)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--models", type=Path, default=Path("models/folds"))
+    parser.add_argument("--split", type=Path, default=Path("models/split.json"))
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    parser.add_argument("--limit", type=int, help="patients of each fold, for a quick look")
+    parser.add_argument("--out", type=Path, help="JSON to write")
+    args = parser.parse_args()
+    if not args.data.is_dir():
+        sys.exit(f"{args.data}: no such folder; lay the patients out first and set DSDIFF_REAL_DATA")
+    split = splits.read(args.split)
+    results = evaluate(args.data, args.models, split, args.workers, args.limit)
+    print(table(results, split))
+    if args.out:
+        args.out.parent.mkdir(parents=True, exist_ok=True)
+        args.out.write_text(json.dumps({"split": split.hash, "patients": results}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

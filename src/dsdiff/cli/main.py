@@ -1,0 +1,55 @@
+"""The command `dsdiff`: commands are registered here and live in a file each. Nothing heavy is imported for --help."""
+
+import sys
+from typing import Annotated
+
+import typer
+
+from dsdiff import __version__
+from dsdiff.cli import demo, phantom, synth, train
+from dsdiff.errors import DsdiffError
+
+app = typer.Typer(
+    name="dsdiff",
+    help="Synthesise the contrast-enhanced brain MRI (T1ce) from T1, T2 and FLAIR. Research use, not for diagnosis.",
+    epilog="Start with: dsdiff demo. Then: dsdiff synth PATIENT -o OUT",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+app.command("synth")(synth.command)
+app.command("demo")(demo.command)
+app.command("phantom")(phantom.command)
+app.command("train")(train.command)
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"dsdiff {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def main(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Options of every command."""
+
+
+def run() -> None:
+    """Entry point: a mistake of the user's is one line and exit code 2, a fault of ours is exit code 1."""
+    try:
+        app()
+    except DsdiffError as error:
+        if "--debug" in sys.argv:
+            raise
+        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+        typer.echo(str(error), err=True)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+        sys.exit(130)

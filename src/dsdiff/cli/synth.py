@@ -1,0 +1,146 @@
+"""dsdiff synth: patients in, T1ce out."""
+
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsdiff.errors import ConfigError, OutputError, UserError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from dsdiff.data.cases import Case
+    from dsdiff.inference.model import Model
+
+
+def command(
+    inputs: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="INPUT...", help="A case folder, or a folder of cases (BraTS or BIDS names)."),
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", help="Results go to OUT/<case>/.")] = Path("out"),
+    t1: Annotated[Path | None, typer.Option("--t1", help="T1 of one patient, instead of INPUT.")] = None,
+    t2: Annotated[Path | None, typer.Option("--t2", help="T2 of that patient.")] = None,
+    flair: Annotated[Path | None, typer.Option("--flair", help="FLAIR of that patient.")] = None,
+    case: Annotated[str, typer.Option(help="Name of the case given by --t1 --t2 --flair.")] = "case",
+    model: Annotated[str, typer.Option(help="A shipped model's name or a model folder.")] = "default",
+    steps: Annotated[
+        int | None, typer.Option(min=1, help="Sampling steps. [default: 1, the mean; 4 with --samples]")
+    ] = None,
+    samples: Annotated[
+        int, typer.Option(min=1, help="Samples; above 1 their mean and standard deviation are written.")
+    ] = 1,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples' noise.")] = 0,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [default: OMP_NUM_THREADS, or the cores there are]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    resume: Annotated[bool, typer.Option("--resume", help="Skip the cases whose result stands in OUT.")] = False,
+) -> None:
+    """Synthesise the T1ce of one patient or of a folder of them.
+
+    Each case gets OUT/<case>/ with <case>_desc-synthT1ce_T1w.nii.gz (on T1's grid and intensity scale, zero outside
+    the brain), preview.png and provenance.json; with --samples also the voxel-wise standard deviation. Inputs must be
+    skull-stripped and co-registered. A folder appears when it is complete. Exit code: 0 all done, 1 some case failed,
+    2 nothing done.
+
+    Examples:
+
+        dsdiff synth BraTS2021_01657 -o out
+
+        dsdiff synth cohort -o out --samples 8 --resume
+
+        dsdiff synth --t1 a.nii.gz --t2 b.nii.gz --flair c.nii.gz --case p7 -o out
+    """
+    todo = _cases(inputs or [], {"t1": t1, "t2": t2, "flair": flair}, case)
+    from rich.console import Console
+
+    from dsdiff.inference import case as case_io
+
+    console = Console(stderr=True)
+    if resume:
+        finished = [c for c in todo if case_io.is_finished(out, c)]
+        todo = [c for c in todo if c not in finished]
+        console.print(f"{len(finished)} of {len(finished) + len(todo)} cases are finished already")
+        if not todo:
+            return
+    for one in todo:
+        case_io.check_place(out / one.name)
+    loaded = _load(model, device, threads, steps, samples)
+    failed = _run(todo, out, loaded, steps, samples, seed, console)
+    if failed:
+        console.print(f"[bold red]{len(failed)} of {len(todo)} cases failed:[/]")
+        for name, reason in failed.items():
+            console.print(f"  {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+        raise typer.Exit(1)
+
+
+def _cases(inputs: list[Path], files: dict[str, Path | None], name: str) -> "list[Case]":
+    """The cases that the command line names. Raises `UserError` where it names none, or one twice."""
+    from dsdiff.data import cases
+
+    given = {contrast: path for contrast, path in files.items() if path is not None}
+    if given and inputs:
+        raise ConfigError("give either INPUT folders or --t1 --t2 --flair, not both")
+    if given:
+        if Path(name).name != name or name in (".", ".."):
+            raise ConfigError(f"--case '{name}' must be a plain name: it becomes a folder in OUT")
+        return [cases.Case(name, given)]
+    if not inputs:
+        raise ConfigError("nothing to do: give a case folder, a folder of cases, or --t1 --t2 --flair")
+    found = [case for folder in inputs for case in cases.discover(folder)]
+    names = [case.name for case in found]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise ConfigError(f"case {twice[0]} is given more than once; results would overwrite each other")
+    return found
+
+
+def _load(model: str, device: str, threads: int | None, steps: int | None, samples: int) -> "Model":
+    from dsdiff import device as devices
+    from dsdiff.inference import model as models
+    from dsdiff.inference.synthesize import plan
+
+    plan(steps, samples)
+    devices.set_threads(threads)
+    return models.load(model, devices.pick(device))
+
+
+def _run(
+    todo: "list[Case]", out: Path, model: "Model", steps: int | None, samples: int, seed: int, console: "Console"
+) -> dict[str, str]:
+    """Synthesise every case; the ones that failed with the reason. A single case's error is raised."""
+    from dsdiff.cli.progress import bars
+    from dsdiff.inference.case import synthesize_case
+
+    failed: dict[str, str] = {}
+    with bars(console) as progress:
+        whole = progress.add_task("all cases", total=len(todo), visible=len(todo) > 1)
+        for case in todo:
+            began = time.perf_counter()
+            task = progress.add_task(case.name, total=1.0)
+            try:
+                result = synthesize_case(
+                    case, out, model, steps=steps, samples=samples, seed=seed,
+                    progress=lambda share, task=task: progress.update(task, completed=share),
+                )  # fmt: skip
+            except OutputError:
+                raise
+            except UserError as error:
+                if len(todo) == 1:
+                    raise
+                failed[case.name] = str(error)
+            else:
+                _say(progress, case.name, out, time.perf_counter() - began, result.warnings)
+            progress.remove_task(task)
+            progress.advance(whole)
+    return failed
+
+
+def _say(progress: "Progress", name: str, out: Path, seconds: float, warnings: tuple[str, ...]) -> None:
+    console = progress.console
+    console.print(f"{name}: {seconds:.1f} s -> {out / name}", markup=False, highlight=False, soft_wrap=True)
+    for warning in warnings:
+        console.print(f"  warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,46 @@
+"""dsdiff train: one YAML is one run."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG", help="A YAML like those in configs/.")],
+    overrides: Annotated[
+        list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, as in training.steps=100.")
+    ] = None,
+    run: Annotated[
+        Path | None, typer.Option("-o", "--run", help="The run folder. [default: runs/<name of CONFIG>]")
+    ] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, help="CPU threads. [default: OMP_NUM_THREADS, or the cores there are]")
+    ] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the size, then stop.")] = False,
+) -> None:
+    """Train a model. The same command resumes a run that was stopped.
+
+    The run folder holds config.yaml (resolved), log.jsonl, samples/ (pictures: T1, T2, FLAIR, prediction, truth),
+    the state to resume from, and at the end model/, which synth takes: dsdiff synth CASE --model RUN/model.
+
+    Example: dsdiff train configs/bridge-small.yaml data.root=cohort data.split=split.json data.fold=0 -o runs/fold0
+    """
+    from rich.console import Console
+
+    from dsdiff import config as configs
+
+    loaded = configs.load(config, tuple(overrides or ()))
+    network = loaded.build_backbone()
+    console = Console(stderr=True)
+    n = sum(parameter.numel() for parameter in network.parameters())
+    if dry_run:
+        typer.echo(configs.dump(loaded) + f"# {n / 1e6:.2f} M parameters")
+        return
+    from dsdiff import device as devices
+    from dsdiff.training import loop
+
+    devices.set_threads(threads)
+    model = loop.train(loaded, run or Path("runs") / config.stem, devices.pick(device), console)
+    console.print(f"done: dsdiff synth CASE --model {model}", markup=False, highlight=False, soft_wrap=True)

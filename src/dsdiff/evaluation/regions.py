@@ -1,0 +1,34 @@
+"""Regions of a case: the brain, the tumour and what of it enhances."""
+
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Bool, Shaped
+
+from dsdiff.data.labels import TUMOUR, enhancing_label
+
+
+@dataclass(frozen=True)
+class Regions:
+    """Masks on one grid. `enhancing` and `tumour` are empty where there is no segmentation or no such label."""
+
+    brain: Bool[np.ndarray, "x y z"]
+    tumour: Bool[np.ndarray, "x y z"]
+    enhancing: Bool[np.ndarray, "x y z"]
+
+    @property
+    def rest_of_brain(self) -> Bool[np.ndarray, "x y z"]:
+        """The brain without the enhancing tumour."""
+        return self.brain & ~self.enhancing
+
+    @property
+    def rest_of_tumour(self) -> Bool[np.ndarray, "x y z"]:
+        """The tumour without what of it enhances."""
+        return self.tumour & ~self.enhancing
+
+
+def regions(brain: Bool[np.ndarray, "x y z"], labels: Shaped[np.ndarray, "x y z"] | None) -> Regions:
+    """Regions from a brain mask and the labels of a segmentation."""
+    if labels is None:
+        return Regions(brain, np.zeros_like(brain), np.zeros_like(brain))
+    return Regions(brain, np.isin(labels, TUMOUR) & brain, (labels == enhancing_label(labels)) & brain)

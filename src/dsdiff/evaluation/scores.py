@@ -1,0 +1,55 @@
+"""The protocol `brain`: what `make eval-real` prints of each patient."""
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from dsdiff.evaluation import metrics
+from dsdiff.evaluation.metrics import Image
+from dsdiff.evaluation.regions import Regions
+
+# name -> what it says, in the order of printing
+SCORES = {
+    "psnr": "PSNR in the brain, dB, robust scale, peak = the truth's 0.5-99.5 percentiles",
+    "psnr_fit": "the same after the best linear intensity map",
+    "ssim": "SSIM in the brain, each volume stretched to its own 0.5-99.5 percentiles",
+    "auc_brain": "AUC of enhancement: enhancing tumour against the rest of the brain",
+    "auc_tumour": "AUC of enhancement: enhancing tumour against the rest of the tumour",
+    "gain": "share of the true enhancement recovered in the enhancing tumour",
+}
+LEAST_ENHANCING = 50  # voxels (mm3) of enhancing tumour below which its scores would be noise
+
+
+def score(t1ce: Image, truth: Image, t1: Image, regions: Regions) -> dict[str, float]:
+    """Every score of SCORES for one patient; NaN for enhancement where under LEAST_ENHANCING voxels enhance.
+
+    t1ce, truth and t1 in any intensity scale of their own, on one grid.
+    """
+    brain = regions.brain
+    image, target = metrics.robust(t1ce, brain), metrics.robust(truth, brain)
+    peak = metrics.data_range(target, brain)
+    fitted = metrics.linear_fit(image, target, brain)
+    found = {
+        "psnr": metrics.psnr(image, target, brain, peak),
+        "psnr_fit": metrics.psnr(fitted, target, brain, peak),
+        "ssim": metrics.ssim(metrics.stretched(image, brain), metrics.stretched(target, brain), brain, 1.0),
+    }
+    if regions.enhancing.sum() < LEAST_ENHANCING:
+        return found | dict.fromkeys(("auc_brain", "auc_tumour", "gain"), float("nan"))
+    before = metrics.robust(t1, brain)
+    made, true = image - before, target - before
+    return found | {
+        "auc_brain": metrics.auc(made, regions.enhancing, regions.rest_of_brain),
+        "auc_tumour": metrics.auc(made, regions.enhancing, regions.rest_of_tumour),
+        "gain": metrics.gain(made, true, regions.enhancing),
+    }
+
+
+def interval(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
+    """Mean and 95 % bootstrap interval over patients, NaN left out (all NaN where nothing is left)."""
+    finite = np.array([value for value in values if np.isfinite(value)])
+    if not len(finite):
+        return (float("nan"),) * 3
+    picks = np.random.default_rng(seed).integers(len(finite), size=(draws, len(finite)))
+    low, high = np.percentile(finite[picks].mean(1), (2.5, 97.5))
+    return float(finite.mean()), float(low), float(high)

@@ -1,0 +1,60 @@
+"""A trained model, ready to predict: its config, network and process."""
+
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from torch import nn
+from yaml import YAMLError
+
+from dsdiff import checkpoint
+from dsdiff import config as configs
+from dsdiff.config import RunConfig
+from dsdiff.diffusion.process import ResidualBridge
+from dsdiff.errors import ConfigError, ModelError
+
+DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Model:
+    """`name` and `hash` go into provenance."""
+
+    name: str
+    hash: str
+    config: RunConfig
+    network: nn.Module
+    process: ResidualBridge
+    device: torch.device
+
+    @property
+    def contrasts(self) -> tuple[str, ...]:
+        """The contrasts that it needs."""
+        return self.config.data.contrasts
+
+
+def shipped() -> list[str]:
+    """Names of the models that come with the package."""
+    return sorted(path.name for path in files("dsdiff").joinpath("assets", "models").iterdir() if path.is_dir())
+
+
+def load(name_or_folder: str | Path, device: torch.device) -> Model:
+    """A shipped model by name, or a model folder by path. Raises `ModelError` for anything else or a damaged one."""
+    folder = Path(name_or_folder)
+    name = str(name_or_folder)
+    if name in shipped():
+        folder = Path(str(files("dsdiff").joinpath("assets", "models", name)))
+    elif not folder.is_dir():
+        raise ModelError(f"model '{name}' is unknown: neither a folder nor one of those shipped ({', '.join(shipped())})")
+    held = checkpoint.read(folder)
+    try:
+        config = configs.parse(OmegaConf.to_container(OmegaConf.create(held.config), resolve=False), f"{folder}/config.yaml")
+        network = config.build_backbone()
+        network.load_state_dict(held.weights)
+    except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:
+        raise ModelError(f"{folder}: weights and config do not make a model ({str(error).splitlines()[0]})") from error
+    network = network.eval().to(device)
+    return Model(folder.name, held.hash, config, network, config.build_process(), device)

@@ -1,0 +1,118 @@
+"""One picture of a result: inputs, T1ce, enhancement and uncertainty in three planes."""
+
+from pathlib import Path
+
+import matplotlib
+import numpy as np
+from jaxtyping import Bool, Float
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy import ndimage
+
+from dsdiff.data.preprocess import Prepared
+
+LABELS = {"t1": "T1", "t2": "T2", "flair": "FLAIR", "t1ce": "T1ce"}
+BACKGROUND, INK, FAINT = "#0b0d10", "#e8eaed", "#9aa0a6"
+PLANES = ("axial", "coronal", "sagittal")
+ENHANCEMENT_RANGE = (0.5, 4.0)  # robust z-scores: below the first nothing is drawn, above the second it saturates
+
+
+def show_point(enhancement: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> tuple[int, int, int]:
+    """The voxel to show: the middle of the largest mass of enhancement, away from the brain's surface."""
+    inside = ndimage.distance_transform_edt(np.pad(brain, 1))[1:-1, 1:-1, 1:-1]
+    mass = ndimage.gaussian_filter(np.clip(enhancement, 0, 6) * brain, 5) * (inside > 8)
+    if mass.max() <= 0:
+        return tuple(int(round(c)) for c in ndimage.center_of_mass(brain))  # type: ignore[return-value]
+    return tuple(int(i) for i in np.unravel_index(mass.argmax(), mass.shape))  # type: ignore[return-value]
+
+
+def plane(volume: Float[np.ndarray, "x y z"], point: tuple[int, int, int], name: str) -> Float[np.ndarray, "h w"]:
+    """A slice through a point as radiologists look at it: patient's right on the left, anterior or superior on top."""
+    x, y, z = point
+    cut = {"axial": volume[::-1, :, z], "coronal": volume[::-1, y, :], "sagittal": volume[x, ::-1, :]}[name]
+    return np.ascontiguousarray(cut.T[::-1])
+
+
+def window(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> tuple[float, float]:
+    """Grey window: 0.5 to 99.7 percentiles in the brain, a little darker below."""
+    low, high = np.percentile(image[brain], (0.5, 99.7))
+    return float(low - 0.05 * (high - low)), float(high)
+
+
+def draw(
+    columns: dict[str, Float[np.ndarray, "x y z"]],
+    enhancements: dict[str, tuple[Float[np.ndarray, "x y z"], Float[np.ndarray, "x y z"]]],
+    prepared: Prepared,
+    point: tuple[int, int, int],
+    title: str,
+    spread: Float[np.ndarray, "x y z"] | None = None,
+) -> Figure:
+    """A figure with a row for each plane.
+
+    columns: title -> grey image. enhancements: title -> (grey image, enhancement drawn over it in colour).
+    spread: standard deviation over samples, a last column. All on the network's axes, robust z-scores.
+    """
+    brain = prepared.brain
+    box = tuple(slice(max(e.min() - 4, 0), e.max() + 5) for e in np.nonzero(brain))
+    at = tuple(int(p - s.start) for p, s in zip(point, box, strict=True))
+    names = [*columns, *enhancements, *(["uncertainty"] if spread is not None else [])]
+    size = [s.stop - s.start for s in box]
+    heights = [size[1], size[2], size[2]]
+    width = max(size[0], size[1])
+    figure = Figure(figsize=(2.1 * len(names) + 0.7, 2.1 * sum(heights) / width + 0.9), facecolor=BACKGROUND, dpi=110)
+    axes = figure.subplots(3, len(names), squeeze=False, height_ratios=heights)
+    figure.subplots_adjust(0.03, 0.075, 0.97, 0.89, 0.03, 0.03)
+    for row, name in zip(axes, PLANES, strict=True):
+        for axis, label in zip(row, names, strict=True):
+            grey, over = enhancements.get(label, (columns.get(label), None))
+            if grey is None:
+                assert spread is not None
+                _show_map(axis, plane(np.where(brain, spread, np.nan)[box], at, name), "magma", 0, 1.0)
+            else:
+                low, high = window(grey, brain)
+                image = np.where(brain, grey, low)[box]
+                axis.imshow(plane(image, at, name), cmap="gray", vmin=low, vmax=high, interpolation="lanczos")
+                if over is not None:
+                    seen = np.where(brain & (over > ENHANCEMENT_RANGE[0]), over, np.nan)[box]
+                    _show_map(axis, plane(seen, at, name), "inferno", *ENHANCEMENT_RANGE)
+            _bare(axis)
+        row[0].set_ylabel(name, color=FAINT, fontsize=8)
+        if name != "sagittal":
+            for x, side, align in ((0.02, "R", "left"), (0.98, "L", "right")):
+                row[0].text(x, 0.97, side, color=FAINT, fontsize=8, transform=row[0].transAxes, va="top", ha=align)
+    for axis, label in zip(axes[0], names, strict=True):
+        axis.set_title(LABELS.get(label, label), color=INK, fontsize=10, pad=5)
+    figure.text(0.03, 0.965, title, color=INK, fontsize=11, va="center")
+    _legend(figure, spread is not None)
+    return figure
+
+
+def _show_map(axis: Axes, image: Float[np.ndarray, "h w"], cmap: str, low: float, high: float) -> None:
+    colours = matplotlib.colormaps[cmap].with_extremes(bad=(0, 0, 0, 0))
+    axis.imshow(np.ma.masked_invalid(image), cmap=colours, vmin=low, vmax=high, alpha=0.85, interpolation="nearest")
+
+
+def _bare(axis: Axes) -> None:
+    axis.set_facecolor("black")
+    axis.set_xticks([])
+    axis.set_yticks([])
+    for spine in axis.spines.values():
+        spine.set_visible(False)
+
+
+def _legend(figure: Figure, with_spread: bool) -> None:
+    bars = [(0.60, "inferno", ENHANCEMENT_RANGE, "enhancement (robust SD)")]
+    if with_spread:
+        bars.append((0.80, "magma", (0.0, 1.0), "uncertainty (robust SD)"))
+    for left, cmap, (low, high), text in bars:
+        axis = figure.add_axes((left, 0.034, 0.09, 0.014))
+        axis.imshow(np.linspace(0, 1, 64)[None], aspect="auto", cmap=cmap)
+        _bare(axis)
+        figure.text(left - 0.005, 0.041, f"{low:g}", color=FAINT, fontsize=7, ha="right", va="center")
+        figure.text(left + 0.095, 0.041, f"{high:g}  {text}", color=FAINT, fontsize=7, va="center")
+    figure.text(0.03, 0.041, "Synthetic image. Research use, not for diagnosis.", color="#f28b82", fontsize=8, va="center")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG, the same bytes for the same picture."""
+    figure.savefig(path, facecolor=figure.get_facecolor(), metadata={"Software": None})

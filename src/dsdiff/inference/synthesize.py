@@ -1,0 +1,167 @@
+"""From a case's volumes to its T1ce: the seven hops of a tensor, all visible here.
+
+nifti.read -> preprocess.apply -> slices.batches -> condition.build -> sampler(denoise) -> preprocess.restore -> nifti.write
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from dsdiff import device as devices
+from dsdiff.conditioning import condition
+from dsdiff.data import cases, nifti, preprocess, slices
+from dsdiff.data.preprocess import Prepared
+from dsdiff.data.slices import SliceBatch
+from dsdiff.diffusion import samplers
+from dsdiff.diffusion.process import TIMESTEPS
+from dsdiff.errors import CaseError, ConfigError, InputError
+from dsdiff.inference import model as models
+from dsdiff.inference.model import Model
+from dsdiff.types import Condition
+from dsdiff.volume import Volume
+
+BATCH = 4  # slices at once: batching gains nothing on a CPU, memory does
+SAMPLING_STEPS = 4  # the default where samples are wanted: one step has no randomness
+
+
+@dataclass(frozen=True)
+class Result:
+    """A synthetic T1ce on T1's grid and intensity scale, zero outside the brain.
+
+    std: voxel-wise standard deviation over samples, None for one sample. prepared: what the network saw.
+    z: the T1ce as robust z-scores on the network's axes (RAS+), for pictures and scores.
+    """
+
+    t1ce: Volume
+    std: Volume | None
+    prepared: Prepared
+    z: Float[np.ndarray, "x y z"]
+    z_std: Float[np.ndarray, "x y z"] | None
+    steps: int
+    samples: int
+    seed: int
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Doubts about the input, in words."""
+        return self.prepared.warnings
+
+
+def synthesize(
+    inputs: Mapping[str, np.ndarray | Path | str],
+    affine: np.ndarray | None = None,
+    *,
+    model: Model | str | Path = models.DEFAULT,
+    steps: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    device: str = "auto",
+) -> Result:
+    """Synthesise the T1ce of one patient.
+
+    inputs: contrast name ("t1", "t2", "flair") -> array (x, y, z) or path of a NIfTI file.
+    affine: (4, 4) voxel to mm in RAS+ world, needed for arrays (1 mm along the axes when left out).
+    model: a loaded model, a shipped model's name or a model folder. steps: 1 by default, 4 with samples.
+
+    Raises `UserError` and its kinds: see `dsdiff.errors`.
+    """
+    loaded = model if isinstance(model, Model) else models.load(model, devices.pick(device))
+    if unknown := sorted(set(inputs) - set(loaded.contrasts)):
+        raise CaseError(f"contrast {unknown[0]} is not one that the model takes ({', '.join(loaded.contrasts)})")
+    if absent := [name for name in loaded.contrasts if name not in inputs]:
+        raise CaseError(f"the model needs {', '.join(loaded.contrasts)}; {', '.join(absent)} is missing")
+    volumes = {name: _volume(inputs[name], affine, name) for name in loaded.contrasts}
+    cases.check_grids(volumes, "given")
+    return run(volumes, loaded, steps=steps, samples=samples, seed=seed)
+
+
+def _volume(given: np.ndarray | Path | str, affine: np.ndarray | None, name: str) -> Volume:
+    if not isinstance(given, np.ndarray):
+        return nifti.read(Path(given))
+    if given.ndim != 3 or given.size == 0:
+        raise InputError(f"{name} is an array of shape {given.shape}; a 3-D one is needed")
+    if given.dtype.kind not in "iufb" or not np.isfinite(given).all():
+        raise InputError(f"{name} ({given.dtype}) holds values that are not finite real numbers")
+    return Volume(given.astype(np.float32), np.eye(4) if affine is None else np.asarray(affine, np.float64))
+
+
+def plan(steps: int | None, samples: int) -> int:
+    """The steps to take. Raises `ConfigError` for impossible counts, one-step samples among them."""
+    steps = steps if steps is not None else (1 if samples == 1 else SAMPLING_STEPS)
+    if steps < 1 or samples < 1:
+        raise ConfigError(f"steps and samples are {steps} and {samples}; both must be 1 or more")
+    if steps == 1 and samples > 1:
+        raise ConfigError("one step is deterministic, so its samples would be equal; take --steps 2 or more")
+    return steps
+
+
+def run(
+    volumes: Mapping[str, Volume],
+    model: Model,
+    *,
+    steps: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Result:
+    """Synthesise from volumes that share one grid. `progress` is told the share of the work that is done."""
+    steps = plan(steps, samples)
+    data = model.config.data
+    prepared = preprocess.apply(volumes, data.start)
+    mean = np.zeros(prepared.brain.shape, np.float32)
+    spread = np.zeros_like(mean)
+    total = len(slices.boxes(prepared.brain, model.network.multiple))
+    done = 0
+    for batch in slices.batches(prepared, data.contrasts, data.slab, model.network.multiple, BATCH):
+        drawn = predict(model, batch, steps, samples, seed).numpy()  # k b h w
+        for index, box in enumerate(batch.boxes):
+            slices.put(mean, drawn[:, index].mean(0), box)
+            slices.put(spread, drawn[:, index].std(0, ddof=1) if samples > 1 else 0 * drawn[0, index], box)
+        done += len(batch.boxes)
+        progress(done / total)
+    std = preprocess.restore(prepared, spread, data.start, spread=True) if samples > 1 else None
+    t1ce = preprocess.restore(prepared, mean, data.start)
+    return Result(t1ce, std, prepared, mean * prepared.brain, spread if samples > 1 else None, steps, samples, seed)
+
+
+@torch.inference_mode()
+def predict(model: Model, batch: SliceBatch, steps: int, samples: int, seed: int) -> Float[Tensor, "k b h w"]:
+    """Samples of a batch of slices, robust z-scores. The noise of a slice depends on seed, sample and slice alone."""
+    data = model.config.data
+    with devices.autocast(model.device):
+        sources = torch.from_numpy(batch.sources).to(model.device)
+        present = torch.ones(sources.shape[:2], dtype=torch.bool, device=model.device)
+        cond = condition.build(model.config.conditioning, sources, present)
+        start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
+        denoise = partial(_denoise, model, cond, start)
+        times = samplers.uniform_times(steps)
+        first = denoise(start, times[0])  # the same for all samples: the bridge begins at the start itself
+        drawn = []
+        for sample in range(samples):
+            generators = [np.random.default_rng([seed, sample, box.z]) for box in batch.boxes]
+            noise = partial(_noise, generators, start)
+            drawn.append(samplers.bridge(_once(first, denoise), start, times, model.process, noise))
+    return torch.cat(drawn, 1).transpose(0, 1).float().cpu()
+
+
+def _denoise(
+    model: Model, cond: Condition, start: Float[Tensor, "b 1 h w"], x_t: Float[Tensor, "b 1 h w"], time: float
+) -> Float[Tensor, "b 1 h w"]:
+    t = torch.full((len(x_t),), time * TIMESTEPS, device=x_t.device)
+    return model.process.x_0(model.network(x_t, t, cond).value, x_t, start)
+
+
+def _once(first: Float[Tensor, "b 1 h w"], denoise: samplers.Denoiser) -> samplers.Denoiser:
+    """A denoiser whose answer at time 1 is known already."""
+    return lambda x_t, time: first if time == 1 else denoise(x_t, time)
+
+
+def _noise(generators: list[np.random.Generator], like: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
+    drawn = np.stack([generator.standard_normal(like.shape[1:], np.float32) for generator in generators])
+    return torch.from_numpy(drawn).to(like.device)
