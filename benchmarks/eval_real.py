@@ -21,8 +21,8 @@ from rich.console import Console
 from dsdiff.cli.progress import bars
 from dsdiff.data import cases, nifti, preprocess, splits
 from dsdiff.data.cases import Case
+from dsdiff.data.style import LinearRegression
 from dsdiff.evaluation import baselines, scores
-from dsdiff.evaluation.baselines import LinearRegression
 from dsdiff.evaluation.regions import regions
 from dsdiff.inference import model as models
 from dsdiff.inference.synthesize import run

@@ -28,6 +28,8 @@ class DataConfig(Part):
     split, fold: a split file, and the fold that is kept for validation and never trained on.
     slab: neighbouring slices given with each. crop: height and width of training crops.
     lesion_share: of the training slices, how many are drawn where there is tumour. augment: see `data.augment`.
+    target_style: "own" trains on the T1ce as it is, "average" on one whose tissue contrast is that of the average
+    training patient (see `data.style`).
     """
 
     root: Path | None = None
@@ -42,6 +44,7 @@ class DataConfig(Part):
     crop: tuple[int, int] = (128, 160)
     lesion_share: float = Field(0.5, ge=0, le=1)
     augment: bool = True
+    target_style: Literal["own", "average"] = "own"
 
     @model_validator(mode="after")
     def _start_is_a_source(self) -> "DataConfig":

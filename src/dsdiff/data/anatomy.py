@@ -204,7 +204,7 @@ def _extra_sulci(depth: np.ndarray, where: np.ndarray, rng: np.random.Generator)
 
     The zero surfaces of a smooth random field are sheets that wander through space as sulci do.
     """
-    knot = 13.0
+    knot = 11.0
     distance = np.abs(noise(rng, depth.shape, knot)) * knot * 0.8  # about mm from the sheet
     bottom = 9.0 + 5.0 * noise(rng, depth.shape, 16.0)
     cerebrum = ((where[2] - 45 + 0.35 * (98 + 30 - where[1])) / 8).clip(0, 1)  # above the cerebellum and the brain stem
@@ -242,7 +242,7 @@ def agent_sites(rng: np.random.Generator) -> dict[str, np.ndarray]:
     csf = (1 - maps.white - maps.grey) * (maps.depth > -3)
     vessel, plexus = np.zeros_like(csf), np.zeros_like(csf)
     for radius, line in SINUSES.values():
-        _paint_tube(vessel, millimetres(_wander(line, 1.0, rng)), radius * rng.uniform(0.7, 1.2))
+        _paint_tube(vessel, millimetres(_wander(np.array(line), 1.0, rng)), radius * rng.uniform(0.8, 1.4))
     for side in (-1, 1):
         for radius, line in PAIRED_VESSELS.values():
             _paint_tube(
@@ -252,12 +252,12 @@ def agent_sites(rng: np.random.Generator) -> dict[str, np.ndarray]:
         _paint_tube(
             plexus, millimetres(_wander(np.multiply(line, [side, 1, 1]), 1.0, rng)), radius * rng.uniform(0.7, 1.6)
         )
-    for path in _cortical_paths(csf, maps.depth, int(rng.integers(120, 320)), rng):
-        _paint_tube(vessel, path, float(rng.uniform(0.45, 1.2)))
+    for path in _cortical_paths(csf, maps.depth, int(rng.integers(200, 420)), rng):
+        _paint_tube(vessel, path, float(rng.uniform(0.5, 1.4)))
     return {"vessel": vessel, "plexus": plexus * (csf > 0.3), "dura": _falx(csf)}
 
 
-def _wander(line: Sequence[Sequence[float]] | np.ndarray, amplitude: float, rng: np.random.Generator) -> np.ndarray:
+def _wander(line: np.ndarray, amplitude: float, rng: np.random.Generator) -> np.ndarray:
     """A polyline (n, 3), every inner corner moved at random, resampled to steps of about 0.7 mm."""
     corners = np.asarray(line, float).copy()
     corners[1:-1] += rng.normal(0, amplitude, corners[1:-1].shape) * (np.abs(corners[1:-1]) > 0)  # the midline stays

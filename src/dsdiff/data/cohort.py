@@ -1,16 +1,17 @@
 """Patients in memory, as training draws them: random crops of slices, the same for the same seed and step."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float, Integer
 from torch import Tensor
 
-from dsdiff.data import augment, cases, preprocess
+from dsdiff.data import augment, cases, preprocess, style
 from dsdiff.data.cases import Case
 from dsdiff.data.labels import TUMOUR, enhancing_label
+from dsdiff.data.style import LinearRegression
 from dsdiff.errors import InputError
 
 
@@ -20,7 +21,7 @@ class Patient:
 
     name: str
     images: Float[np.ndarray, "c z x y"]  # sources, then the target; float16
-    region: Int[np.ndarray, "z x y"]
+    region: Integer[np.ndarray, "z x y"]
 
     def slices_with(self, least: int) -> np.ndarray:
         """Slices in which some voxel's region is at least `least`."""
@@ -33,7 +34,7 @@ class Batch:
 
     sources: Float[Tensor, "b s d h w"]
     target: Float[Tensor, "b 1 h w"]
-    region: Int[Tensor, "b 1 h w"]
+    region: Integer[Tensor, "b 1 h w"]
 
 
 def load(case: Case, contrasts: Sequence[str], target: str) -> Patient:
@@ -50,6 +51,22 @@ def load(case: Case, contrasts: Sequence[str], target: str) -> Patient:
     box = tuple(slice(edge.min(), edge.max() + 1) for edge in np.nonzero(prepared.brain))
     images = np.stack([prepared.images[name][box] for name in (*contrasts, target)]).astype(np.float16)
     return Patient(case.name, images.transpose(0, 3, 1, 2).copy(), region[box].transpose(2, 0, 1).copy())
+
+
+def in_average_style(patients: Sequence[Patient]) -> list[Patient]:
+    """The patients with their targets in one style, the average of theirs (see `data.style`): what no input can tell
+    is taken out of what the network is asked for."""
+    styles = [
+        style.own_style(list(p.images[:-1]), p.images[-1].astype(np.float32), p.region == 1) for p in patients
+    ]
+    average = LinearRegression.merged(styles)
+    restyled = []
+    for patient, own in zip(patients, styles, strict=True):
+        *sources, target = patient.images
+        images = patient.images.copy()
+        images[-1] = style.restyled(sources, target.astype(np.float32), patient.region > 0, own, average)
+        restyled.append(replace(patient, images=images))
+    return restyled
 
 
 def draw(

@@ -259,3 +259,12 @@ def compose(
             fractions[other] = fractions[other] * (1 - share[name])
         fractions[name] = share[name]
     return fractions
+
+
+def texture(fractions: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Relative deviation of T1 and T2 (x, y, z): a few per cent in healthy tissue, more in"""
+    shape = fractions["white"].shape
+    healthy = 0.04 * noise(rng, shape, 25.0) + 0.035 * noise(rng, shape, 2.5)
+    ill = 0.11 * noise(rng, shape, 10.0) + 0.07 * noise(rng, shape, 4.0)
+    lesion = np.sum([fractions[name] for name in (*TUMOUR_TISSUES, "oedema", "hyperintensity")], axis=0)
+    return np.asarray(healthy + lesion * ill, np.float32)

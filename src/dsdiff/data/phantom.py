@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from scipy import ndimage
 
 from dsdiff.data import anatomy, lesions, nifti, signal
 from dsdiff.errors import InputError, OutputError
@@ -75,7 +76,7 @@ def case_name(seed: int) -> str:
 
 
 def simulate(
-    seed: int, *, target_style: str = "same", noise: float = 1.0, shape: Sequence[int] = (240, 240, 155)
+    seed: int, *, target_style: str = "same", noise: float | int = 1.0, shape: Sequence[int] = (240, 240, 155)
 ) -> Phantom:
     """A random patient; the same for the same seed.
 
@@ -136,14 +137,16 @@ def _draw_patient(
     field = float(rng.choice([1.5, 3.0]))
     margin = float(rng.uniform(-1.4, 0.8))
     rim = 0.8 * anatomy.noise(rng, side.shape, 14.0)
-    brain = tissue["depth"] + rim + margin > 0
+    brain = _largest_part(tissue["depth"] + rim + margin > 0)
     fractions = lesions.compose(tissue, anatomy.agent_sites(rng), lesion, where, rng)
     tissues = signal.draw_tissues(field, rng)
     tissues |= {"enhancing": tissues["solid"], "solid": tissues["glioma" if kind == "non_enhancing" else "solid"]}
     amounts = {name: float(rng.uniform(*span)) for name, span in AGENT_MM.items()}
     low_r1, high_r1, r2 = signal.RELAXIVITY[field]
     relaxivity = (float(rng.uniform(low_r1, high_r1)), r2)
-    patient = Patient(tissues, fractions, amounts | {"enhancing": uptake}, relaxivity, _texture(fractions, rng), brain)
+    patient = Patient(
+        tissues, fractions, amounts | {"enhancing": uptake}, relaxivity, lesions.texture(fractions, rng), brain
+    )
     drawn = {
         "field_tesla": field,
         "lesion": plan.parameters(),
@@ -155,6 +158,12 @@ def _draw_patient(
         "tissues": {name: asdict(tissue) for name, tissue in patient.tissues.items()},
     }
     return patient, box, drawn
+
+
+def _largest_part(mask: np.ndarray) -> np.ndarray:
+    """The largest connected part of a mask."""
+    parts, _ = ndimage.label(mask)
+    return np.asarray(parts == np.bincount(parts[mask]).argmax())
 
 
 def _moved(plan: lesions.Plan, low: np.ndarray) -> lesions.Plan:
@@ -181,15 +190,6 @@ def _displaced(
         strength = plan.push * (1.0 if focus.radius > 5 else 0.5)
         shift += head.push(local, np.array(focus.centre), 1.6 * focus.radius + 4, strength, taper)
     return where + shift, size
-
-
-def _texture(fractions: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Relative deviation of T1 and T2 (x, y, z): a few per cent in healthy tissue, more in lesions."""
-    shape = fractions["white"].shape
-    healthy = 0.04 * anatomy.noise(rng, shape, 25.0) + 0.025 * anatomy.noise(rng, shape, 3.0)
-    ill = 0.11 * anatomy.noise(rng, shape, 10.0) + 0.07 * anatomy.noise(rng, shape, 4.0)
-    lesion = sum(fractions[name] for name in (*lesions.TUMOUR_TISSUES, "oedema", "hyperintensity"))
-    return np.asarray(healthy + lesion * ill, np.float32)
 
 
 def _draw_scans(rng: np.random.Generator, patient: Patient, target_style: str, noise: float) -> dict[str, signal.Scan]:
@@ -281,7 +281,7 @@ def _on_grid(image: np.ndarray, box: tuple[slice, ...], shape: Sequence[int]) ->
 
 
 def write(phantom: Phantom, folder: Path) -> Path:
-    """Writes <case>/<case>_{t1,t1ce,t2,flair,seg,enh}.nii.gz and <case>_phantom.json in `folder`; returns <case>'s folder.
+    """Writes <case>/<case>_{t1,t1ce,t2,flair,seg,enh}.nii.gz and <case>_phantom.json in `folder`; returns the first.
 
     All or nothing: the files are written to a folder beside it, which is then renamed. Raises OutputError when the
     case is there already.

@@ -8,7 +8,7 @@ Sources of `RELAXATION` (T1, T2 at 1.5 T and 3 T):
                 Wansapura et al. 1999, JMRI 9:531 (3 T). Proton density: Whittall et al. 1997, MRM 37:34.
   csf           T1: Lin et al. 2001, JMRI 14:368; T2: in-vivo values of about 2 s, Daoust et al. 2017, MAGMA 30:415.
   vessel        (blood) Stanisz et al. 2005, MRM 54:507.
-  oedema, solid Badve et al. 2017, AJNR 38:492, at 3 T: T1 of peritumoral white matter of glioblastoma 1578 +- 331 ms, T2 of
+  oedema, solid Badve et al. 2017, AJNR 38:492, at 3 T: T1 of white matter around glioblastoma 1578 +- 331 ms, T2 of
                 solid tumour 105 +- 27 ms (metastases) to 172 +- 53 ms (lower-grade glioma). The rest is chosen within
                 that spread; T1 at 1.5 T is scaled by grey matter's ratio.
   glioma        the same, lower-grade glioma.
@@ -41,32 +41,32 @@ class Tissue:
 
 RELAXATION: dict[float, dict[str, Tissue]] = {
     1.5: {
-        "white": Tissue(646, 72, 0.70),
-        "grey": Tissue(1197, 101, 0.82),
-        "csf": Tissue(4070, 2000, 1.00),
-        "vessel": Tissue(1441, 220, 0.85),
-        "dura": Tissue(900, 40, 0.50),
-        "plexus": Tissue(1500, 160, 0.90),
-        "oedema": Tissue(1200, 175, 0.86),
-        "solid": Tissue(1300, 140, 0.85),
-        "glioma": Tissue(1450, 165, 0.88),
-        "necrosis": Tissue(2000, 260, 0.94),
-        "haemorrhage": Tissue(520, 75, 0.80),
-        "hyperintensity": Tissue(950, 120, 0.78),
+        "white": Tissue(646.0, 72.0, 0.70),
+        "grey": Tissue(1197.0, 101.0, 0.82),
+        "csf": Tissue(4070.0, 2000.0, 1.00),
+        "vessel": Tissue(1441.0, 220.0, 0.85),
+        "dura": Tissue(900.0, 40.0, 0.50),
+        "plexus": Tissue(1500.0, 160.0, 0.90),
+        "oedema": Tissue(1200.0, 175.0, 0.86),
+        "solid": Tissue(1300.0, 140.0, 0.85),
+        "glioma": Tissue(1450.0, 165.0, 0.88),
+        "necrosis": Tissue(2000.0, 260.0, 0.94),
+        "haemorrhage": Tissue(520.0, 75.0, 0.80),
+        "hyperintensity": Tissue(950.0, 120.0, 0.78),
     },
     3.0: {
-        "white": Tissue(838, 74, 0.70),
-        "grey": Tissue(1607, 110, 0.82),
-        "csf": Tissue(4163, 2000, 1.00),
-        "vessel": Tissue(1932, 200, 0.85),
-        "dura": Tissue(1200, 35, 0.50),
-        "plexus": Tissue(1900, 150, 0.90),
-        "oedema": Tissue(1578, 165, 0.86),
-        "solid": Tissue(1700, 130, 0.85),
-        "glioma": Tissue(1900, 165, 0.88),
-        "necrosis": Tissue(2500, 250, 0.94),
-        "haemorrhage": Tissue(700, 65, 0.80),
-        "hyperintensity": Tissue(1250, 115, 0.78),
+        "white": Tissue(838.0, 74.0, 0.70),
+        "grey": Tissue(1607.0, 110.0, 0.82),
+        "csf": Tissue(4163.0, 2000.0, 1.00),
+        "vessel": Tissue(1932.0, 200.0, 0.85),
+        "dura": Tissue(1200.0, 35.0, 0.50),
+        "plexus": Tissue(1900.0, 150.0, 0.90),
+        "oedema": Tissue(1578.0, 165.0, 0.86),
+        "solid": Tissue(1700.0, 130.0, 0.85),
+        "glioma": Tissue(1900.0, 165.0, 0.88),
+        "necrosis": Tissue(2500.0, 250.0, 0.94),
+        "haemorrhage": Tissue(700.0, 65.0, 0.80),
+        "hyperintensity": Tissue(1250.0, 115.0, 0.78),
     },
 }
 
@@ -158,7 +158,7 @@ def draw_t1_sequence(rng: np.random.Generator) -> Sequence:
         return Sequence("spin_echo", tr=float(rng.uniform(450, 700)), te=float(rng.uniform(8, 15)))
     tr = float(rng.uniform(7, 25))
     # Twice to three times the Ernst angle of white matter weighs T1 most.
-    flip = float(rng.uniform(1.9, 2.8)) * ernst_angle(800, tr)
+    flip = float(rng.uniform(1.9, 2.8)) * ernst_angle(800.0, tr)
     return Sequence("spoiled_gradient_echo", tr=tr, te=float(rng.uniform(2, 5)), flip=flip)
 
 
@@ -186,12 +186,12 @@ class Sampling:
 
 
 def draw_sampling(rng: np.random.Generator, thick_share: float, misregistration: float) -> Sampling:
-    """Thin slices, or thick ones with probability `thick_share`; `misregistration` scales errors of 0.4 mm and degree."""
+    """Thin slices, or thick ones with probability `thick_share`; `misregistration` 1 is about 0.4 mm and degree."""
     thick = rng.random() < thick_share
     return Sampling(
         thickness=float(rng.uniform(2.5, 6.0)) if thick else float(rng.choice([1.0, 1.5])),
         axis=int(rng.choice([2, 1, 0], p=[0.85, 0.08, 0.07])) if thick else 2,
-        blur_mm=float(rng.uniform(0.25, 0.65)),
+        blur_mm=float(rng.uniform(0.2, 0.55)),
         shift_mm=tuple((misregistration * rng.normal(0, 0.4, 3).clip(-1, 1)).tolist()),
         turn_deg=tuple((misregistration * rng.normal(0, 0.4, 3).clip(-1, 1)).tolist()),
     )

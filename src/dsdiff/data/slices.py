@@ -34,14 +34,14 @@ def boxes(brain: Bool[np.ndarray, "x y z"], multiple: int) -> list[Box]:
     found = []
     for z in np.flatnonzero(brain.any((0, 1))):
         rows, columns = np.flatnonzero(brain[:, :, z].any(1)), np.flatnonzero(brain[:, :, z].any(0))
-        (x, h), (y, w) = (_grow(edges[0], edges[-1] + 1, multiple) for edges in (rows, columns))
+        (x, h), (y, w) = (_grow(int(edges[0]), int(edges[-1]) + 1, multiple) for edges in (rows, columns))
         found.append(Box(int(z), x, y, h, w))
     return found
 
 
 def _grow(start: int, stop: int, multiple: int) -> tuple[int, int]:
     size = -(-(stop - start) // multiple) * multiple
-    return int(start - (size - (stop - start)) // 2), int(size)
+    return start - (size - (stop - start)) // 2, size
 
 
 def stack(prepared: Prepared, contrasts: Sequence[str], slab: int) -> Float[np.ndarray, "s z x y"]:

@@ -1,0 +1,93 @@
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import LPS, patient, write_case
+
+from dsdiff.data import cases
+from dsdiff.data.cases import Case
+from dsdiff.errors import CaseError, GeometryError, InputError
+
+
+def touch(folder, *names):
+    for name in names:
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("names", "case", "contrasts"),
+    [
+        (["A/A_t1.nii.gz", "A/A_t1ce.nii.gz", "A/A_t2.nii.gz", "A/A_flair.nii.gz", "A/A_seg.nii.gz"], "A", "flair seg t1 t1ce t2"),
+        (["A/A-000-t1n.nii.gz", "A/A-000-t1c.nii.gz", "A/A-000-t2w.nii.gz", "A/A-000-t2f.nii.gz"], "A-000", "flair t1 t1ce t2"),
+        (["sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz", "sub-01/ses-2/anat/sub-01_ses-2_T2w.nii.gz",
+          "sub-01/ses-2/anat/sub-01_ses-2_FLAIR.nii.gz", "sub-01/ses-2/anat/sub-01_ses-2_ce-gadolinium_T1w.nii.gz"], "sub-01_ses-2", "flair t1 t1ce t2"),
+        (["P7/T1.nii", "P7/T2.nii", "P7/FLAIR.nii"], "P7", "flair t1 t2"),
+        (["sub-01/anat/sub-01_T1w.nii.gz", "deriv/sub-01_desc-synthT1ce_T1w.nii.gz"], "sub-01", "t1"),
+    ],
+)  # fmt: skip
+def test_the_names_of_the_field_are_known(tmp_path, names, case, contrasts):
+    (found,) = cases.discover(touch(tmp_path, *names))
+    assert found.name == case
+    assert " ".join(sorted(found.files)) == contrasts
+    assert not found.doubles
+
+
+def test_many_cases_are_sorted_and_links_followed(tmp_path):
+    touch(tmp_path / "elsewhere" / "B", "B_t1.nii.gz")
+    touch(tmp_path / "cohort", "C/C_t1.nii.gz", "A/A_t1.nii.gz", "notes.txt", "A/other.nii.gz")
+    (tmp_path / "cohort" / "B").symlink_to(tmp_path / "elsewhere" / "B")
+    assert [case.name for case in cases.discover(tmp_path / "cohort")] == ["A", "B", "C"]
+
+
+def test_no_case_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="no such folder"):
+        cases.discover(tmp_path / "absent")
+    with pytest.raises(InputError, match="_t1 _t2 _flair"):
+        cases.discover(touch(tmp_path, "a.nii.gz", "readme.md"))
+
+
+def test_one_name_for_two_patients_is_an_error(tmp_path):
+    touch(tmp_path, "siteA/P1/P1_t1.nii.gz", "siteB/P1/P1_t1.nii.gz")
+    with pytest.raises(InputError, match="more than one case by the name P1"):
+        cases.discover(tmp_path)
+
+
+def test_two_files_for_one_contrast_are_an_error(tmp_path):
+    (case,) = cases.discover(touch(tmp_path, "P1/P1_t1.nii.gz", "P1/P1_t1.nii", "P1/P1_t2.nii.gz"))
+    with pytest.raises(CaseError, match=r"more than one t1: .*P1_t1.nii and .*P1_t1.nii.gz"):
+        cases.load(case, ("t1", "t2"))
+
+
+def test_a_missing_contrast_is_named(case_folder):
+    (case_folder / "P01_t2.nii.gz").unlink()
+    (case,) = cases.discover(case_folder)
+    with pytest.raises(CaseError, match=r"P01 has no t2 \(found: flair, seg, t1, t1ce"):
+        cases.load(case, ("t1", "t2", "flair"))
+
+
+def test_different_grids_are_named_both(case_folder):
+    other = nib.Nifti1Image(patient()["t2"][:, :, :-1], LPS)
+    nib.save(other, case_folder / "P01_t2.nii.gz")
+    (case,) = cases.discover(case_folder)
+    with pytest.raises(GeometryError, match=r"t2 is \(44, 52, 23\), t1 is \(44, 52, 24\) in case P01"):
+        cases.load(case, ("t1", "t2", "flair"))
+    shifted = LPS.copy()
+    shifted[2, 3] = 3
+    nib.save(nib.Nifti1Image(patient()["t2"], shifted), case_folder / "P01_t2.nii.gz")
+    with pytest.raises(GeometryError, match="t2 and t1 lie at different places"):
+        cases.load(case, ("t1", "t2"))
+
+
+def test_the_same_grid_stored_in_other_axes_is_the_same_grid(case_folder):
+    image = nib.load(case_folder / "P01_t2.nii.gz")
+    nib.save(image.as_reoriented(nib.orientations.axcodes2ornt("SAR")), case_folder / "P01_t2.nii.gz")
+    (case,) = cases.discover(case_folder)
+    assert cases.load(case, ("t1", "t2"))["t2"].shape == (24, 52, 44)
+
+
+def test_explicit_files_make_a_case(tmp_path):
+    folder = write_case(tmp_path, "Q")
+    loaded = cases.load(Case("any", {"t1": folder / "Q_t1.nii.gz"}), ("t1",))
+    assert np.array_equal(loaded["t1"].array, patient()["t1"].astype(np.int16))

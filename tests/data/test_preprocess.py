@@ -1,0 +1,95 @@
+from itertools import permutations, product
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import LPS, patient
+
+from dsdiff.data import preprocess
+from dsdiff.errors import InputError
+from dsdiff.volume import Volume
+
+CODES = ["".join(sides) for order in permutations(("RL", "AP", "SI")) for sides in product(*order)]
+
+
+def volumes(affine=LPS):
+    images = patient()
+    return {name: Volume(images[name], affine) for name in ("t1", "t2", "flair")}
+
+
+@pytest.mark.parametrize("codes", CODES)
+def test_canonical_axes_have_an_exact_inverse(codes):
+    image = nib.Nifti1Image(np.arange(24, dtype=np.float32).reshape(2, 3, 4), LPS)
+    image = image.as_reoriented(nib.orientations.io_orientation(LPS)).as_reoriented(nib.orientations.axcodes2ornt(codes))
+    volume = Volume(np.asarray(image.dataobj), image.affine)
+    canonical = preprocess.to_canonical(volume)
+    assert nib.aff2axcodes(canonical.affine) == ("R", "A", "S")
+    back = preprocess.from_canonical(canonical.array, volume)
+    assert np.array_equal(back.array, volume.array)
+    reference = nib.Nifti1Image(volume.array, volume.affine)
+    assert np.array_equal(canonical.array, np.asarray(nib.as_closest_canonical(reference).dataobj))
+
+
+def test_restore_undoes_apply():
+    given = volumes()
+    prepared = preprocess.apply(given)
+    brain = given["t1"].array > 0
+    restored = preprocess.restore(prepared, prepared.images["t1"])
+    assert np.allclose(restored.array[brain], given["t1"].array[brain], rtol=1e-5)
+    assert not restored.array[~brain].any()
+    assert np.array_equal(restored.affine, LPS)
+
+
+def test_a_standard_deviation_is_scaled_and_not_shifted():
+    prepared = preprocess.apply(volumes())
+    spread = preprocess.restore(prepared, np.ones(prepared.brain.shape, np.float32), spread=True)
+    assert np.allclose(spread.array[spread.array > 0], prepared.scales["t1"].width)
+
+
+def test_scores_are_centred_and_of_unit_width_in_the_brain():
+    prepared = preprocess.apply(volumes())
+    for image in prepared.images.values():
+        inside = image[prepared.brain]
+        assert np.median(inside) == pytest.approx(0, abs=1e-3)
+        assert np.median(np.abs(inside)) * preprocess.GAUSSIAN == pytest.approx(1, rel=1e-3)
+        assert not image[~prepared.brain].any()
+
+
+def test_a_tumour_that_brightens_hardly_moves_the_scale():
+    images = patient()
+    brain = images["t1"] > 0
+    plain, bright = images["t1"].copy(), images["t1"].copy()
+    bright[images["seg"] > 0] *= 3
+    a, b = preprocess.robust_scale(plain, brain), preprocess.robust_scale(bright, brain)
+    assert b.centre == pytest.approx(a.centre, rel=0.01)
+    assert b.width == pytest.approx(a.width, rel=0.05)
+
+
+def test_the_brain_is_the_largest_foreground_without_holes():
+    array = np.full((20, 20, 20), -7.0, np.float32)
+    array[4:16, 4:16, 4:16] = 5
+    array[9:11, 9:11, 9:11] = -7  # fluid that was clipped to the background
+    array[1, 1, 1] = 3  # a speck
+    brain = preprocess.find_brain(array)
+    assert brain.sum() == 12**3
+    assert brain[10, 10, 10]
+    assert not brain[1, 1, 1]
+
+
+def test_no_brain_and_flat_contrasts_are_refused():
+    empty = Volume(np.zeros((30, 30, 30), np.float32), np.eye(4))
+    with pytest.raises(InputError, match="t1 holds no brain"):
+        preprocess.apply({"t1": empty})
+    given = volumes()
+    given["t2"] = given["t2"].with_array((given["t1"].array > 0).astype(np.float32))
+    with pytest.raises(InputError, match="t2 is constant"):
+        preprocess.apply(given)
+
+
+def test_doubts_are_put_into_words():
+    given = volumes()
+    assert any("only" in doubt and "ml" in doubt for doubt in preprocess.apply(given).warnings)
+    thick = {name: Volume(v.array, LPS @ np.diag([1, 1, 5, 1])) for name, v in given.items()}
+    assert any("1.00 x 1.00 x 5.00 mm" in doubt for doubt in preprocess.apply(thick).warnings)
+    head = {"t1": Volume(np.random.default_rng(0).normal(100, 9, (90, 90, 90)).astype(np.float32), np.eye(4))}
+    assert any("skull" in doubt for doubt in preprocess.apply(head).warnings)

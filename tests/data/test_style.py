@@ -1,0 +1,36 @@
+import numpy as np
+import pytest
+
+from dsdiff.data.style import LinearRegression, own_style, restyled
+
+SHAPE = (24, 24, 12)
+
+
+def sources(seed):
+    rng = np.random.default_rng(seed)
+    return [rng.normal(size=SHAPE).astype(np.float32) for _ in range(3)]
+
+
+def test_regression_finds_the_weights_and_merges():
+    brain = np.ones(SHAPE, bool)
+    parts = []
+    for seed in range(2):
+        part, x = LinearRegression(3), sources(seed)
+        part.add(x, 2 * x[0] - x[1] + 0.5 * x[2] + 3, brain)
+        parts.append(part)
+    x = sources(9)
+    assert np.allclose(LinearRegression.merged(parts).predict(x, brain), 2 * x[0] - x[1] + 0.5 * x[2] + 3, atol=1e-4)
+    with pytest.raises(ValueError, match="no patient"):
+        LinearRegression.merged([])
+
+
+def test_another_style_leaves_enhancement_where_it_was():
+    brain = np.ones(SHAPE, bool)
+    x = sources(0)
+    enhancement = np.zeros(SHAPE)
+    enhancement[3:7, 3:7, 3:7] = 5
+    truth = (-x[0] + 0.3 * x[1] + enhancement).astype(np.float32)
+    other = LinearRegression(3)
+    other.add(x, x[0] + 0.1 * x[2], brain)
+    moved = restyled(x, truth, brain, own_style(x, truth, brain), other)
+    assert np.allclose(moved, x[0] + 0.1 * x[2] + enhancement, atol=0.1)
