@@ -58,7 +58,7 @@ def test_the_promise_holds_after_writing_and_reading(noiseless: Phantom, tmp_pat
 
 def test_with_noise_the_difference_is_positive_on_average_there_and_zero_elsewhere(noisy: Phantom) -> None:
     brain, truth = noisy.volumes["t1"].array > 0, noisy.enhancement.array
-    found, level = difference(noisy), np.median(noisy.volumes["t1"].array[brain])
+    found, level = difference(noisy), float(np.median(noisy.volumes["t1"].array[brain]))
     assert found[truth > 0].mean() == pytest.approx(truth[truth > 0].mean(), abs=0.01 * level)
     assert found[truth > 0].mean() > 0.05 * level
     assert abs(found[brain & (truth == 0)].mean()) < 0.003 * level

@@ -202,10 +202,11 @@ def healthy_tissue(head: Head, where: np.ndarray, rng: np.random.Generator) -> d
 def _extra_sulci(depth: np.ndarray, where: np.ndarray, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Folds that the group average has blurred away: CSF in thin sheets and the cortex along them, both 0..1.
 
-    The zero surfaces of a smooth random field are sheets that wander through space as sulci do.
+    A plane wave whose phase wanders at random is zero on sheets that meander through space as sulci do.
     """
-    knot = 11.0
-    distance = np.abs(noise(rng, depth.shape, knot)) * knot * 0.8  # about mm from the sheet
+    wavelength, direction = 26.0, rng.normal(size=3) * [1, 1, 0.4]
+    wave = np.tensordot(direction / np.linalg.norm(direction), where, axes=1) * (2 * np.pi / wavelength)
+    distance = np.abs(np.sin(wave + 2.2 * noise(rng, depth.shape, 15.0))) * (0.7 * wavelength / (2 * np.pi))  # about mm
     bottom = 9.0 + 5.0 * noise(rng, depth.shape, 16.0)
     cerebrum = ((where[2] - 45 + 0.35 * (98 + 30 - where[1])) / 8).clip(0, 1)  # above the cerebellum and the brain stem
     cortical = cerebrum / (1 + np.exp(((depth - bottom) / 1.5).clip(-30, 30)))
@@ -254,7 +255,7 @@ def agent_sites(rng: np.random.Generator) -> dict[str, np.ndarray]:
         )
     for path in _cortical_paths(csf, maps.depth, int(rng.integers(200, 420)), rng):
         _paint_tube(vessel, path, float(rng.uniform(0.5, 1.4)))
-    return {"vessel": vessel, "plexus": plexus * (csf > 0.3), "dura": _falx(csf)}
+    return {"vessel": vessel, "plexus": plexus * (csf > 0.3), "dura": _dura(csf)}
 
 
 def _wander(line: np.ndarray, amplitude: float, rng: np.random.Generator) -> np.ndarray:
@@ -297,9 +298,14 @@ def _cortical_paths(csf: np.ndarray, depth: np.ndarray, count: int, rng: np.rand
     return [np.stack(paths)[: lengths[n], n] for n in range(count)]
 
 
-def _falx(csf: np.ndarray) -> np.ndarray:
-    """The sheet of dura between the hemispheres, above and around the corpus callosum, on the template's grid."""
+def _dura(csf: np.ndarray) -> np.ndarray:
+    """The sheets of dura between the hemispheres and above the cerebellum, on the template's grid."""
     x, y, z = np.meshgrid(*[np.arange(n, dtype=np.float32) for n in csf.shape], indexing="ij", sparse=True)
     sheet = (1.2 - np.abs(x - TEMPLATE_CENTRE[0])).clip(0, 1) * 0.6
     callosum = ((98 - y + 10) / 58) ** 2 + ((z - 72 - 5) / 36) ** 2
-    return np.asarray(sheet * (callosum > 1) * (z > 72 - 5) * (csf > 0.15), np.float32)
+    falx = sheet * (callosum > 1) * (z > 72 - 5)
+    # The tentorium falls from the straight sinus to the transverse sinuses; where CSF parts cerebellum and cerebrum.
+    middle, aside = 72 + 5 - 0.37 * (y - 138), np.abs(x - TEMPLATE_CENTRE[0]) / 52
+    height = middle + (72 - 27 - middle) * aside**1.4
+    tentorium = (2.6 - np.abs(z - height)).clip(0, 1) * 0.6 * (y > 136) * (y < 188) * (aside < 1)
+    return np.asarray(np.maximum(falx, tentorium) * (csf > 0.15), np.float32)

@@ -33,7 +33,7 @@ COARSE = 4
 
 LABELS = {"necrosis": 1, "haemorrhage": 1, "solid": 2, "oedema": 2, "enhancing": 4}
 
-AGENT_MM = {"vessel": (0.6, 1.6), "plexus": (0.25, 0.8), "dura": (0.1, 0.5)}
+AGENT_MM = {"vessel": (0.6, 1.6), "plexus": (0.25, 0.8), "dura": (0.15, 0.9)}
 """Range of concentrations (mM) some minutes after 0.1 mmol/kg."""
 
 
@@ -97,7 +97,7 @@ def simulate(
 
     affine = AFFINE.copy()
     affine[:3, 3] += AFFINE[:3, :3] @ origin
-    volumes = {name: Volume(_on_grid(image, box, shape), affine) for name, image in images.items()}
+    volumes = {name: Volume(_on_grid(images[name], box, shape), affine) for name in CONTRASTS}
     parameters = {
         "seed": int(seed),
         "target_style": target_style,
@@ -135,7 +135,7 @@ def _draw_patient(
     side = (where[0] - np.float32(anatomy.TEMPLATE_CENTRE[0])) / np.float32(abs(head.matrix[0, 0]))
     lesion, uptake = lesions.paint(plan, tissue, side, rng)
     field = float(rng.choice([1.5, 3.0]))
-    margin = float(rng.uniform(-1.4, 0.8))
+    margin = float(rng.uniform(-1.8, 0.4))
     rim = 0.8 * anatomy.noise(rng, side.shape, 14.0)
     brain = _largest_part(tissue["depth"] + rim + margin > 0)
     fractions = lesions.compose(tissue, anatomy.agent_sites(rng), lesion, where, rng)

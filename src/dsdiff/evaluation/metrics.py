@@ -65,9 +65,10 @@ def ssim(image: Image, truth: Image, region: Mask, peak: float) -> float:
 
 
 def stretched(image: Image, brain: Mask) -> Image:
-    """0 and 1 at the image's own 0.5 and 99.5 percentiles in the brain, clipped there."""
+    """0 and 1 at the image's own 0.5 and 99.5 percentiles in the brain, clipped there; 0 outside the brain, so that
+    what a method leaves outside does not count in windows at the brain's edge."""
     low, high = np.percentile(image[brain], (0.5, 99.5))
-    return np.clip((image - low) / max(high - low, 1e-12), 0, 1)
+    return np.clip((image - low) / max(high - low, 1e-12), 0, 1) * brain
 
 
 def enhancement(t1ce: Image, t1: Image, brain: Mask) -> Image:

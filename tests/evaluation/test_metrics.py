@@ -1,0 +1,108 @@
+import numpy as np
+import pytest
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+from dsdiff.evaluation import metrics, scores
+from dsdiff.evaluation.baselines import blurred_truth
+from dsdiff.evaluation.regions import regions
+
+RNG = np.random.default_rng(0)
+TRUTH = RNG.normal(100, 20, (22, 24, 20))
+IMAGE = TRUTH + RNG.normal(0, 8, TRUTH.shape)
+EVERYWHERE = np.ones(TRUTH.shape, bool)
+
+
+def test_psnr_by_hand_and_by_scikit_image():
+    zeros, halves = np.zeros((2, 2, 2)), np.full((2, 2, 2), 0.5)
+    assert metrics.psnr(halves, zeros, halves > 0, 1.0) == pytest.approx(20 * np.log10(2))
+    assert metrics.psnr(zeros, zeros, halves > 0, 1.0) == float("inf")
+    expected = peak_signal_noise_ratio(TRUTH, IMAGE, data_range=130)
+    assert metrics.psnr(IMAGE, TRUTH, EVERYWHERE, 130.0) == pytest.approx(expected, abs=1e-9)
+
+
+def test_ssim_agrees_with_scikit_image():
+    _, full = structural_similarity(
+        TRUTH, IMAGE, data_range=130, gaussian_weights=True, sigma=1.5, use_sample_covariance=False, full=True
+    )
+    region = np.zeros(TRUTH.shape, bool)
+    region[6:-6, 6:-6, 6:-6] = True
+    assert metrics.ssim(IMAGE, TRUTH, region, 130.0) == pytest.approx(full[region].mean(), abs=1e-6)
+    assert metrics.ssim(TRUTH, TRUTH, region, 130.0) == pytest.approx(1)
+
+
+def test_robust_scale_by_hand():
+    image = np.array([0.0, 1, 2, 3, 100]).reshape(5, 1, 1)
+    found = metrics.robust(image, np.ones((5, 1, 1), bool))
+    assert found[:, 0, 0] == pytest.approx((np.array([0, 1, 2, 3, 100]) - 2) / 1.4826)
+    with pytest.raises(ValueError, match="constant"):
+        metrics.robust(np.ones((3, 3, 3)), np.ones((3, 3, 3), bool))
+
+
+def test_linear_fit_removes_any_linear_map():
+    assert metrics.linear_fit(-3 * TRUTH + 7, TRUTH, EVERYWHERE) == pytest.approx(TRUTH)
+    flat = metrics.linear_fit(np.ones_like(TRUTH), TRUTH, EVERYWHERE)
+    assert flat == pytest.approx(np.full_like(TRUTH, TRUTH.mean()))
+
+
+def test_auc_by_hand():
+    score = np.array([3.0, 1, 2, 2, 0, 5]).reshape(6, 1, 1)
+    positive = np.array([1, 0, 1, 0, 0, 0], bool).reshape(6, 1, 1)
+    # pairs: 3 > 1, 3 > 2, 3 > 0, 3 < 5 | 2 > 1, 2 = 2, 2 > 0, 2 < 5
+    assert metrics.auc(score, positive, ~positive) == pytest.approx((3 + 2.5) / 8)
+    assert np.isnan(metrics.auc(score, positive, np.zeros_like(positive)))
+
+
+def test_gain_by_hand():
+    truth, region = np.full((2, 2, 2), 4.0), np.ones((2, 2, 2), bool)
+    assert metrics.gain(np.full((2, 2, 2), 1.0), truth, region) == 0.25
+    assert np.isnan(metrics.gain(truth, truth, ~region))
+    assert np.isnan(metrics.gain(truth, -truth, region))
+
+
+def patient():
+    rng = np.random.default_rng(4)
+    brain = np.zeros((40, 40, 30), bool)
+    brain[5:35, 5:35, 4:26] = True
+    labels = np.zeros(brain.shape)
+    labels[12:24, 12:24, 10:20] = 2
+    labels[15:21, 15:21, 12:18] = 4
+    t1 = rng.normal(500, 60, brain.shape) * brain
+    truth = (t1 * 1.3 + 40 + 300 * (labels == 4)) * brain
+    return t1, truth, regions(brain, labels)
+
+
+def test_the_truth_scores_perfectly_and_a_copy_of_t1_at_chance():
+    t1, truth, where = patient()
+    perfect = scores.score(truth * 2 + 5, truth, t1, where)
+    assert perfect["psnr_fit"] > 200
+    assert perfect["gain"] == pytest.approx(1)
+    assert perfect["ssim"] == pytest.approx(1)
+    assert perfect["auc_brain"] > 0.99
+    copy = scores.score(t1, truth, t1, where)
+    assert (copy["auc_brain"], copy["auc_tumour"], copy["gain"]) == (0.5, 0.5, 0)
+    blurred = scores.score(blurred_truth(truth, where.brain), truth, t1, where)
+    assert blurred["gain"] > 0.5
+    assert set(copy) == set(scores.SCORES)
+
+
+def test_without_enhancing_tumour_its_scores_are_not_numbers():
+    t1, truth, where = patient()
+    for labels in (None, 2.0 * where.tumour):
+        found = scores.score(t1, truth, t1, regions(where.brain, labels))
+        assert np.isnan([found["auc_brain"], found["auc_tumour"], found["gain"]]).all()
+        assert np.isfinite(found["psnr"])
+
+
+def test_regions_of_both_label_habits():
+    brain = np.ones((3, 1, 1), bool)
+    before, since = np.array([1, 2, 4.0]).reshape(3, 1, 1), np.array([1, 2, 3.0]).reshape(3, 1, 1)
+    for labels in (before, since):
+        assert regions(brain, labels).enhancing.ravel().tolist() == [False, False, True]
+        assert regions(brain, labels).rest_of_tumour.ravel().tolist() == [True, True, False]
+
+
+def test_intervals_hold_the_mean_and_leave_nan_out():
+    mean, low, high = scores.interval([1.0, 2.0, 3.0, float("nan")])
+    assert mean == 2
+    assert 1 <= low < 2 < high <= 3
+    assert np.isnan(scores.interval([float("nan")])).all()

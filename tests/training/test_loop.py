@@ -1,0 +1,145 @@
+import json
+import math
+
+import pytest
+import torch
+from conftest import TINY, write_case
+from rich.console import Console
+from safetensors.torch import load_file
+
+from dsdiff import checkpoint
+from dsdiff import config as configs
+from dsdiff.config import LossConfig, TrainingConfig
+from dsdiff.data import splits
+from dsdiff.errors import ConfigError, DsdiffError, ModelError
+from dsdiff.inference import model as models
+from dsdiff.training import loop, losses
+from dsdiff.training.ema import EMA
+
+CPU, QUIET = torch.device("cpu"), Console(quiet=True)
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("cohort")
+    for seed in range(3):
+        write_case(folder / "patients", f"P{seed}", seed)
+    splits.write(splits.make(["P0", "P1", "P2"], 3, 0), folder / "split.json")
+    return folder
+
+
+def config(cohort, **training):
+    data = {**TINY["data"], "root": str(cohort / "patients"), "split": str(cohort / "split.json"), "fold": 0}
+    return configs.parse({**TINY, "data": data, "training": {**TINY["training"], **training}}, "test")
+
+
+def test_a_stopped_run_resumed_is_the_run_that_never_stopped(cohort, tmp_path, monkeypatch):
+    whole = loop.train(config(cohort, steps=6), tmp_path / "whole", CPU, QUIET)
+    step, count = loop.Trainer.train_step, 0
+
+    def stopping(self, *args):
+        nonlocal count
+        count += 1
+        if count == 4:
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", stopping)
+    with pytest.raises(KeyboardInterrupt):
+        loop.train(config(cohort, steps=6), tmp_path / "stopped", CPU, QUIET)
+    resumed = loop.train(config(cohort, steps=6), tmp_path / "stopped", CPU, QUIET)
+    a, b = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def test_a_run_learns_and_leaves_what_it_promises(cohort, tmp_path):
+    run = tmp_path / "run"
+    settings = config(cohort, steps=40, lr=2e-3, validate_every=20, ema=0.5)
+    untrained = loop.Trainer(settings, CPU)
+    before = loop.validate(untrained, loop.load_patients(settings, QUIET)[2], tmp_path / "before")
+    model = loop.train(settings, run, CPU, QUIET)
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [entry["step"] for entry in log] == list(range(1, 41))
+    assert log[-1]["validation"] < 0.7 * before
+    assert sum("validation" in entry for entry in log) == 2
+    assert (run / "samples" / "step-000020.png").stat().st_size > 1000
+    assert models.load(model, CPU).config == settings
+
+
+def test_accumulated_parts_give_the_gradient_of_the_whole_batch(cohort):
+    ends = []
+    for size, accumulate in ((4, 1), (2, 2), (1, 4)):
+        trainer = loop.Trainer(config(cohort, batch_size=size, accumulate=accumulate), CPU)
+        trainer.optimizer = torch.optim.SGD(trainer.network.parameters())  # Adam would divide rounding by rounding
+        patients, _, _ = loop.load_patients(trainer.config, QUIET)
+        for step in range(3):
+            rng, generator = loop.np.random.default_rng(step), torch.Generator().manual_seed(step)
+            trainer.train_step(loop.draw(trainer.config, patients, [], rng, generator), generator)
+        ends.append(torch.cat([p.detach().flatten() for p in trainer.network.parameters()]))
+    assert torch.allclose(ends[0], ends[1], atol=1e-6)
+    assert torch.allclose(ends[0], ends[2], atol=1e-6)
+
+
+def test_the_held_out_fold_is_never_trained_on(cohort):
+    training, phantoms, held = loop.load_patients(config(cohort), QUIET)
+    out = splits.read(cohort / "split.json").held_out(0)
+    assert {p.name for p in held} == set(out)
+    assert {p.name for p in training} == {"P0", "P1", "P2"} - set(out)
+    assert phantoms == []
+
+
+def test_another_configs_folder_is_refused_with_the_difference(cohort, tmp_path):
+    loop.claim(tmp_path / "run", config(cohort))
+    with pytest.raises(ConfigError, match=r"there: +lr: 0.0003 .* here: +lr: 0.001"):
+        loop.claim(tmp_path / "run", config(cohort, lr=1e-3))
+
+
+def test_a_torn_state_and_a_diverging_run_are_named(cohort, tmp_path):
+    loop.claim(tmp_path / "run", config(cohort))
+    (tmp_path / "run" / loop.STATE).write_bytes(b"\x00" * 100)
+    with pytest.raises(ModelError, match=r"state\.safetensors cannot be read"):
+        loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
+    with pytest.raises(DsdiffError, match="loss is (nan|inf)"):
+        loop.train(config(cohort, lr=1e30, clip=1e30, steps=20), tmp_path / "wild", CPU, QUIET)
+
+
+def test_learning_rate_warms_up_and_comes_down():
+    settings = TrainingConfig(steps=100, warmup=10, lr=1.0)
+    rates = [loop.learning_rate(settings, step) for step in range(101)]
+    assert rates[0] == pytest.approx(0.1)
+    assert max(rates) == pytest.approx(rates[9], abs=0.03)
+    assert rates[100] == pytest.approx(0.01)
+    assert rates[50] == pytest.approx(0.505, abs=0.01)
+
+
+def test_loss_by_hand():
+    error = torch.tensor([0.0, 3.0, 0.0, 4.0]).reshape(1, 1, 2, 2)
+    region = torch.tensor([0, 1, 2, 3], dtype=torch.uint8).reshape(1, 1, 2, 2)
+    settings = LossConfig(epsilon=1.0, tumour=2.0, enhancing=5.0)
+    expected = ((math.sqrt(10) - 1) * 1 + 0 * 2 + (math.sqrt(17) - 1) * 5) / 4
+    assert losses.weighted(settings, error, torch.zeros(1, 1, 2, 2), region).item() == pytest.approx(expected)
+    outside = torch.zeros_like(region)
+    assert losses.weighted(settings, error, torch.zeros(1, 1, 2, 2), outside).item() == 0
+
+
+def test_the_average_moves_with_the_weights():
+    network = torch.nn.Linear(1, 1, bias=False)
+    ema = EMA(network, decay=0.9)
+    start = network.weight.item()
+    with torch.no_grad():
+        network.weight += 1
+    ema.update(network, step=10**6)
+    assert ema.weights["weight"].item() == pytest.approx(start + 0.1)
+
+
+def test_model_folders_are_checked(tmp_path):
+    with pytest.raises(ModelError, match=r"has no model\.safetensors"):
+        checkpoint.read(tmp_path)
+    checkpoint.save(tmp_path, {"w": torch.arange(3.0)}, "seed: 1\n", "card")
+    held = checkpoint.read(tmp_path)
+    assert held.weights["w"].dtype == torch.float32
+    assert (tmp_path / "model.safetensors").stat().st_mode & 0o044  # others may read what the umask lets them
+    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-3])
+    with pytest.raises(ModelError, match="cannot be read"):
+        checkpoint.read(tmp_path)
