@@ -5,8 +5,9 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 
 
 def bars(console: Console) -> Progress:
-    """Bars with elapsed time and ETA."""
+    """Bars with elapsed time and ETA; nothing where the output is not a terminal (a log, a pipe)."""
     return Progress(
         TextColumn("{task.description}"), BarColumn(), TaskProgressColumn(), TimeElapsedColumn(),
         TextColumn("ETA"), TimeRemainingColumn(), console=console, transient=True,
+        disable=not console.is_terminal,
     )  # fmt: skip

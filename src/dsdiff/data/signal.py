@@ -4,8 +4,8 @@ Times are in ms, flip angles in degrees, concentrations in mM, relaxivities in 1
 or arrays alike and returns the signal of fully relaxed water (proton density 1, no decay) as 1.
 
 Sources of `RELAXATION` (T1, T2 at 1.5 T and 3 T):
-  white, grey   T1: Wright et al. 2008, MAGMA 21:121, MPRAGE. T2: Stanisz et al. 2005, MRM 54:507; white matter at 3 T
-                between it and Wansapura et al. 1999, JMRI 9:531. Proton density: Whittall et al. 1997, MRM 37:34.
+  white, grey   T1: Wright et al. 2008, MAGMA 21:121, MPRAGE. T2: Stanisz et al. 2005, MRM 54:507 (3 T: within
+                its spread). Proton density: Whittall et al. 1997, MRM 37:34.
   csf           T1: Lin et al. 2001, JMRI 14:368; T2: about 2 s in vivo, Daoust et al. 2017, Magn Reson Imaging 44:72.
   vessel        (blood) Stanisz et al. 2005, MRM 54:507.
   oedema, solid Badve et al. 2017, AJNR 38:492, at 3 T: T1 of white matter around glioblastoma 1578 +- 331 ms, T2 of
@@ -55,8 +55,8 @@ RELAXATION: dict[float, dict[str, Tissue]] = {
         "hyperintensity": Tissue(950.0, 120.0, 0.78),
     },
     3.0: {
-        "white": Tissue(838.0, 74.0, 0.70),
-        "grey": Tissue(1607.0, 99.0, 0.82),
+        "white": Tissue(838.0, 70.0, 0.70),
+        "grey": Tissue(1607.0, 103.0, 0.82),
         "csf": Tissue(4163.0, 2000.0, 1.00),
         "vessel": Tissue(1932.0, 200.0, 0.85),
         "dura": Tissue(1200.0, 35.0, 0.50),
@@ -76,7 +76,7 @@ SCATTER = {"necrosis": 0.22, "oedema": 0.15, "solid": 0.12, "glioma": 0.13, "hyp
 HEALTHY_SCATTER = 0.04
 
 RELAXIVITY = {1.5: (4.0, 4.5, 4.8), 3.0: (3.5, 4.0, 5.0)}
-"""Lowest and highest r1 drawn, and r2, in plasma at 37 C; Szomolanyi et al. 2019, Invest Radiol 54:559 (r1 3.0 to 5.0 by
+"""Lowest and highest r1 drawn, and r2, in plasma at 37 C; Szomolanyi et al. 2019, Invest Radiol 54:559 (r1 3 to 5 by
 agent); Rohrer et al. 2005, Invest Radiol 40:715 (r2)."""
 
 FLOW_MS = 40.0

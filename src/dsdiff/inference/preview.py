@@ -67,7 +67,7 @@ def draw(
             grey, over = enhancements.get(label, (columns.get(label), None))
             if grey is None:
                 assert spread is not None
-                _show_map(axis, plane(np.where(brain, spread, np.nan)[box], at, name), "magma", 0, 1.0)
+                _show_map(axis, plane(np.where(brain, spread, np.nan)[box], at, name), "magma", 0.0, 1.0)
             else:
                 low, high = window(grey, brain)
                 image = np.where(brain, grey, low)[box]

@@ -1,0 +1,76 @@
+# make demo: see it work. make test: the whole suite. Each sets up what it needs in .venv, pinned by constraints.txt.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+RUNS ?= runs
+FOLDS := 0 1 2
+CONFIG := configs/bridge-small.yaml
+
+# Real patients for training and evaluation are never part of the repository: DSDIFF_REAL_DATA is the folder of cases.
+# Where it is not set and the developers' copy stands beside the clone, they are laid out once in the cache folder.
+UNPACK := ../shared/data/unpack.py
+ifndef DSDIFF_REAL_DATA
+DSDIFF_REAL_DATA := $(if $(wildcard $(UNPACK)),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsdiff/real)
+endif
+
+.PHONY: help demo test lint eval-real model phantoms train-folds train-final clean
+
+help:
+	@echo "make demo       a simulated patient through the shipped model: demo/report.html"
+	@echo "make test       the test suite (CPU, no network, no patient data)"
+	@echo "make lint       ruff, mypy, import-linter"
+	@echo "make eval-real  scores on real patients that the scored model never saw (needs DSDIFF_REAL_DATA)"
+	@echo "make model      trains the shipped model and its fold models from scratch (needs DSDIFF_REAL_DATA)"
+
+$(BIN)/dsdiff: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s (set PYTHON=...)" % sys.version.split()[0])'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(BIN)/dsdiff
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(BIN)/dsdiff
+	$(BIN)/dsdiff demo -o demo
+
+test: $(VENV)/.dev
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+eval-real: $(BIN)/dsdiff $(DSDIFF_REAL_DATA)
+	@test -n "$(DSDIFF_REAL_DATA)" || { echo "set DSDIFF_REAL_DATA to the folder of real cases"; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(DSDIFF_REAL_DATA) --out $(RUNS)/eval-real.json
+
+# The whole recipe of the shipped model; every step resumes where it was stopped, and two trainings run at a time.
+model: $(VENV)/.dev $(DSDIFF_REAL_DATA) phantoms
+	$(MAKE) -j2 train-folds train-final
+
+phantoms: $(VENV)/.dev
+	$(BIN)/dsdiff phantom $(RUNS)/phantoms -n 24 --seed 1 --target-style own
+
+train-folds: $(FOLDS:%=train-fold%)
+
+train-fold%:
+	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(CONFIG) -o $(RUNS)/fold$* data.root=$(DSDIFF_REAL_DATA) \
+	  data.phantoms=$(RUNS)/phantoms data.split=models/split.json data.fold=$*
+	mkdir -p models/folds && rm -rf models/folds/fold$* && cp -r $(RUNS)/fold$*/model models/folds/fold$*
+
+train-final:
+	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(CONFIG) -o $(RUNS)/final data.root=$(DSDIFF_REAL_DATA) \
+	  data.phantoms=$(RUNS)/phantoms
+	cp $(RUNS)/final/model/model.safetensors $(RUNS)/final/model/config.yaml src/dsdiff/assets/models/default/
+
+ifneq ($(wildcard $(UNPACK)),)
+$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsdiff/real: | $(BIN)/dsdiff
+	mkdir -p $(@D) && $(BIN)/python $(UNPACK) $@.partial && mv $@.partial $@
+endif
+
+clean:
+	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -1,0 +1,52 @@
+import pytest
+
+from dsdiff import config as configs
+from dsdiff.errors import ConfigError
+
+
+def written(tmp_path, text):
+    (tmp_path / "run.yaml").write_text(text)
+    return tmp_path / "run.yaml"
+
+
+def test_overrides_reach_into_params(tmp_path):
+    path = written(tmp_path, "backbone: {target: unet, params: {model_channels: 32}}\n")
+    config = configs.load(path, ("backbone.params.model_channels=64", "training.lr=1e-3", "data.crop=[64,96]"))
+    assert config.backbone.params["model_channels"] == 64
+    assert config.training.lr == 1e-3
+    assert config.data.crop == (64, 96)
+
+
+def test_unet_config_means_backbone(tmp_path):
+    snippet = "unet_config: {target: ldm.modules.diffusionmodules.openaimodel.UNetModel, params: {model_channels: 64}}\n"
+    network = configs.load(written(tmp_path, snippet)).build_backbone()
+    assert network.model_channels == 64
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("trainning: {steps: 3}", "trainning: Extra inputs"),
+        ("training: {steps: 0}", r"training\.steps: .*greater than or equal to 1 \(found 0\)"),
+        ("data: {contrasts: [t2, flair]}", "start is 't1', which is not among"),
+        ("data: {fold: 1}", "split and fold go together"),
+        ("process: {target: brigde}", "brigde"),
+        ("backbone: {target: unet}\nunet_config: {target: unet}", "two names of one block"),
+        ("a: [1", "is not a config"),
+        ("seed: ${oc.env:HOME}", "seed"),
+    ],
+)
+def test_mistakes_are_named(tmp_path, text, says):
+    with pytest.raises(ConfigError, match=says):
+        configs.load(written(tmp_path, text))
+
+
+def test_crops_must_fit_the_backbone(tmp_path):
+    config = configs.load(written(tmp_path, "data: {crop: [30, 32]}\nbackbone: {target: unet, params: {channel_mult: [1, 2, 2]}}"))
+    with pytest.raises(ConfigError, match="multiples of 4"):
+        config.build_backbone()
+
+
+def test_overrides_must_be_pairs(tmp_path):
+    with pytest.raises(ConfigError, match="'training' is not of the form key=value"):
+        configs.load(written(tmp_path, "seed: 1"), ("training",))
