@@ -45,7 +45,7 @@ def test_lesion_share_draws_lesions(patients):
 
 
 def test_the_average_style_keeps_enhancement(patients):
-    for before, after in zip(patients, cohort.in_average_style(patients), strict=True):
+    for before, after in zip(patients, cohort.in_style(patients, cohort.average_style(patients)), strict=True):
         lesion = before.region == 3
         made, true = ((p.images[3] - p.images[0])[lesion].mean() for p in (after, before))
         assert made == pytest.approx(true, rel=0.4)

@@ -53,20 +53,25 @@ def load(case: Case, contrasts: Sequence[str], target: str) -> Patient:
     return Patient(case.name, images.transpose(0, 3, 1, 2).copy(), region[box].transpose(2, 0, 1).copy())
 
 
-def in_average_style(patients: Sequence[Patient]) -> list[Patient]:
-    """The patients with their targets in one style, the average of theirs (see `data.style`): what no input can tell
-    is taken out of what the network is asked for."""
-    styles = [
-        style.own_style(list(p.images[:-1]), p.images[-1].astype(np.float32), p.region == 1) for p in patients
-    ]
-    average = LinearRegression.merged(styles)
+def average_style(patients: Sequence[Patient]) -> LinearRegression:
+    """The average style of these patients' targets (see `data.style`)."""
+    return LinearRegression.merged(_own_style(patient) for patient in patients)
+
+
+def in_style(patients: Sequence[Patient], wanted: LinearRegression) -> list[Patient]:
+    """The patients with their targets in one style: what no input can tell is taken out of what is asked for."""
     restyled = []
-    for patient, own in zip(patients, styles, strict=True):
+    for patient in patients:
         *sources, target = patient.images
-        images = patient.images.copy()
-        images[-1] = style.restyled(sources, target.astype(np.float32), patient.region > 0, own, average)
+        images, brain = patient.images.copy(), patient.region > 0
+        images[-1] = style.restyled(sources, target.astype(np.float32), brain, _own_style(patient), wanted)
         restyled.append(replace(patient, images=images))
     return restyled
+
+
+def _own_style(patient: Patient) -> LinearRegression:
+    *sources, target = patient.images
+    return style.own_style(sources, target.astype(np.float32), patient.region == 1)
 
 
 def draw(

@@ -226,8 +226,9 @@ def load_patients(config: RunConfig, console: Console) -> tuple[list[Patient], l
                 into = "held" if case.name in held_out else kind
                 loaded[into].append(cohort.load(case, data.contrasts, data.target))
                 progress.advance(task)
-    if data.target_style == "average" and loaded["train"]:
-        loaded["train"] = cohort.in_average_style(loaded["train"])
+    if data.target_style == "average":
+        wanted = cohort.average_style(loaded["train"] or loaded["phantom"])
+        loaded |= {kind: cohort.in_style(loaded[kind], wanted) for kind in ("train", "phantom")}
     return loaded["train"] or loaded["phantom"], loaded["phantom"], loaded["held"]
 
 
