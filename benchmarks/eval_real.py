@@ -1,7 +1,7 @@
-"""Score models on real patients they never saw: python benchmarks/eval_real.py DATA [--models models/folds] [--split ...]
+"""Score models on real patients they never saw: python benchmarks/eval_real.py DATA
 
-DATA holds the patients as cases. Fold k of the split is scored with the model folder MODELS/fold<k>, which was trained on
-the other folds; the linear regression is fitted on those other folds too. Prints every score of every patient for our
+DATA holds the patients as cases. Fold k of the split is scored with the model folder MODELS/fold<k>, which was trained
+on the other folds; the linear regression is fitted on those other folds too. Prints every score of every patient for our
 model, a copy of T1, linear regression on the sources, and the truth blurred by 1 mm; then means with 95 % bootstrap
 intervals over patients. Writes the same to JSON with --out.
 """
@@ -65,7 +65,9 @@ def evaluate(data: Path, model_root: Path, split: splits.Split, workers: int, li
     contrasts = models.load(folds[0][1], torch.device("cpu")).contrasts
     with ProcessPoolExecutor(workers) as pool, bars(Console(stderr=True)) as progress:
         task = progress.add_task("linear regression", total=len(found))
-        learnt = dict(zip(found, tracked(pool.map(learn, found.values(), [contrasts] * len(found)), progress, task), strict=True))
+        learnt = dict(
+            zip(found, tracked(pool.map(learn, found.values(), [contrasts] * len(found)), progress, task), strict=True)
+        )
         jobs = []
         for k, folder in folds:
             others = LinearRegression.merged(part for name, part in learnt.items() if name not in split.held_out(k))

@@ -18,7 +18,9 @@ def test_overrides_reach_into_params(tmp_path):
 
 
 def test_unet_config_means_backbone(tmp_path):
-    snippet = "unet_config: {target: ldm.modules.diffusionmodules.openaimodel.UNetModel, params: {model_channels: 64}}\n"
+    snippet = (
+        "unet_config: {target: ldm.modules.diffusionmodules.openaimodel.UNetModel, params: {model_channels: 64}}\n"
+    )
     network = configs.load(written(tmp_path, snippet)).build_backbone()
     assert network.model_channels == 64
 
@@ -42,7 +44,9 @@ def test_mistakes_are_named(tmp_path, text, says):
 
 
 def test_crops_must_fit_the_backbone(tmp_path):
-    config = configs.load(written(tmp_path, "data: {crop: [30, 32]}\nbackbone: {target: unet, params: {channel_mult: [1, 2, 2]}}"))
+    config = configs.load(
+        written(tmp_path, "data: {crop: [30, 32]}\nbackbone: {target: unet, params: {channel_mult: [1, 2, 2]}}")
+    )
     with pytest.raises(ConfigError, match="multiples of 4"):
         config.build_backbone()
 

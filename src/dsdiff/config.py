@@ -1,7 +1,7 @@
 """RunConfig: one YAML is one run. Composes the parts' configs and checks across parts."""
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -13,6 +13,7 @@ from dsdiff.backbones import registry
 from dsdiff.conditioning.condition import ConditioningConfig
 from dsdiff.diffusion import process as processes
 from dsdiff.errors import ConfigError
+from dsdiff.types import Backbone
 
 
 class Part(BaseModel):
@@ -117,8 +118,12 @@ class RunConfig(Part):
     def build_backbone(self) -> nn.Module:
         """A fresh network. Raises `ConfigError` where backbone and data do not fit."""
         backbone = registry.build(self.backbone, self.cond_channels())
-        if any(size % backbone.multiple for size in self.data.crop):
-            raise ConfigError(f"data.crop {list(self.data.crop)} must be multiples of {backbone.multiple}, as backbone '{self.backbone.target}' asks")
+        multiple = cast(Backbone, backbone).multiple
+        if any(size % multiple for size in self.data.crop):
+            raise ConfigError(
+                f"data.crop {list(self.data.crop)} must be multiples of {multiple}: "
+                f"backbone '{self.backbone.target}' asks for it"
+            )
         return backbone
 
     def build_process(self) -> processes.ResidualBridge:
@@ -149,6 +154,12 @@ def parse(values: Any, where: str) -> RunConfig:
         return RunConfig.model_validate(values)
     except ValidationError as error:
         raise ConfigError(f"{where}: {registry.explain(error)}") from error
+
+
+def portable(config: RunConfig) -> RunConfig:
+    """The config without the places that only the machine it was trained on has: what goes into a model folder."""
+    nowhere = dict.fromkeys(("root", "phantoms", "split", "fold"))
+    return config.model_copy(update={"data": config.data.model_copy(update=nowhere)})
 
 
 def dump(config: RunConfig) -> str:

@@ -1,13 +1,13 @@
 """What can go wrong, as one tree. The command line prints the message alone and exits with `exit_code`.
 
-    DsdiffError              our fault (exit 1)
-      UserError              something to change in the input or the command (exit 2)
-        InputError           a file or array that cannot be used
-          GeometryError      volumes that do not share one grid
-          CaseError          a patient's folder that lacks or doubles a contrast
-        ConfigError          an unknown key, name or impossible combination in a configuration
-        ModelError           a model folder that is absent, damaged or not fit for the job
-        OutputError          a place that cannot be written
+DsdiffError              our fault (exit 1)
+  UserError              something to change in the input or the command (exit 2)
+    InputError           a file or array that cannot be used
+      GeometryError      volumes that do not share one grid
+      CaseError          a patient's folder that lacks or doubles a contrast
+    ConfigError          an unknown key, name or impossible combination in a configuration
+    ModelError           a model folder that is absent, damaged or not fit for the job
+    OutputError          a place that cannot be written
 """
 
 

@@ -19,8 +19,17 @@ def build(channels=3, target="unet", **params):
 def test_the_sizes_that_the_field_prints():
     # DESIGN.md: 64, [1, 2, 4], 3 blocks is the 18.7 M UNet
     with torch.device("meta"):
-        network = build(model_channels=64, channel_mult=[1, 2, 4], num_res_blocks=3, attention_resolutions=[16], target=ALIAS)
-        big = build(model_channels=96, channel_mult=[1, 1, 2, 2, 3, 3], num_res_blocks=2, attention_resolutions=[32, 16, 8], num_head_channels=48, in_channels=4)
+        network = build(
+            model_channels=64, channel_mult=[1, 2, 4], num_res_blocks=3, attention_resolutions=[16], target=ALIAS
+        )
+        big = build(
+            model_channels=96,
+            channel_mult=[1, 1, 2, 2, 3, 3],
+            num_res_blocks=2,
+            attention_resolutions=[32, 16, 8],
+            num_head_channels=48,
+            in_channels=4,
+        )
     assert sum(p.numel() for p in network.parameters()) / 1e6 == pytest.approx(18.7, abs=0.1)
     assert sum(p.numel() for p in big.parameters()) / 1e6 == pytest.approx(45.1, abs=0.2)
 
@@ -86,5 +95,5 @@ def test_nonsense_is_refused_with_a_reason(params, says):
 
 
 def test_only_registered_names_are_looked_up():
-    with pytest.raises(ConfigError, match="backbone 'os.system' is unknown; there are: unet"):
+    with pytest.raises(ConfigError, match=r"backbone 'os\.system' is unknown; there are: unet"):
         build(target="os.system")

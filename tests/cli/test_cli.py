@@ -38,7 +38,12 @@ def test_synth_writes_what_it_names(cli, case_folder, model_folder, tmp_path):
     code, said = cli("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder, "--samples", 2, "--seed", 3)
     assert code == 0, said
     out = tmp_path / "out" / "P01"
-    assert tree(out) == {"P01_desc-synthT1ce_T1w.nii.gz", "P01_desc-stdT1ce_T1w.nii.gz", "preview.png", "provenance.json"}
+    assert tree(out) == {
+        "P01_desc-synthT1ce_T1w.nii.gz",
+        "P01_desc-stdT1ce_T1w.nii.gz",
+        "preview.png",
+        "provenance.json",
+    }
     t1, t1ce = nib.load(case_folder / "P01_t1.nii.gz"), nib.load(out / "P01_desc-synthT1ce_T1w.nii.gz")
     assert t1ce.shape == t1.shape
     assert np.array_equal(t1ce.affine, t1.affine)
@@ -165,7 +170,9 @@ def test_an_output_that_cannot_be_written_is_said(cli, case_folder, model_folder
     assert (tmp_path / "file").read_text() == "in the way"
 
 
-def test_a_full_disk_leaves_nothing_behind_and_the_old_result_alone(cli, case_folder, model_folder, tmp_path, monkeypatch):
+def test_a_full_disk_leaves_nothing_behind_and_the_old_result_alone(
+    cli, case_folder, model_folder, tmp_path, monkeypatch
+):
     out = tmp_path / "out"
     assert cli("synth", case_folder, "-o", out, "--model", model_folder)[0] == 0
     before = {name: (out / name).read_bytes() for name in tree(out) if (out / name).is_file()}
@@ -211,6 +218,8 @@ def test_version_and_help(cli):
 
 def test_help_imports_nothing_heavy():
     code = "import sys; sys.argv = ['dsdiff', '--help']\nfrom dsdiff.cli.main import run\ntry: run()\nexcept SystemExit: pass\n"
-    code += "print(sorted({'torch', 'monai', 'numpy', 'nibabel', 'scipy', 'matplotlib', 'pydantic'} & set(sys.modules)))"
+    code += (
+        "print(sorted({'torch', 'monai', 'numpy', 'nibabel', 'scipy', 'matplotlib', 'pydantic'} & set(sys.modules)))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("[]")

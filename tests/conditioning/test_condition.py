@@ -28,7 +28,11 @@ def test_maps_are_sources_contrast_by_contrast_then_structure():
     assert torch.equal(maps[:, 5:10], sources[:, 1])
     assert torch.equal(maps[:, 15:], sobel(sources[:, :, 2]))
     plain = ConditioningConfig(structure="none")
-    assert condition.build(plain, sources, torch.ones(2, 3, dtype=torch.bool)).maps().shape[1] == plain.channels(3, 5) == 15
+    assert (
+        condition.build(plain, sources, torch.ones(2, 3, dtype=torch.bool)).maps().shape[1]
+        == plain.channels(3, 5)
+        == 15
+    )
 
 
 def test_an_unknown_structure_is_refused():

@@ -26,9 +26,7 @@ def test_a_patient_knows_its_regions(patients):
 
 @pytest.mark.parametrize("crop", [(16, 16), (32, 48), (64, 64)])
 def test_draws_have_the_crops_shape_and_follow_from_the_seed(patients, crop):
-    first, again, other = (
-        cohort.draw(patients, 6, crop, 3, 0.5, np.random.default_rng(seed)) for seed in (4, 4, 5)
-    )
+    first, again, other = (cohort.draw(patients, 6, crop, 3, 0.5, np.random.default_rng(seed)) for seed in (4, 4, 5))
     assert first.sources.shape == (6, 3, 3, *crop)
     assert first.target.shape == first.region.shape == (6, 1, *crop)
     assert torch.equal(first.sources, again.sources)

@@ -20,7 +20,9 @@ def volumes(affine=LPS):
 @pytest.mark.parametrize("codes", CODES)
 def test_canonical_axes_have_an_exact_inverse(codes):
     image = nib.Nifti1Image(np.arange(24, dtype=np.float32).reshape(2, 3, 4), LPS)
-    image = image.as_reoriented(nib.orientations.io_orientation(LPS)).as_reoriented(nib.orientations.axcodes2ornt(codes))
+    image = image.as_reoriented(nib.orientations.io_orientation(LPS)).as_reoriented(
+        nib.orientations.axcodes2ornt(codes)
+    )
     volume = Volume(np.asarray(image.dataobj), image.affine)
     canonical = preprocess.to_canonical(volume)
     assert nib.aff2axcodes(canonical.affine) == ("R", "A", "S")

@@ -57,7 +57,8 @@ def test_a_reoriented_case_gives_the_reoriented_result(model, codes):
     plain, other = run(volumes(), model), run(moved, model)
     assert np.array_equal(other.t1ce.affine, moved["t1"].affine)
     back, reference = (
-        np.asarray(nib.as_closest_canonical(nib.Nifti1Image(v.array, v.affine)).dataobj) for v in (other.t1ce, plain.t1ce)
+        np.asarray(nib.as_closest_canonical(nib.Nifti1Image(v.array, v.affine)).dataobj)
+        for v in (other.t1ce, plain.t1ce)
     )
     assert np.array_equal(back, reference)
 
@@ -100,11 +101,13 @@ def test_what_cannot_be_is_refused(model):
 
 def test_unknown_and_damaged_models_are_refused(model_folder, tmp_path):
     cpu = torch.device("cpu")
-    with pytest.raises(ModelError, match="'nonesuch' is unknown: .*default"):
+    with pytest.raises(ModelError, match=r"'nonesuch' is unknown: .*default"):
         models.load("nonesuch", cpu)
     for name in ("model.safetensors", "config.yaml"):
         (tmp_path / name).write_bytes((model_folder / name).read_bytes())
-    (tmp_path / "config.yaml").write_text((tmp_path / "config.yaml").read_text().replace("- 1\n    - 1", "- 1\n    - 2"))
+    (tmp_path / "config.yaml").write_text(
+        (tmp_path / "config.yaml").read_text().replace("- 1\n    - 1", "- 1\n    - 2")
+    )
     with pytest.raises(ModelError, match="do not make a model"):
         models.load(tmp_path, cpu)
     (tmp_path / "config.yaml").write_text("backbone: {target: os.system, params: {command: ls}}\n")

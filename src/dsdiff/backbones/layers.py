@@ -8,7 +8,10 @@ from torch import Tensor, nn
 
 
 def timestep_embedding(t: Float[Tensor, " b"], dim: int, max_period: float = 10000.0) -> Float[Tensor, "b e"]:
-    """Sinusoids of the timestep, cosines first. Source: Ho et al. 2020 (arXiv:2006.11239), after Vaswani et al. 2017."""
+    """Sinusoids of the timestep, cosines first.
+
+    Source: Ho et al. 2020 (arXiv:2006.11239), after Vaswani et al. 2017 (arXiv:1706.03762, section 3.5).
+    """
     half = dim // 2
     frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angles = t.float()[:, None] * frequencies  # b half

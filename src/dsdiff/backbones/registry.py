@@ -43,7 +43,7 @@ def build(spec: Target, cond_channels: int) -> nn.Module:
     """
     backbone = lookup(spec.target)
     try:
-        params = backbone.Params(**spec.params)  # type: ignore[operator]
+        params = backbone.Params(**spec.params)  # type: ignore[attr-defined]
     except ValidationError as error:
         raise ConfigError(f"backbone.params of '{spec.target}': {explain(error)}") from error
     in_channels = 1 + cond_channels

@@ -1,6 +1,6 @@
 """The UNet of the field: residual blocks that know the time, attention at chosen downsampling factors, skips.
 
-Module names and their order are those of guided-diffusion and latent-diffusion, so that weights trained there load here.
+Module names and their order are those of guided-diffusion and latent-diffusion, so that weights trained there load.
 Source: Ronneberger et al. 2015 (arXiv:1505.04597), Ho et al. 2020 (2006.11239), Dhariwal and Nichol 2021 (2105.05233).
 """
 
@@ -62,7 +62,9 @@ class UNetParams(BaseModel):
 class TimestepEmbedSequential(nn.Sequential):
     """A sequence that hands the time embedding to the blocks that want it."""
 
-    def forward(self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Float[Tensor, "b c2 h2 w2"]:
+    def forward(  # type: ignore[override]
+        self, x: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]
+    ) -> Float[Tensor, "b c2 h2 w2"]:
         for block in self:
             x = block(x, emb) if isinstance(block, ResBlock) else block(x)
         return x
@@ -96,7 +98,9 @@ class Downsample(nn.Module):
 class ResBlock(nn.Module):
     """Two convolutions about the time embedding, and a skip; `resample` ("up", "down", "") works inside the block."""
 
-    def __init__(self, channels: int, out_channels: int, emb_channels: int, params: UNetParams, resample: str = "") -> None:
+    def __init__(
+        self, channels: int, out_channels: int, emb_channels: int, params: UNetParams, resample: str = ""
+    ) -> None:
         super().__init__()
         self.use_scale_shift_norm = params.use_scale_shift_norm
         self.resample: nn.Module = nn.Identity()
@@ -129,7 +133,7 @@ class ResBlock(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention over all pixels. The two orders in which heads, queries, keys and values lie in `qkv` both exist."""
+    """Self-attention over all pixels, with either order in which heads, queries, keys and values lie in `qkv`."""
 
     def __init__(self, channels: int, num_heads: int, use_new_attention_order: bool) -> None:
         super().__init__()

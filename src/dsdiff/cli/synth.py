@@ -1,6 +1,7 @@
 """dsdiff synth: patients in, T1ce out."""
 
 import time
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -10,7 +11,7 @@ from dsdiff.errors import ConfigError, OutputError, UserError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress
+    from rich.progress import Progress, TaskID
 
     from dsdiff.data.cases import Case
     from dsdiff.inference.model import Model
@@ -124,7 +125,7 @@ def _run(
             try:
                 result = synthesize_case(
                     case, out, model, steps=steps, samples=samples, seed=seed,
-                    progress=lambda share, task=task: progress.update(task, completed=share),
+                    progress=partial(_show, progress, task),
                 )  # fmt: skip
             except OutputError:
                 raise
@@ -137,6 +138,10 @@ def _run(
             progress.remove_task(task)
             progress.advance(whole)
     return failed
+
+
+def _show(progress: "Progress", task: "TaskID", share: float) -> None:
+    progress.update(task, completed=share)
 
 
 def _say(progress: "Progress", name: str, out: Path, seconds: float, warnings: tuple[str, ...]) -> None:

@@ -18,7 +18,9 @@ def command(
         int | None, typer.Option(min=1, help="CPU threads. [default: OMP_NUM_THREADS, or the cores there are]")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the resolved config and the size, then stop.")] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print the resolved config and the size, then stop.")
+    ] = False,
 ) -> None:
     """Train a model. The same command resumes a run that was stopped.
 

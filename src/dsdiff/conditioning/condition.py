@@ -22,9 +22,7 @@ class ConditioningConfig(BaseModel):
         return n_sources * slab + (0 if self.structure == "none" else n_sources)
 
 
-def build(
-    config: ConditioningConfig, sources: Float[Tensor, "b s d h w"], present: Bool[Tensor, "b s"]
-) -> Condition:
+def build(config: ConditioningConfig, sources: Float[Tensor, "b s d h w"], present: Bool[Tensor, "b s"]) -> Condition:
     """The condition of a batch; structure is that of the slice in the middle of the slab."""
     middle = sources[:, :, sources.shape[2] // 2]  # b s h w
     return Condition(sources, present, structure(config.structure, middle))

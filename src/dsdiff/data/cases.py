@@ -20,7 +20,9 @@ NAMES = {
     "enh": "enh",
 }  # fmt: skip
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
-BIDS = re.compile(r"^(?P<case>sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?P<entities>(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_[A-Za-z0-9]+$")
+BIDS = re.compile(
+    r"^(?P<case>sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?P<entities>(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_[A-Za-z0-9]+$"
+)
 LAST_WORD = re.compile(r"^(?:(?P<case>.*)[_\-. ])?(?P<word>[A-Za-z0-9]+)$")
 
 

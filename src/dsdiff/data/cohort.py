@@ -17,7 +17,7 @@ from dsdiff.errors import InputError
 
 @dataclass(frozen=True)
 class Patient:
-    """Images of one case in the brain's bounding box, slices first. region: 0 outside, 1 brain, 2 tumour, 3 enhancing."""
+    """One case in the brain's bounding box, slices first. region: 0 outside, 1 brain, 2 tumour, 3 enhancing."""
 
     name: str
     images: Float[np.ndarray, "c z x y"]  # sources, then the target; float16
@@ -75,7 +75,12 @@ def _own_style(patient: Patient) -> LinearRegression:
 
 
 def draw(
-    patients: Sequence[Patient], size: int, crop: tuple[int, int], slab: int, lesion_share: float, rng: np.random.Generator
+    patients: Sequence[Patient],
+    size: int,
+    crop: tuple[int, int],
+    slab: int,
+    lesion_share: float,
+    rng: np.random.Generator,
 ) -> Batch:
     """Random slices of random patients, cropped about a random brain (or lesion) voxel.
 
@@ -85,7 +90,7 @@ def draw(
         raise InputError("there is no patient to draw slices from")
     sources, targets, regions = [], [], []
     for _ in range(size):
-        patient = patients[rng.integers(len(patients))]
+        patient = patients[int(rng.integers(len(patients)))]
         least = 2 if rng.random() < lesion_share else 1
         candidates = patient.slices_with(least)
         if not len(candidates):

@@ -65,15 +65,13 @@ def _image(volume: Volume, description: str) -> nib.Nifti1Image:
         image.set_sform(volume.affine, 1)
     else:
         wide = len(volume.header) == nib.Nifti2Header.sizeof_hdr
-        image_class, header_class = (
-            (nib.Nifti2Image, nib.Nifti2Header) if wide else (nib.Nifti1Image, nib.Nifti1Header)
-        )
+        image_class, header_class = (nib.Nifti2Image, nib.Nifti2Header) if wide else (nib.Nifti1Image, nib.Nifti1Header)
         header = header_class(volume.header).as_byteswapped("<")
         header.set_data_dtype(volume.array.dtype)
         image = image_class(volume.array, None, header)  # no affine: the header's own forms stay as they are
     header = image.header
     for text in ("descrip", "aux_file", "intent_name", "db_name"):
-        if text in header.keys():  # NIfTI-2 has no db_name
+        if text in header.structarr.dtype.names:  # NIfTI-2 has no db_name
             header[text] = b""
     header["descrip"] = description.encode()[:79]
     header["cal_min"] = header["cal_max"] = 0

@@ -4,8 +4,6 @@ A head is bent out of the ICBM maps (`anatomy`), given lesions and an agent (`le
 """
 
 import json
-import shutil
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -13,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from scipy import ndimage
 
+from dsdiff import folders
 from dsdiff.data import anatomy, lesions, nifti, signal
 from dsdiff.errors import InputError, OutputError
 from dsdiff.volume import Volume
@@ -283,24 +282,16 @@ def _on_grid(image: np.ndarray, box: tuple[slice, ...], shape: Sequence[int]) ->
 def write(phantom: Phantom, folder: Path) -> Path:
     """Writes <case>/<case>_{t1,t1ce,t2,flair,seg,enh}.nii.gz and <case>_phantom.json in `folder`; returns the first.
 
-    All or nothing: the files are written to a folder beside it, which is then renamed. Raises OutputError when the
-    case is there already.
+    All or nothing (see `folders.whole`). Raises `OutputError` when the case is there already or cannot be written.
     """
     target = Path(folder) / phantom.case
     if target.exists():
         raise OutputError(f"{target} is there already; remove it or choose another seed or folder")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{phantom.case}-", dir=target.parent))
-    try:
+    with folders.whole(target) as unfinished:
         for name, volume in (phantom.volumes | {"seg": phantom.seg, "enh": phantom.enhancement}).items():
             # Whole numbers, so integers without scaling are exact.
             stored = volume if name == "seg" else volume.with_array(volume.array.astype(np.int16))
             nifti.write(stored, unfinished / f"{phantom.case}_{name}.nii.gz", "simulated by dsdiff")
         text = json.dumps(phantom.parameters, indent=1, allow_nan=False)
         (unfinished / f"{phantom.case}_phantom.json").write_text(text + "\n", encoding="utf-8")
-        unfinished.chmod(0o755)  # mkdtemp's folders are private
-        unfinished.rename(target)
-    except BaseException:
-        shutil.rmtree(unfinished, ignore_errors=True)
-        raise
     return target

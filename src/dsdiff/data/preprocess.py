@@ -59,7 +59,10 @@ def find_brain(array: Float[np.ndarray, "x y z"]) -> Bool[np.ndarray, "x y z"]:
 
     Background is the value that most of the eight corners share.
     """
-    values, counts = np.unique(array[:: max(array.shape[0] - 1, 1), :: max(array.shape[1] - 1, 1), :: max(array.shape[2] - 1, 1)], return_counts=True)
+    values, counts = np.unique(
+        array[:: max(array.shape[0] - 1, 1), :: max(array.shape[1] - 1, 1), :: max(array.shape[2] - 1, 1)],
+        return_counts=True,
+    )
     labels, n = ndimage.label(array != values[counts.argmax()])
     if n == 0:
         return np.zeros(array.shape, bool)
@@ -106,7 +109,9 @@ def _doubts(brain: Bool[np.ndarray, "x y z"], ml: float, reference: Volume) -> t
     return tuple(doubts)
 
 
-def restore(prepared: Prepared, image: Float[np.ndarray, "x y z"], contrast: str = "t1", *, spread: bool = False) -> Volume:
+def restore(
+    prepared: Prepared, image: Float[np.ndarray, "x y z"], contrast: str = "t1", *, spread: bool = False
+) -> Volume:
     """Undo `apply`: z-scores back on the reference's grid, in the intensities of `contrast`, zero outside the brain.
 
     With `spread` the image is a standard deviation, which is scaled and not shifted.

@@ -29,7 +29,7 @@ class LinearRegression:
         self.moment += x.T @ truth[region].astype(np.float64) / len(x)
 
     def predict(self, sources: Sequence[Image], brain: Mask) -> Image:
-        """The T1ce of one patient, zero outside the brain. Raises `numpy.linalg.LinAlgError` before anything was learnt."""
+        """The T1ce of one patient, zero outside the brain. `numpy.linalg.LinAlgError` before anything was learnt."""
         out = np.zeros(brain.shape)
         out[brain] = self._design(sources, brain) @ np.linalg.solve(self.gram, self.moment)
         return out

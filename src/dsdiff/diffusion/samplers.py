@@ -1,6 +1,7 @@
 """Samplers: functions of a denoiser, a start, times and a process."""
 
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 
 from jaxtyping import Float
 from torch import Tensor
@@ -29,7 +30,7 @@ def bridge(
     Source: the posterior of a Brownian bridge, e.g. Li et al. 2023 (arXiv:2205.07680), eq. 9.
     """
     x_t = start
-    for t, s in zip(times[:-1], times[1:], strict=True):
+    for t, s in pairwise(times):
         x_0 = denoise(x_t, t)
         x_t = (1 - s / t) * x_0 + (s / t) * x_t
         if s > 0:

@@ -2,18 +2,14 @@
 
 import hashlib
 import json
-import os
-import shutil
-import tempfile
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from dsdiff import __version__
+from dsdiff import __version__, folders
 from dsdiff.data import cases, nifti
 from dsdiff.data.cases import Case
 from dsdiff.errors import OutputError
@@ -45,7 +41,8 @@ def synthesize_case(
     Raises what reading raises, and `OutputError` where the folder cannot be written or holds something else.
     """
     volumes = cases.load(case, model.contrasts)
-    with output_folder(out / case.name) as folder:
+    check_place(out / case.name)
+    with folders.whole(out / case.name) as folder:
         result = run(volumes, model, steps=steps, samples=samples, seed=seed, progress=progress)
         write(result, case, folder, model)
     return result
@@ -55,50 +52,6 @@ def check_place(target: Path) -> None:
     """Raise `OutputError` where the target holds something that dsdiff did not write."""
     if target.exists() and not (target / PROVENANCE).is_file():
         raise OutputError(f"{target} exists and is not an output of dsdiff; it is left alone (choose another -o)")
-
-
-@contextmanager
-def output_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside the target that takes the target's place when all went well, and vanishes otherwise.
-
-    Raises `OutputError` where that cannot be, or where the target holds something that dsdiff did not write.
-    """
-    check_place(target)
-    missing = [place for place in target.parents if not place.exists()]
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-    except OSError as error:
-        raise OutputError(f"{target.parent} cannot be written: {error.strerror or error}") from error
-    try:
-        yield folder
-        folder.chmod(0o777 & ~_umask())
-        _exchange(folder, target)
-    except BaseException as error:
-        shutil.rmtree(folder, ignore_errors=True)
-        for place in missing:  # what was made on the way, deepest first; kept where others wrote meanwhile
-            if place.is_dir() and not any(place.iterdir()):
-                place.rmdir()
-        if isinstance(error, OSError):
-            raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
-        raise
-
-
-def _exchange(folder: Path, target: Path) -> None:
-    """Put `folder` in the place of `target`."""
-    if target.exists():
-        old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-        target.rename(old / "old")
-        folder.rename(target)
-        shutil.rmtree(old)
-    else:
-        folder.rename(target)
-
-
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
 
 
 def write(result: Result, case: Case, folder: Path, model: Model) -> None:

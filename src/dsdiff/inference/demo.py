@@ -21,7 +21,7 @@ from dsdiff.inference.model import Model
 from dsdiff.inference.synthesize import Result
 
 MEANINGS = {
-    "auc_brain": "Does enhancement lie in the enhancing tumour rather than elsewhere in the brain? 1 is perfect, 0.5 is chance.",
+    "auc_brain": "Does enhancement lie in the tumour that enhances, not elsewhere? 1 is perfect, 0.5 is chance.",
     "auc_tumour": "The same inside the tumour: is the rim told from the core and the oedema?",
     "gain": "How much of the true enhancement is there? 1 is all of it, 0 none.",
     "psnr_fit": "Likeness of the whole brain in dB, after the best linear map of intensities. Mostly tissue contrast.",
@@ -48,7 +48,11 @@ def comparison(result: Result, phantom: Case, model: Model) -> preview.Figure:
     prepared = result.prepared
     truth = preprocess.apply(cases.load(phantom, ("t1", "t1ce"))).images
     made, true = result.z - prepared.images["t1"], truth["t1ce"] - prepared.images["t1"]
-    columns = {**{c: prepared.images[c] for c in model.contrasts}, "synthetic T1ce": result.z, "true T1ce": truth["t1ce"]}
+    columns = {
+        **{c: prepared.images[c] for c in model.contrasts},
+        "synthetic T1ce": result.z,
+        "true T1ce": truth["t1ce"],
+    }
     overlays = {"synthetic enhancement": (result.z, made), "true enhancement": (truth["t1ce"], true)}
     point = preview.show_point(np.where(labels(phantom) == 4, 6.0, 0.0), prepared.brain)
     return preview.draw(columns, overlays, prepared, point, f"{phantom.name} (simulated patient)")

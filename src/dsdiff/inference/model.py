@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
+from typing import cast
 
 import torch
 from omegaconf import OmegaConf
@@ -15,6 +16,7 @@ from dsdiff import config as configs
 from dsdiff.config import RunConfig
 from dsdiff.diffusion.process import ResidualBridge
 from dsdiff.errors import ConfigError, ModelError
+from dsdiff.types import Backbone
 
 DEFAULT = "default"
 
@@ -35,6 +37,11 @@ class Model:
         """The contrasts that it needs."""
         return self.config.data.contrasts
 
+    @property
+    def multiple(self) -> int:
+        """What the sides of a slice must be multiples of."""
+        return cast(Backbone, self.network).multiple
+
 
 def shipped() -> list[str]:
     """Names of the models that come with the package."""
@@ -48,10 +55,14 @@ def load(name_or_folder: str | Path, device: torch.device) -> Model:
     if name in shipped():
         folder = Path(str(files("dsdiff").joinpath("assets", "models", name)))
     elif not folder.is_dir():
-        raise ModelError(f"model '{name}' is unknown: neither a folder nor one of those shipped ({', '.join(shipped())})")
+        raise ModelError(
+            f"model '{name}' is unknown: neither a folder nor one of those shipped ({', '.join(shipped())})"
+        )
     held = checkpoint.read(folder)
     try:
-        config = configs.parse(OmegaConf.to_container(OmegaConf.create(held.config), resolve=False), f"{folder}/config.yaml")
+        config = configs.parse(
+            OmegaConf.to_container(OmegaConf.create(held.config), resolve=False), f"{folder}/config.yaml"
+        )
         network = config.build_backbone()
         network.load_state_dict(held.weights)
     except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:

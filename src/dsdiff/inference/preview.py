@@ -22,8 +22,10 @@ def show_point(enhancement: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, 
     inside = ndimage.distance_transform_edt(np.pad(brain, 1))[1:-1, 1:-1, 1:-1]
     mass = ndimage.gaussian_filter(np.clip(enhancement, 0, 6) * brain, 5) * (inside > 8)
     if mass.max() <= 0:
-        return tuple(int(round(c)) for c in ndimage.center_of_mass(brain))  # type: ignore[return-value]
-    return tuple(int(i) for i in np.unravel_index(mass.argmax(), mass.shape))  # type: ignore[return-value]
+        x, y, z = (round(float(c)) for c in ndimage.center_of_mass(brain))
+    else:
+        x, y, z = (int(i) for i in np.unravel_index(mass.argmax(), mass.shape))
+    return x, y, z
 
 
 def plane(volume: Float[np.ndarray, "x y z"], point: tuple[int, int, int], name: str) -> Float[np.ndarray, "h w"]:
@@ -54,7 +56,7 @@ def draw(
     """
     brain = prepared.brain
     box = tuple(slice(max(e.min() - 4, 0), e.max() + 5) for e in np.nonzero(brain))
-    at = tuple(int(p - s.start) for p, s in zip(point, box, strict=True))
+    at = (point[0] - box[0].start, point[1] - box[1].start, point[2] - box[2].start)
     names = [*columns, *enhancements, *(["uncertainty"] if spread is not None else [])]
     size = [s.stop - s.start for s in box]
     heights = [size[1], size[2], size[2]]
@@ -110,7 +112,9 @@ def _legend(figure: Figure, with_spread: bool) -> None:
         _bare(axis)
         figure.text(left - 0.005, 0.041, f"{low:g}", color=FAINT, fontsize=7, ha="right", va="center")
         figure.text(left + 0.095, 0.041, f"{high:g}  {text}", color=FAINT, fontsize=7, va="center")
-    figure.text(0.03, 0.041, "Synthetic image. Research use, not for diagnosis.", color="#f28b82", fontsize=8, va="center")
+    figure.text(
+        0.03, 0.041, "Synthetic image. Research use, not for diagnosis.", color="#f28b82", fontsize=8, va="center"
+    )
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -1,6 +1,7 @@
 """From a case's volumes to its T1ce: the seven hops of a tensor, all visible here.
 
-nifti.read -> preprocess.apply -> slices.batches -> condition.build -> sampler(denoise) -> preprocess.restore -> nifti.write
+nifti.read -> preprocess.apply -> slices.batches -> condition.build -> sampler(denoise) -> preprocess.restore
+-> nifti.write
 """
 
 from collections.abc import Callable, Mapping
@@ -116,9 +117,9 @@ def run(
     prepared = preprocess.apply(volumes, data.start)
     mean = np.zeros(prepared.brain.shape, np.float32)
     spread = np.zeros_like(mean)
-    total = len(slices.boxes(prepared.brain, model.network.multiple))
+    total = len(slices.boxes(prepared.brain, model.multiple))
     done = 0
-    for batch in slices.batches(prepared, data.contrasts, data.slab, model.network.multiple, BATCH):
+    for batch in slices.batches(prepared, data.contrasts, data.slab, model.multiple, BATCH):
         drawn = predict(model, batch, steps, samples, seed).numpy()  # k b h w
         for index, box in enumerate(batch.boxes):
             slices.put(mean, drawn[:, index].mean(0), box)

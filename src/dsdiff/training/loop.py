@@ -125,7 +125,7 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console) -
         training, phantoms, validation = load_patients(config, console)
         _steps(trainer, run, training, phantoms, validation, console)
     model = run / "model"
-    checkpoint.save(model, trainer.ema.weights, configs.dump(config), _card(config, trainer))
+    checkpoint.save(model, trainer.ema.weights, configs.dump(configs.portable(config)), _card(config, trainer))
     return model
 
 
@@ -146,9 +146,16 @@ def _steps(
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             loss = trainer.train_step(draw(trainer.config, training, phantoms, rng, generator), generator)
             if not math.isfinite(loss):
-                raise DsdiffError(f"the loss is {loss} at step {trainer.step}; lower training.lr or set training.precision=fp32")
+                raise DsdiffError(
+                    f"the loss is {loss} at step {trainer.step}; lower training.lr or set training.precision=fp32"
+                )
             running = loss if running == 0 else 0.98 * running + 0.02 * loss
-            facts = {"step": trainer.step, "loss": round(loss, 5), "lr": learning_rate(settings, trainer.step), "seconds": round(time.perf_counter() - since, 2)}
+            facts = {
+                "step": trainer.step,
+                "loss": round(loss, 5),
+                "lr": learning_rate(settings, trainer.step),
+                "seconds": round(time.perf_counter() - since, 2),
+            }
             last = trainer.step == settings.steps
             if validation and (trainer.step % settings.validate_every == 0 or last):
                 facts["validation"] = round(validate(trainer, validation, run / "samples"), 5)
@@ -240,8 +247,12 @@ def _progress(console: Console) -> Progress:
 
 
 def _card(config: RunConfig, trainer: Trainer) -> str:
-    n = checkpoint.parameters(trainer.ema.weights)
+    n, data = checkpoint.parameters(trainer.ema.weights), config.data
+    unseen = "No fold was held out."
+    if data.split is not None and data.fold is not None:
+        split = splits.read(data.split)
+        unseen = f"Fold {data.fold} of split {split.hash} was held out: {', '.join(split.held_out(data.fold))}."
     return (
-        f"# A dsdiff model\n\n{n / 1e6:.2f} M parameters, {trainer.step} steps of {config.training.batch_size} slices. "
+        f"# A dsdiff model\n\n{n / 1e6:.2f} M parameters, {trainer.step} steps of {config.training.batch_size} slices. {unseen} "
         "Not evaluated yet. Research use, not for diagnosis.\n"
     )

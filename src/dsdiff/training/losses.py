@@ -15,7 +15,10 @@ def charbonnier(error: Float[Tensor, "b 1 h w"], epsilon: float) -> Float[Tensor
 
 
 def weighted(
-    config: LossConfig, x_0: Float[Tensor, "b 1 h w"], truth: Float[Tensor, "b 1 h w"], region: Integer[Tensor, "b 1 h w"]
+    config: LossConfig,
+    x_0: Float[Tensor, "b 1 h w"],
+    truth: Float[Tensor, "b 1 h w"],
+    region: Integer[Tensor, "b 1 h w"],
 ) -> Float[Tensor, ""]:
     """Mean over the crop of the Charbonnier error, each voxel weighted by its region (see `cohort.Patient`): 0 outside
     the brain. A plain mean, so that the parts of an accumulated batch add up to the whole."""

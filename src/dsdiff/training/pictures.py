@@ -11,7 +11,7 @@ from dsdiff.data.cohort import Batch
 
 
 def save_samples(batch: Batch, x_0: Float[Tensor, "b 1 h w"], path: Path) -> None:
-    """One row a slice: the source contrasts, the predicted T1ce, the true T1ce; robust z-scores from -4 to 6 as greys."""
+    """One row a slice: source contrasts, predicted T1ce, true T1ce; robust z-scores from -4 to 6 as greys."""
     middle = batch.sources[:, :, batch.sources.shape[2] // 2]  # b s h w
     shown = np.concatenate([middle, x_0 * (batch.region > 0), batch.target], 1)  # b (s+2) h w
     tiles = np.flip(shown.transpose(0, 1, 3, 2), 2)  # anterior on top
