@@ -39,7 +39,9 @@ def command(
         int | None, typer.Option(min=1, help="CPU threads. [default: OMP_NUM_THREADS, or the cores there are]")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    resume: Annotated[bool, typer.Option("--resume", help="Skip the cases whose result stands in OUT.")] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Skip the cases whose result by the same model and settings stands in OUT.")
+    ] = False,
 ) -> None:
     """Synthesise the T1ce of one patient or of a folder of them.
 
@@ -59,21 +61,26 @@ def command(
     todo = _cases(inputs or [], {"t1": t1, "t2": t2, "flair": flair}, case)
     from rich.console import Console
 
+    from dsdiff import device as devices
     from dsdiff.inference import case as case_io
+    from dsdiff.inference import model as models
+    from dsdiff.inference.synthesize import plan
 
     console = Console(stderr=True)
-    if resume:
-        finished = [c for c in todo if case_io.is_finished(out, c)]
-        todo = [c for c in todo if c not in finished]
-        console.print(f"{len(finished)} of {len(finished) + len(todo)} cases are finished already")
-        if not todo:
-            return
     for one in todo:
         case_io.check_place(out / one.name)
-    loaded = _load(model, device, threads, steps, samples)
-    failed = _run(todo, out, loaded, steps, samples, seed, console)
+    taken = plan(steps, samples)
+    devices.set_threads(threads)
+    loaded = models.load(model, devices.pick(device))
+    everything = len(todo)
+    if resume:
+        todo = [c for c in todo if not case_io.is_finished(out, c, loaded, taken, samples, seed)]
+        console.print(f"{everything - len(todo)} of {everything} cases are finished already")
+    failed = _run(todo, out, loaded, taken, samples, seed, console)
+    if failed and everything == 1:
+        raise next(iter(failed.values()))
     if failed:
-        console.print(f"[bold red]{len(failed)} of {len(todo)} cases failed:[/]")
+        console.print(f"[bold red]{len(failed)} of {everything} cases failed:[/]")
         for name, reason in failed.items():
             console.print(f"  {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
@@ -99,24 +106,14 @@ def _cases(inputs: list[Path], files: dict[str, Path | None], name: str) -> "lis
     return found
 
 
-def _load(model: str, device: str, threads: int | None, steps: int | None, samples: int) -> "Model":
-    from dsdiff import device as devices
-    from dsdiff.inference import model as models
-    from dsdiff.inference.synthesize import plan
-
-    plan(steps, samples)
-    devices.set_threads(threads)
-    return models.load(model, devices.pick(device))
-
-
 def _run(
-    todo: "list[Case]", out: Path, model: "Model", steps: int | None, samples: int, seed: int, console: "Console"
-) -> dict[str, str]:
-    """Synthesise every case; the ones that failed with the reason. A single case's error is raised."""
+    todo: "list[Case]", out: Path, model: "Model", steps: int, samples: int, seed: int, console: "Console"
+) -> dict[str, UserError]:
+    """Synthesise every case; the ones that failed with the reason. An output that cannot be written stops all."""
     from dsdiff.cli.progress import bars
     from dsdiff.inference.case import synthesize_case
 
-    failed: dict[str, str] = {}
+    failed: dict[str, UserError] = {}
     with bars(console) as progress:
         whole = progress.add_task("all cases", total=len(todo), visible=len(todo) > 1)
         for case in todo:
@@ -130,9 +127,7 @@ def _run(
             except OutputError:
                 raise
             except UserError as error:
-                if len(todo) == 1:
-                    raise
-                failed[case.name] = str(error)
+                failed[case.name] = error
             else:
                 _say(progress, case.name, out, time.perf_counter() - began, result.warnings)
             progress.remove_task(task)

@@ -21,9 +21,14 @@ PROVENANCE = "provenance.json"
 DESCRIPTION = "synthetic T1ce by dsdiff, not acquired"
 
 
-def is_finished(out: Path, case: Case) -> bool:
-    """Whether this case's output stands in `out` (outputs appear whole or not at all)."""
-    return (out / case.name / PROVENANCE).is_file()
+def is_finished(out: Path, case: Case, model: Model, steps: int, samples: int, seed: int) -> bool:
+    """Whether this case's result by this model with these settings stands in `out` (it appears whole or not at all)."""
+    try:
+        found = json.loads((out / case.name / PROVENANCE).read_text())
+        asked = (model.hash, steps, samples, seed)
+        return (found["model"]["hash"], found["steps"], found["samples"], found["seed"]) == asked
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def synthesize_case(

@@ -103,9 +103,9 @@ def _bare(axis: Axes) -> None:
 
 
 def _legend(figure: Figure, with_spread: bool) -> None:
-    bars = [(0.60, "inferno", ENHANCEMENT_RANGE, "enhancement (robust SD)")]
+    bars = [(0.74 - 0.25 * with_spread, "inferno", ENHANCEMENT_RANGE, "enhancement (robust SD)")]
     if with_spread:
-        bars.append((0.80, "magma", (0.0, 1.0), "uncertainty (robust SD)"))
+        bars.append((0.77, "magma", (0.0, 1.0), "uncertainty (robust SD)"))
     for left, cmap, (low, high), text in bars:
         axis = figure.add_axes((left, 0.034, 0.09, 0.014))
         axis.imshow(np.linspace(0, 1, 64)[None], aspect="auto", cmap=cmap)
