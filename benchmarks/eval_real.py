@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from dsdiff.cli.progress import bars
+from dsdiff.progress import bars
 from dsdiff.data import cases, nifti, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.data.style import LinearRegression

@@ -51,6 +51,8 @@ class DataConfig(Part):
     def _start_is_a_source(self) -> "DataConfig":
         if self.start not in self.contrasts:
             raise ValueError(f"start is '{self.start}', which is not among contrasts {list(self.contrasts)}")
+        if self.phantoms is not None and self.root is not None and self.phantom_share == 0:
+            raise ValueError("phantoms are given, but phantom_share is 0: none would be drawn")
         if (self.split is None) != (self.fold is None):
             raise ValueError("split and fold go together")
         return self
@@ -88,7 +90,7 @@ class TrainingConfig(Part):
 class RunConfig(Part):
     """One run."""
 
-    seed: int = 2024
+    seed: int = Field(2024, ge=0)
     data: DataConfig = DataConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
     backbone: registry.Target = registry.Target(target="unet")
@@ -143,7 +145,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     try:
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
         values = OmegaConf.to_container(merged, resolve=False)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError) as error:
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is not a config ({str(error).splitlines()[0]})") from error
     return parse(values, str(path))
 

@@ -22,7 +22,10 @@ def pick(name: str = "auto") -> torch.device:
         raise ConfigError(f"device '{name}' is unknown; there are: auto, cpu, cuda, mps")
     if not there[kind]:
         raise ConfigError(f"device '{name}' is not available here; use --device cpu")
-    return torch.device(name)
+    try:
+        return torch.device(name)
+    except RuntimeError as error:
+        raise ConfigError(f"device '{name}' is not a device; give auto, cpu, cuda, cuda:0 or mps") from error
 
 
 def has_bf16(device: torch.device) -> bool:
@@ -33,11 +36,14 @@ def has_bf16(device: torch.device) -> bool:
     return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def precision_of(device: torch.device, precision: str = "auto") -> str:
+    """bf16 or fp32: "auto" takes bf16 where the device has it."""
+    return ("bf16" if has_bf16(device) else "fp32") if precision == "auto" else precision
+
+
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager:
-    """bf16 autocast for "bf16", or for "auto" where the device has it; otherwise nothing changes."""
-    if precision == "bf16" or (precision == "auto" and has_bf16(device)):
-        return torch.autocast(device.type, torch.bfloat16)
-    return nullcontext()
+    """bf16 autocast where `precision_of` says so; otherwise nothing changes."""
+    return torch.autocast(device.type, torch.bfloat16) if precision_of(device, precision) == "bf16" else nullcontext()
 
 
 def set_threads(threads: int | None) -> None:

@@ -152,7 +152,7 @@ def test_write_that_fails_leaves_nothing(healthy: Phantom, tmp_path: Path, monke
         raise OSError("no space left")
 
     monkeypatch.setattr(phantom.nifti, "write", full_disk)
-    with pytest.raises(OSError, match="no space"):
+    with pytest.raises(OutputError, match="no space"):
         write(healthy, tmp_path)
     assert not list(tmp_path.iterdir())
 

@@ -57,6 +57,7 @@ def test_gain_by_hand():
     assert metrics.gain(np.full((2, 2, 2), 1.0), truth, region) == 0.25
     assert np.isnan(metrics.gain(truth, truth, ~region))
     assert np.isnan(metrics.gain(truth, -truth, region))
+    assert np.isnan(metrics.gain(truth, 0.2 * truth, region))  # hardly any enhancement: a ratio of noises
 
 
 def patient():

@@ -20,7 +20,7 @@ def command(
     from rich.console import Console
 
     from dsdiff import device as devices
-    from dsdiff.cli.progress import bars
+    from dsdiff.progress import bars
     from dsdiff.inference import demo
 
     console = Console(stderr=True)

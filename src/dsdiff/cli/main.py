@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dsdiff import __version__
-from dsdiff.cli import demo, phantom, synth, train
+from dsdiff.cli import demo, phantom, split, synth, train
 from dsdiff.errors import DsdiffError
 
 app = typer.Typer(
@@ -22,6 +22,7 @@ app.command("synth")(synth.command)
 app.command("demo")(demo.command)
 app.command("phantom")(phantom.command)
 app.command("train")(train.command)
+app.command("split")(split.command)
 
 
 def _version(wanted: bool) -> None:
@@ -47,9 +48,18 @@ def run() -> None:
     except DsdiffError as error:
         if "--debug" in sys.argv:
             raise
-        typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-        typer.echo(str(error), err=True)
+        _say(str(error))
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
         sys.exit(130)
+    except Exception as error:
+        if "--debug" in sys.argv:
+            raise
+        _say(f"{type(error).__name__}: {error}; this is a fault of dsdiff: dsdiff --debug COMMAND shows where")
+        sys.exit(1)
+
+
+def _say(message: str) -> None:
+    typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
+    typer.echo(" ".join(message.split()), err=True)

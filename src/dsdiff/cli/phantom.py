@@ -26,7 +26,7 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff.cli.progress import bars
+    from dsdiff.progress import bars
     from dsdiff.data import phantom
 
     console = Console(stderr=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from dsdiff.errors import ConfigError, OutputError, UserError
+from dsdiff.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -26,7 +26,9 @@ def command(
     t1: Annotated[Path | None, typer.Option("--t1", help="T1 of one patient, instead of INPUT.")] = None,
     t2: Annotated[Path | None, typer.Option("--t2", help="T2 of that patient.")] = None,
     flair: Annotated[Path | None, typer.Option("--flair", help="FLAIR of that patient.")] = None,
-    case: Annotated[str, typer.Option(help="Name of the case given by --t1 --t2 --flair.")] = "case",
+    case: Annotated[
+        str | None, typer.Option(help="Name of the case given by --t1 --t2 --flair. [default: from T1's file name]")
+    ] = None,
     model: Annotated[str, typer.Option(help="A shipped model's name or a model folder.")] = "default",
     steps: Annotated[
         int | None, typer.Option(min=1, help="Sampling steps. [default: 1, the mean; 4 with --samples]")
@@ -48,7 +50,7 @@ def command(
     Each case gets OUT/<case>/ with <case>_desc-synthT1ce_T1w.nii.gz (on T1's grid and intensity scale, zero outside
     the brain), preview.png and provenance.json; with --samples also the voxel-wise standard deviation. Inputs must be
     skull-stripped and co-registered. A folder appears when it is complete. Exit code: 0 all done, 1 some case failed,
-    2 nothing done.
+    2 a mistake in the command or the only case, or an output that cannot be written.
 
     Examples:
 
@@ -69,24 +71,28 @@ def command(
     console = Console(stderr=True)
     for one in todo:
         case_io.check_place(out / one.name)
-    taken = plan(steps, samples)
+    taken = plan(steps, samples, seed)
     devices.set_threads(threads)
     loaded = models.load(model, devices.pick(device))
     everything = len(todo)
     if resume:
         todo = [c for c in todo if not case_io.is_finished(out, c, loaded, taken, samples, seed)]
         console.print(f"{everything - len(todo)} of {everything} cases are finished already")
-    failed = _run(todo, out, loaded, taken, samples, seed, console)
+    failed: dict[str, Exception] = {}
+    try:
+        _run(todo, out, loaded, taken, samples, seed, console, failed)
+    finally:
+        if failed and everything > 1:
+            console.print(f"[bold red]{len(failed)} of {everything} cases failed:[/]")
+            for name, reason in failed.items():
+                console.print(f"  {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
     if failed and everything == 1:
         raise next(iter(failed.values()))
     if failed:
-        console.print(f"[bold red]{len(failed)} of {everything} cases failed:[/]")
-        for name, reason in failed.items():
-            console.print(f"  {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
         raise typer.Exit(1)
 
 
-def _cases(inputs: list[Path], files: dict[str, Path | None], name: str) -> "list[Case]":
+def _cases(inputs: list[Path], files: dict[str, Path | None], name: str | None) -> "list[Case]":
     """The cases that the command line names. Raises `UserError` where it names none, or one twice."""
     from dsdiff.data import cases
 
@@ -94,7 +100,10 @@ def _cases(inputs: list[Path], files: dict[str, Path | None], name: str) -> "lis
     if given and inputs:
         raise ConfigError("give either INPUT folders or --t1 --t2 --flair, not both")
     if given:
-        if Path(name).name != name or name in (".", ".."):
+        first = next(iter(given.values()))
+        named = cases.contrast_of(first)
+        name = name if name is not None else (named[0] if named else cases.NIFTI.sub("", first.name))
+        if not name or Path(name).name != name or name.startswith("."):
             raise ConfigError(f"--case '{name}' must be a plain name: it becomes a folder in OUT")
         return [cases.Case(name, given)]
     if not inputs:
@@ -107,13 +116,19 @@ def _cases(inputs: list[Path], files: dict[str, Path | None], name: str) -> "lis
 
 
 def _run(
-    todo: "list[Case]", out: Path, model: "Model", steps: int, samples: int, seed: int, console: "Console"
-) -> dict[str, UserError]:
-    """Synthesise every case; the ones that failed with the reason. An output that cannot be written stops all."""
-    from dsdiff.cli.progress import bars
+    todo: "list[Case]",
+    out: Path,
+    model: "Model",
+    steps: int,
+    samples: int,
+    seed: int,
+    console: "Console",
+    failed: dict[str, Exception],
+) -> None:
+    """Synthesise every case, noting in `failed` the ones that could not be. Raises `OutputError`, which stops all."""
     from dsdiff.inference.case import synthesize_case
+    from dsdiff.progress import bars
 
-    failed: dict[str, UserError] = {}
     with bars(console) as progress:
         whole = progress.add_task("all cases", total=len(todo), visible=len(todo) > 1)
         for case in todo:
@@ -126,13 +141,12 @@ def _run(
                 )  # fmt: skip
             except OutputError:
                 raise
-            except UserError as error:
+            except Exception as error:  # one odd case must not stop the others
                 failed[case.name] = error
             else:
                 _say(progress, case.name, out, time.perf_counter() - began, result.warnings)
             progress.remove_task(task)
             progress.advance(whole)
-    return failed
 
 
 def _show(progress: "Progress", task: "TaskID", share: float) -> None:

@@ -23,6 +23,7 @@ NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 BIDS = re.compile(
     r"^(?P<case>sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?P<entities>(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_[A-Za-z0-9]+$"
 )
+FLAIR = re.compile(r"(?<![a-z0-9])t2[_\-]?flair$", re.IGNORECASE)  # one contrast, not a T2
 LAST_WORD = re.compile(r"^(?:(?P<case>.*)[_\-. ])?(?P<word>[A-Za-z0-9]+)$")
 
 
@@ -37,8 +38,8 @@ class Case:
 
 def contrast_of(path: Path) -> tuple[str, str] | None:
     """(case, contrast) that a file's name tells, or None if it tells none; what dsdiff itself wrote counts as none."""
-    stem = NIFTI.sub("", path.name)
-    if stem == path.name or "desc-synth" in stem or "desc-std" in stem:
+    stem = FLAIR.sub("flair", NIFTI.sub("", path.name))
+    if not NIFTI.search(path.name) or stem.startswith(".") or "desc-synth" in stem or "desc-std" in stem:
         return None
     word = LAST_WORD.match(stem)
     contrast = NAMES.get(word["word"].lower()) if word else None
@@ -56,10 +57,12 @@ def discover(folder: Path) -> list[Case]:
     Raises `InputError` where there is no such folder, nothing by a known name, or one name for two patients.
     """
     folder = Path(folder)
+    if folder.is_file():
+        raise InputError(f"{folder} is a file; give its folder, or name the files by --t1 --t2 --flair")
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder (a case folder or a folder of cases is needed)")
     found: dict[tuple[str, str], dict[str, list[Path]]] = {}
-    for path in sorted(Path(place, file) for place, _, files in os.walk(folder, followlinks=True) for file in files):
+    for path in _files(folder):
         if named := contrast_of(path):
             case, contrast = named
             place = "" if case.startswith("sub-") else str(path.parent)  # BIDS spreads a visit over folders
@@ -74,6 +77,20 @@ def discover(folder: Path) -> list[Case]:
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise InputError(f"{folder} holds more than one case by the name {twice[0]}; give one of their folders")
     return sorted(cases, key=lambda case: case.name)
+
+
+def _files(folder: Path) -> list[Path]:
+    """Every file below a folder, links to folders followed once."""
+    found, visited = [], set()
+    for place, below, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(place)
+        if real in visited:
+            below.clear()
+            continue
+        visited.add(real)
+        below[:] = [name for name in below if not name.startswith(".")]
+        found += [Path(place, name) for name in files]
+    return sorted(found)
 
 
 def _case(name: str, files: Mapping[str, list[Path]]) -> Case:

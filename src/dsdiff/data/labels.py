@@ -3,9 +3,9 @@
 import numpy as np
 from jaxtyping import Shaped
 
-TUMOUR = (1, 2, 3, 4)  # necrotic core, oedema, enhancing tumour (3 from 2023, 4 before)
+TUMOUR = (1, 2, 3, 4)  # necrotic core, oedema, enhancing tumour (4 up to BraTS 2021, 3 since)
 
 
 def enhancing_label(labels: Shaped[np.ndarray, "..."]) -> int:
-    """4 where the segmentation uses it (BraTS up to 2021), else 3 (from 2023)."""
-    return 4 if (labels == 4).any() else 3
+    """3 where the segmentation uses it (BraTS from 2023; its 4, from 2024, is the resection cavity), else 4 (to 2021)."""
+    return 3 if (labels == 3).any() else 4

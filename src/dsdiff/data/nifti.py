@@ -1,17 +1,23 @@
 """NIfTI in and out. Whatever the header says of space comes back bit for bit; whatever it says of people does not."""
 
 import gzip
+import logging
 import zlib
 from pathlib import Path
 
 import nibabel as nib
 import numpy as np
 from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError, HeaderTypeError
 
 from dsdiff.errors import GeometryError, InputError
 from dsdiff.volume import Volume
 
-UNREADABLE = (ImageFileError, EOFError, zlib.error, gzip.BadGzipFile, OSError, ValueError)
+UNREADABLE = (
+    ImageFileError, HeaderDataError, HeaderTypeError, EOFError, zlib.error, gzip.BadGzipFile,
+    OSError, ValueError, OverflowError, MemoryError,
+)  # fmt: skip
+logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it would print is in the error that is raised
 
 
 def read(path: Path) -> Volume:
@@ -21,9 +27,9 @@ def read(path: Path) -> Volume:
     NaN or infinite voxels, and `GeometryError` for an affine that cannot be inverted.
     """
     path = Path(path)
-    if not path.is_file():
-        raise InputError(f"{path}: no such file")
     try:
+        if not path.is_file():
+            raise InputError(f"{path}: no such file")
         image = nib.load(path)
         if not isinstance(image, nib.Nifti1Image | nib.Nifti2Image):
             raise InputError(f"{path} is {type(image).__name__}; a NIfTI file (.nii or .nii.gz) is needed")
@@ -45,8 +51,15 @@ def _check_header(image: nib.Nifti1Image, path: Path) -> None:
         raise InputError(f"{path} is empty {shape}")
     if dtype.kind not in "iuf":
         raise InputError(f"{path} holds {dtype} voxels; one real number per voxel is needed")
-    if not np.isfinite(image.affine).all() or abs(np.linalg.det(image.affine[:3, :3])) < 1e-9:
-        raise GeometryError(f"{path} has an affine that cannot be inverted: {image.affine[:3].tolist()}")
+    check_affine(image.affine, str(path))
+
+
+def check_affine(affine: np.ndarray, what: str) -> None:
+    """Raise `GeometryError` unless an affine is (4, 4), finite and invertible."""
+    if affine.shape != (4, 4) or not np.isfinite(affine).all() or abs(np.linalg.det(affine[:3, :3])) < 1e-9:
+        raise GeometryError(
+            f"{what} has an affine that cannot be used: {affine.tolist()}; (4, 4), invertible is needed"
+        )
 
 
 def write(volume: Volume, path: Path, description: str = "") -> None:

@@ -18,7 +18,7 @@ from dsdiff.volume import Volume
 
 RAS = np.array([[0, 1], [1, 1], [2, 1]])
 GAUSSIAN = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
-SMALL_BRAIN_ML, NO_BRAIN_ML = 400.0, 1.0
+SMALL_BRAIN_ML, LARGE_BRAIN_ML, NO_BRAIN_ML = 400.0, 2200.0, 1.0
 UNSTRIPPED_SHARE = 0.6  # a skull-stripped brain fills at most half of its field of view
 
 
@@ -37,6 +37,7 @@ class Prepared:
     images: dict[str, Float[np.ndarray, "x y z"]]
     brain: Bool[np.ndarray, "x y z"]
     scales: dict[str, Scale]
+    spacing: tuple[float, float, float]  # mm along the axes of the images
     reference: Volume  # T1 as it was read: its grid is the grid of every output
     warnings: tuple[str, ...]
 
@@ -82,7 +83,8 @@ def apply(volumes: Mapping[str, Volume], reference: str = "t1") -> Prepared:
 
     Raises `InputError` where there is no brain or a contrast is constant inside it.
     """
-    arrays = {name: to_canonical(volume).array for name, volume in volumes.items()}
+    canonical = {name: to_canonical(volume) for name, volume in volumes.items()}
+    arrays = {name: volume.array for name, volume in canonical.items()}
     brain = find_brain(arrays[reference])
     ml = float(brain.sum() * np.prod(volumes[reference].spacing) / 1000)
     if ml < NO_BRAIN_ML:
@@ -94,17 +96,18 @@ def apply(volumes: Mapping[str, Volume], reference: str = "t1") -> Prepared:
         name: np.where(brain, (array - scales[name].centre) / scales[name].width, 0).astype(np.float32)
         for name, array in arrays.items()
     }
-    return Prepared(images, brain, scales, volumes[reference], _doubts(brain, ml, volumes[reference]))
+    x, y, z = map(float, canonical[reference].spacing)
+    return Prepared(images, brain, scales, (x, y, z), volumes[reference], _doubts(brain, ml, (x, y, z)))
 
 
-def _doubts(brain: Bool[np.ndarray, "x y z"], ml: float, reference: Volume) -> tuple[str, ...]:
+def _doubts(brain: Bool[np.ndarray, "x y z"], ml: float, spacing: tuple[float, float, float]) -> tuple[str, ...]:
     doubts = []
     if ml < SMALL_BRAIN_ML:
         doubts.append(f"the brain measures only {ml:.0f} ml")
-    if brain.mean() > UNSTRIPPED_SHARE:
-        doubts.append(f"{brain.mean():.0%} of the voxels are foreground: was the skull removed?")
-    if np.abs(reference.spacing - 1).max() > 0.25:
-        size = " x ".join(f"{s:.2f}" for s in reference.spacing)
+    if ml > LARGE_BRAIN_ML or brain.mean() > UNSTRIPPED_SHARE:
+        doubts.append(f"the foreground measures {ml:.0f} ml, {brain.mean():.0%} of the volume: was the skull removed?")
+    if max(abs(size - 1) for size in spacing) > 0.25:
+        size = " x ".join(f"{s:.2f}" for s in spacing)
         doubts.append(f"voxels measure {size} mm; the shipped models have seen 1 mm only")
     return tuple(doubts)
 

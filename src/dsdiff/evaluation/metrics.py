@@ -10,6 +10,7 @@ from scipy import ndimage, stats
 
 Image = Float[np.ndarray, "x y z"]
 Mask = Bool[np.ndarray, "x y z"]
+LEAST_GAIN = 1.0  # robust standard deviations of true enhancement
 
 
 def robust(image: Image, brain: Mask) -> Image:
@@ -71,11 +72,6 @@ def stretched(image: Image, brain: Mask) -> Image:
     return np.clip((image - low) / max(high - low, 1e-12), 0, 1) * brain
 
 
-def enhancement(t1ce: Image, t1: Image, brain: Mask) -> Image:
-    """T1ce minus T1, each on the robust scale first."""
-    return robust(t1ce, brain) - robust(t1, brain)
-
-
 def auc(score: Image, positive: Mask, negative: Mask) -> float:
     """Probability that a positive voxel scores above a negative one (ties count half); NaN where a side is empty."""
     n, m = int(positive.sum()), int(negative.sum())
@@ -87,8 +83,8 @@ def auc(score: Image, positive: Mask, negative: Mask) -> float:
 
 def gain(score: Image, truth: Image, enhancing: Mask) -> float:
     """Share of the true enhancement recovered: the mean of `score` over the mean of `truth`, both in the enhancing
-    tumour; NaN where it is empty or where the truth does not enhance there."""
+    tumour; NaN where it is empty or where the truth's mean is below LEAST_GAIN (a ratio of noises)."""
     if not enhancing.any():
         return float("nan")
     expected = float(truth[enhancing].mean())
-    return float(score[enhancing].mean() / expected) if expected > 0 else float("nan")
+    return float(score[enhancing].mean() / expected) if expected >= LEAST_GAIN else float("nan")

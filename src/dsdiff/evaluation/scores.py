@@ -15,7 +15,7 @@ SCORES = {
     "ssim": "SSIM in the brain, each volume stretched to its own 0.5-99.5 percentiles",
     "auc_brain": "AUC of enhancement: enhancing tumour against the rest of the brain",
     "auc_tumour": "AUC of enhancement: enhancing tumour against the rest of the tumour",
-    "gain": "share of the true enhancement recovered in the enhancing tumour",
+    "gain": "share of the true enhancement recovered in the enhancing tumour (where its mean is 1 robust SD or more)",
 }
 LEAST_ENHANCING = 50  # voxels (mm3) of enhancing tumour below which its scores would be noise
 

@@ -2,14 +2,17 @@
 
 import hashlib
 import json
+import re
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from dsdiff import __version__, folders
+from dsdiff import device as devices
 from dsdiff.data import cases, nifti
 from dsdiff.data.cases import Case
 from dsdiff.errors import OutputError
@@ -19,15 +22,19 @@ from dsdiff.inference.synthesize import Result, run
 
 PROVENANCE = "provenance.json"
 DESCRIPTION = "synthetic T1ce by dsdiff, not acquired"
+WHAT = "synthetic contrast-enhanced T1-weighted MRI; no contrast agent was given"
+OURS = re.compile(r".*_desc-(synth|std)T1ce_T1w\.nii\.gz|preview\.png|comparison\.png|provenance\.json")
 
 
 def is_finished(out: Path, case: Case, model: Model, steps: int, samples: int, seed: int) -> bool:
-    """Whether this case's result by this model with these settings stands in `out` (it appears whole or not at all)."""
+    """Whether the result of these inputs, this model and these settings stands in `out`."""
     try:
         found = json.loads((out / case.name / PROVENANCE).read_text())
-        asked = (model.hash, steps, samples, seed)
-        return (found["model"]["hash"], found["steps"], found["samples"], found["seed"]) == asked
-    except (OSError, ValueError, KeyError, TypeError):
+        inputs = {name: file_hash(case.files[name]) for name in model.contrasts}
+        made = (found["model"]["hash"], found["steps"], found["samples"], found["seed"], found["versions"]["dsdiff"])
+        same_inputs = {name: entry["sha256"] for name, entry in found["inputs"].items()} == inputs
+        return made == (model.hash, steps, samples, seed, __version__) and same_inputs
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -54,9 +61,22 @@ def synthesize_case(
 
 
 def check_place(target: Path) -> None:
-    """Raise `OutputError` where the target holds something that dsdiff did not write."""
-    if target.exists() and not (target / PROVENANCE).is_file():
-        raise OutputError(f"{target} exists and is not an output of dsdiff; it is left alone (choose another -o)")
+    """Raise `OutputError` where the target cannot be looked at, or holds anything that dsdiff did not write."""
+    try:
+        if not target.exists():
+            return
+        names = {path.name for path in target.iterdir()}
+        made_here = json.loads((target / PROVENANCE).read_text())["what"] == WHAT
+    except FileNotFoundError:
+        names, made_here = set(), False
+    except (ValueError, KeyError, TypeError):
+        made_here = False
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+    foreign = sorted(name for name in names if not OURS.fullmatch(name))
+    if foreign or not made_here:
+        found = f"holds {foreign[0]}" if foreign else "is not an output of dsdiff"
+        raise OutputError(f"{target} {found}; it is left alone (choose another -o)")
 
 
 def write(result: Result, case: Case, folder: Path, model: Model) -> None:
@@ -74,7 +94,7 @@ def picture(result: Result, name: str, model: Model) -> Any:
     prepared, start = result.prepared, model.config.data.start
     enhancement = np.where(prepared.brain, result.z - prepared.images[start], 0)
     columns = {**{c: prepared.images[c] for c in model.contrasts}, "synthetic T1ce": result.z}
-    point = preview.show_point(enhancement, prepared.brain)
+    point = preview.show_point(enhancement, prepared)
     overlay = {"enhancement": (result.z, enhancement)}
     title = f"{name}   model {model.name} {model.hash}"
     return preview.draw(columns, overlay, prepared, point, title, result.z_std)
@@ -83,7 +103,7 @@ def picture(result: Result, name: str, model: Model) -> Any:
 def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
     """Everything needed to make the result again, and what to doubt about it. Holds no path and no date."""
     return {
-        "what": "synthetic contrast-enhanced T1-weighted MRI; no contrast agent was given",
+        "what": WHAT,
         "use": "research use, not for diagnosis",
         "case": case.name,
         "model": {"name": model.name, "hash": model.hash},
@@ -91,6 +111,8 @@ def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
         "steps": result.steps,
         "samples": result.samples,
         "device": str(model.device),
+        "precision": devices.precision_of(model.device),
+        "threads": torch.get_num_threads(),
         "inputs": {
             contrast: {"file": case.files[contrast].name, "sha256": file_hash(case.files[contrast])}
             for contrast in model.contrasts

@@ -54,7 +54,7 @@ def comparison(result: Result, phantom: Case, model: Model) -> preview.Figure:
         "true T1ce": truth["t1ce"],
     }
     overlays = {"synthetic enhancement": (result.z, made), "true enhancement": (truth["t1ce"], true)}
-    point = preview.show_point(np.where(labels(phantom) == 4, 6.0, 0.0), prepared.brain)
+    point = preview.show_point(np.where(labels(phantom) == 4, 6.0, 0.0), prepared)
     return preview.draw(columns, overlays, prepared, point, f"{phantom.name} (simulated patient)")
 
 

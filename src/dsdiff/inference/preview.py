@@ -17,10 +17,11 @@ PLANES = ("axial", "coronal", "sagittal")
 ENHANCEMENT_RANGE = (0.5, 4.0)  # robust z-scores: below the first nothing is drawn, above the second it saturates
 
 
-def show_point(enhancement: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> tuple[int, int, int]:
-    """The voxel to show: the middle of the largest mass of enhancement, away from the brain's surface."""
-    inside = ndimage.distance_transform_edt(np.pad(brain, 1))[1:-1, 1:-1, 1:-1]
-    mass = ndimage.gaussian_filter(np.clip(enhancement, 0, 6) * brain, 5) * (inside > 8)
+def show_point(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> tuple[int, int, int]:
+    """The voxel to show: the middle of the largest mass of enhancement, 8 mm or more below the brain's surface."""
+    brain, spacing = prepared.brain, prepared.spacing
+    depth = ndimage.distance_transform_edt(np.pad(brain, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
+    mass = ndimage.gaussian_filter(np.clip(enhancement, 0, 6) * brain, [5 / mm for mm in spacing]) * (depth > 8)
     if mass.max() <= 0:
         x, y, z = (round(float(c)) for c in ndimage.center_of_mass(brain))
     else:
@@ -33,6 +34,12 @@ def plane(volume: Float[np.ndarray, "x y z"], point: tuple[int, int, int], name:
     x, y, z = point
     cut = {"axial": volume[::-1, :, z], "coronal": volume[::-1, y, :], "sagittal": volume[x, ::-1, :]}[name]
     return np.ascontiguousarray(cut.T[::-1])
+
+
+def aspect(spacing: tuple[float, float, float], name: str) -> float:
+    """Height over width of a voxel in a plane."""
+    x, y, z = spacing
+    return {"axial": y / x, "coronal": z / x, "sagittal": z / y}[name]
 
 
 def window(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> tuple[float, float]:
@@ -56,9 +63,9 @@ def draw(
     """
     brain = prepared.brain
     box = tuple(slice(max(e.min() - 4, 0), e.max() + 5) for e in np.nonzero(brain))
-    at = (point[0] - box[0].start, point[1] - box[1].start, point[2] - box[2].start)
+    at = (point[0] - int(box[0].start), point[1] - int(box[1].start), point[2] - int(box[2].start))
     names = [*columns, *enhancements, *(["uncertainty"] if spread is not None else [])]
-    size = [s.stop - s.start for s in box]
+    size = [(s.stop - s.start) * mm for s, mm in zip(box, prepared.spacing, strict=True)]
     heights = [size[1], size[2], size[2]]
     width = max(size[0], size[1])
     figure = Figure(figsize=(2.1 * len(names) + 0.7, 2.1 * sum(heights) / width + 0.9), facecolor=BACKGROUND, dpi=110)
@@ -77,6 +84,7 @@ def draw(
                 if over is not None:
                     seen = np.where(brain & (over > ENHANCEMENT_RANGE[0]), over, np.nan)[box]
                     _show_map(axis, plane(seen, at, name), "inferno", *ENHANCEMENT_RANGE)
+            axis.set_aspect(aspect(prepared.spacing, name))
             _bare(axis)
         row[0].set_ylabel(name, color=FAINT, fontsize=8)
         if name != "sagittal":

@@ -8,6 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -77,26 +78,32 @@ def synthesize(
         raise CaseError(f"contrast {unknown[0]} is not one that the model takes ({', '.join(loaded.contrasts)})")
     if absent := [name for name in loaded.contrasts if name not in inputs]:
         raise CaseError(f"the model needs {', '.join(loaded.contrasts)}; {', '.join(absent)} is missing")
-    volumes = {name: _volume(inputs[name], affine, name) for name in loaded.contrasts}
+    placed = np.eye(4) if affine is None else np.asarray(affine, np.float64)
+    nifti.check_affine(placed, "the given array")
+    volumes = {name: _volume(inputs[name], placed, name) for name in loaded.contrasts}
     cases.check_grids(volumes, "given")
     return run(volumes, loaded, steps=steps, samples=samples, seed=seed)
 
 
-def _volume(given: np.ndarray | Path | str, affine: np.ndarray | None, name: str) -> Volume:
-    if not isinstance(given, np.ndarray):
+def _volume(given: Any, affine: np.ndarray, name: str) -> Volume:
+    if isinstance(given, str | Path):
         return nifti.read(Path(given))
+    if not isinstance(given, np.ndarray):
+        raise InputError(f"{name} is a {type(given).__name__}; a NumPy array or the path of a NIfTI file is needed")
     if given.ndim != 3 or given.size == 0:
         raise InputError(f"{name} is an array of shape {given.shape}; a 3-D one is needed")
     if given.dtype.kind not in "iufb" or not np.isfinite(given).all():
         raise InputError(f"{name} ({given.dtype}) holds values that are not finite real numbers")
-    return Volume(given.astype(np.float32), np.eye(4) if affine is None else np.asarray(affine, np.float64))
+    return Volume(given.astype(np.float32), affine)
 
 
-def plan(steps: int | None, samples: int) -> int:
+def plan(steps: int | None, samples: int, seed: int = 0) -> int:
     """The steps to take. Raises `ConfigError` for impossible counts, one-step samples among them."""
     steps = steps if steps is not None else (1 if samples == 1 else SAMPLING_STEPS)
     if steps < 1 or samples < 1:
         raise ConfigError(f"steps and samples are {steps} and {samples}; both must be 1 or more")
+    if seed < 0:
+        raise ConfigError(f"seed is {seed}; it must be 0 or more")
     if steps == 1 and samples > 1:
         raise ConfigError("one step is deterministic, so its samples would be equal; take --steps 2 or more")
     return steps
@@ -112,7 +119,7 @@ def run(
     progress: Callable[[float], None] = lambda share: None,
 ) -> Result:
     """Synthesise from volumes that share one grid. `progress` is told the share of the work that is done."""
-    steps = plan(steps, samples)
+    steps = plan(steps, samples, seed)
     data = model.config.data
     prepared = preprocess.apply(volumes, data.start)
     mean = np.zeros(prepared.brain.shape, np.float32)

@@ -1,0 +1,27 @@
+"""dsdiff split: patient-level folds."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dsdiff.errors import OutputError
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="COHORT", help="A folder of cases.")],
+    out: Annotated[Path, typer.Argument(metavar="SPLIT.json", help="The file to write; it must not exist.")],
+    folds: Annotated[int, typer.Option(min=2, help="How many folds.")] = 3,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffle.")] = 2024,
+) -> None:
+    """Deal the patients of a cohort into folds, once, into a file whose hash goes into every result.
+
+    Example: dsdiff split cohort split.json --folds 5
+    """
+    from dsdiff.data import cases, splits
+
+    if out.exists():
+        raise OutputError(f"{out} exists already; a split is written once")
+    split = splits.make([case.name for case in cases.discover(folder)], folds, seed)
+    splits.write(split, out)
+    typer.echo(f"{out}: {split.hash}, {' + '.join(str(len(fold)) for fold in split.folds)} cases")

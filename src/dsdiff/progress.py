@@ -1,0 +1,14 @@
+"""The progress bars of every command."""
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, TaskProgressColumn, TextColumn
+from rich.progress import TimeElapsedColumn, TimeRemainingColumn
+
+
+def bars(console: Console, *, count: bool = False) -> Progress:
+    """Bars with elapsed time and ETA, in percent or as a count; nothing where the output is not a terminal."""
+    amount: ProgressColumn = MofNCompleteColumn() if count else TaskProgressColumn()
+    return Progress(
+        TextColumn("{task.description}"), BarColumn(), amount, TimeElapsedColumn(), TextColumn("ETA"),
+        TimeRemainingColumn(), console=console, transient=True, disable=not console.is_terminal,
+    )  # fmt: skip
