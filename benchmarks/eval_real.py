@@ -1,8 +1,8 @@
 """Score models on real patients they never saw: python benchmarks/eval_real.py DATA
 
 DATA holds the patients as cases. Fold k of the split is scored with the model folder MODELS/fold<k>, which was trained
-on the other folds; the linear regression is fitted on those other folds too. Prints every score of every patient for our
-model, a copy of T1, linear regression on the sources, and the truth blurred by 1 mm; then means with 95 % bootstrap
+on the other folds; the linear regression is fitted on those other folds too. Prints every score of every patient for
+our model, a copy of T1, linear regression on the sources, and the truth blurred by 1 mm; then means with 95 % bootstrap
 intervals over patients. Writes the same to JSON with --out.
 """
 
@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from dsdiff.progress import bars
+from dsdiff import checkpoint
 from dsdiff.data import cases, nifti, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.data.style import LinearRegression
@@ -26,6 +26,7 @@ from dsdiff.evaluation import baselines, scores
 from dsdiff.evaluation.regions import regions
 from dsdiff.inference import model as models
 from dsdiff.inference.synthesize import run
+from dsdiff.progress import bars
 
 METHODS = ("model", "copy of T1", "linear regression", "truth blurred 1 mm")
 Scores = dict[str, dict[str, float]]  # method -> score -> value
@@ -62,6 +63,14 @@ def evaluate(data: Path, model_root: Path, split: splits.Split, workers: int, li
     """Scores of every patient of every fold that has a model."""
     found = {case.name: case for case in cases.discover(data)}
     folds = [(k, model_root / f"fold{k}") for k in range(len(split.folds)) if (model_root / f"fold{k}").is_dir()]
+    if not folds:
+        sys.exit(f"{model_root} holds no fold0, fold1 ...: train them by `make model`")
+    for k, folder in folds:
+        facts = checkpoint.read(folder).facts
+        if (facts.get("split"), facts.get("fold")) != (split.hash, k):
+            sys.exit(f"{folder} was not trained without fold {k} of split {split.hash}: it says {facts}")
+        if lost := sorted(set(split.held_out(k)) - set(found)):
+            sys.exit(f"{data} lacks patients of the split: {', '.join(lost[:3])}")
     contrasts = models.load(folds[0][1], torch.device("cpu")).contrasts
     with ProcessPoolExecutor(workers) as pool, bars(Console(stderr=True)) as progress:
         task = progress.add_task("linear regression", total=len(found))
@@ -103,7 +112,7 @@ def table(results: dict[str, Scores], split: splits.Split) -> str:
         for name in names:
             values = [by_method[method][name] for by_method in results.values()]
             mean, low, high = scores.interval(values)
-            spread = float(np.nanstd(values))
+            spread = float(np.nanstd(values, ddof=1))
             n = int(np.isfinite(values).sum())
             lines.append(f"  {name:12} {mean:7.3f} [{low:6.3f}, {high:6.3f}]  SD {spread:6.3f}  n {n}")
     return "\n".join(lines)

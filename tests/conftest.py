@@ -58,12 +58,12 @@ def case_folder(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model whose weights are awake, so that its output is not its start."""
-    folder = tmp_path_factory.mktemp("model")
+    folder = tmp_path_factory.mktemp("model") / "tiny"
     config = configs.parse(TINY, "tiny")
     torch.manual_seed(3)
     network = config.build_backbone()
     wake(network)
-    checkpoint.save(folder, network.state_dict(), configs.dump(config), "# tiny\n")
+    checkpoint.save(folder, network.state_dict(), configs.dump(config), "# tiny\n", {})
     return folder
 
 

@@ -48,6 +48,8 @@ def test_a_stopped_run_resumed_is_the_run_that_never_stopped(cohort, tmp_path, m
     with pytest.raises(KeyboardInterrupt):
         loop.train(config(cohort, steps=6), tmp_path / "stopped", CPU, QUIET)
     resumed = loop.train(config(cohort, steps=6), tmp_path / "stopped", CPU, QUIET)
+    steps = [json.loads(line)["step"] for line in (tmp_path / "stopped" / "log.jsonl").read_text().splitlines()]
+    assert steps == [1, 2, 3, 4, 5, 6]
     a, b = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -63,6 +65,8 @@ def test_a_run_learns_and_leaves_what_it_promises(cohort, tmp_path):
     assert [entry["step"] for entry in log] == list(range(1, 41))
     assert log[-1]["validation"] < 0.7 * before
     assert sum("validation" in entry for entry in log) == 2
+    facts = checkpoint.read(model).facts
+    assert facts == {"steps": 40, "split": splits.read(cohort / "split.json").hash, "fold": 0}
     assert (run / "samples" / "step-000020.png").stat().st_size > 1000
     assert models.load(model, CPU).config == configs.portable(settings)
     assert str(cohort) not in (model / "config.yaml").read_text()
@@ -138,10 +142,12 @@ def test_the_average_moves_with_the_weights():
 def test_model_folders_are_checked(tmp_path):
     with pytest.raises(ModelError, match=r"has no model\.safetensors"):
         checkpoint.read(tmp_path)
-    checkpoint.save(tmp_path, {"w": torch.arange(3.0)}, "seed: 1\n", "card")
-    held = checkpoint.read(tmp_path)
+    folder = tmp_path / "model"
+    checkpoint.save(folder, {"w": torch.arange(3.0)}, "seed: 1\n", "card", {"fold": 2})
+    held = checkpoint.read(folder)
+    assert held.facts == {"fold": 2}
     assert held.weights["w"].dtype == torch.float32
-    assert (tmp_path / "model.safetensors").stat().st_mode & 0o044  # others may read what the umask lets them
-    (tmp_path / "model.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes()[:-3])
+    assert (folder / "model.safetensors").stat().st_mode & 0o044  # others may read what the umask lets them
+    (folder / "model.safetensors").write_bytes((folder / "model.safetensors").read_bytes()[:-3])
     with pytest.raises(ModelError, match="cannot be read"):
-        checkpoint.read(tmp_path)
+        checkpoint.read(folder)

@@ -20,8 +20,8 @@ def command(
     from rich.console import Console
 
     from dsdiff import device as devices
-    from dsdiff.progress import bars
     from dsdiff.inference import demo
+    from dsdiff.progress import bars
 
     console = Console(stderr=True)
     devices.set_threads(threads)

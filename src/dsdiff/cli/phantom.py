@@ -26,8 +26,8 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff.progress import bars
     from dsdiff.data import phantom
+    from dsdiff.progress import bars
 
     console = Console(stderr=True)
     with bars(console) as progress:

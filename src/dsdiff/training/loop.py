@@ -9,7 +9,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from torch import Tensor, nn
 
 from dsdiff import checkpoint, device
@@ -19,12 +18,13 @@ from dsdiff.config import RunConfig, TrainingConfig
 from dsdiff.data import cases, cohort, splits
 from dsdiff.data.cohort import Batch, Patient
 from dsdiff.diffusion.process import TIMESTEPS
-from dsdiff.errors import ConfigError, DsdiffError
+from dsdiff.errors import ConfigError, DsdiffError, OutputError
+from dsdiff.progress import bars
 from dsdiff.training import losses
 from dsdiff.training.ema import EMA
 from dsdiff.training.pictures import save_samples
 
-STATE = "state.safetensors"
+STATE, LOG = "state.safetensors", "log.jsonl"
 
 
 class Trainer:
@@ -125,7 +125,8 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console) -
         training, phantoms, validation = load_patients(config, console)
         _steps(trainer, run, training, phantoms, validation, console)
     model = run / "model"
-    checkpoint.save(model, trainer.ema.weights, configs.dump(configs.portable(config)), _card(config, trainer))
+    card, facts = _card(config, trainer)
+    checkpoint.save(model, trainer.ema.weights, configs.dump(configs.portable(config)), card, facts)
     return model
 
 
@@ -138,32 +139,32 @@ def _steps(
     console: Console,
 ) -> None:
     settings = trainer.config.training
-    with _progress(console) as progress, (run / "log.jsonl").open("a") as log:
-        task = progress.add_task("training", total=settings.steps, completed=trainer.step, note="")
+    _forget_after(run / LOG, trainer.step)
+    with bars(console, count=True) as progress, (run / LOG).open("a") as log:
+        task = progress.add_task("training", total=settings.steps, completed=trainer.step)
         since, running = time.perf_counter(), 0.0
         while trainer.step < settings.steps:
             rng = np.random.default_rng([trainer.config.seed, trainer.step])
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
+            torch.manual_seed(generator.initial_seed())  # dropout
+            rate = learning_rate(settings, trainer.step)
             loss = trainer.train_step(draw(trainer.config, training, phantoms, rng, generator), generator)
             if not math.isfinite(loss):
                 raise DsdiffError(
                     f"the loss is {loss} at step {trainer.step}; lower training.lr or set training.precision=fp32"
                 )
             running = loss if running == 0 else 0.98 * running + 0.02 * loss
-            facts = {
-                "step": trainer.step,
-                "loss": round(loss, 5),
-                "lr": learning_rate(settings, trainer.step),
-                "seconds": round(time.perf_counter() - since, 2),
-            }
+            seconds = round(time.perf_counter() - since, 2)
+            facts = {"step": trainer.step, "loss": round(loss, 5), "lr": rate, "seconds": seconds}
             last = trainer.step == settings.steps
             if validation and (trainer.step % settings.validate_every == 0 or last):
                 facts["validation"] = round(validate(trainer, validation, run / "samples"), 5)
+                console.print(f"step {trainer.step}: loss {running:.4f}, validation {facts['validation']:.4f}")
             log.write(json.dumps(facts) + "\n")
             if trainer.step % settings.save_every == 0 or last:
                 log.flush()
                 trainer.save(run / STATE)
-            progress.update(task, completed=trainer.step, note=f"loss {running:.4f}")
+            progress.update(task, completed=trainer.step, description=f"training (loss {running:.4f})")
 
 
 def draw(
@@ -209,8 +210,18 @@ def claim(run: Path, config: RunConfig) -> None:
             f"{run} belongs to another config; there: {'; '.join(sorted(old - new)[:5])} | here: "
             f"{'; '.join(sorted(new - old)[:5])}. Give another folder with -o"
         )
-    run.mkdir(parents=True, exist_ok=True)
-    written.write_text(resolved)
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        written.write_text(resolved)
+    except OSError as error:
+        raise OutputError(f"{run} cannot be written: {error.strerror or error}") from error
+
+
+def _forget_after(log: Path, step: int) -> None:
+    """Drop what a stopped run logged after the state it is resumed from."""
+    if log.is_file():
+        kept = [line for line in log.read_text().splitlines() if line and json.loads(line)["step"] <= step]
+        log.write_text("".join(line + "\n" for line in kept))
 
 
 def load_patients(config: RunConfig, console: Console) -> tuple[list[Patient], list[Patient], list[Patient]]:
@@ -218,6 +229,8 @@ def load_patients(config: RunConfig, console: Console) -> tuple[list[Patient], l
     data = config.data
     real = cases.discover(data.root) if data.root else []
     simulated = cases.discover(data.phantoms) if data.phantoms else []
+    if data.phantom_share and not simulated:
+        console.print(f"phantom_share is {data.phantom_share}, but data.phantoms names no folder: none are drawn")
     if not real and not simulated:
         raise ConfigError("data.root or data.phantoms is needed: there is nothing to train on")
     held_out: tuple[str, ...] = ()
@@ -226,8 +239,8 @@ def load_patients(config: RunConfig, console: Console) -> tuple[list[Patient], l
         if lost := sorted(set(held_out) - {case.name for case in real}):
             raise ConfigError(f"{data.split} names cases that {data.root} does not hold: {', '.join(lost[:3])}")
     loaded: dict[str, list[Patient]] = {"train": [], "phantom": [], "held": []}
-    with _progress(console) as progress:
-        task = progress.add_task("reading patients", total=len(real) + len(simulated), note="")
+    with bars(console, count=True) as progress:
+        task = progress.add_task("reading patients", total=len(real) + len(simulated))
         for kind, group in (("train", real), ("phantom", simulated)):
             for case in group:
                 into = "held" if case.name in held_out else kind
@@ -239,20 +252,16 @@ def load_patients(config: RunConfig, console: Console) -> tuple[list[Patient], l
     return loaded["train"] or loaded["phantom"], loaded["phantom"], loaded["held"]
 
 
-def _progress(console: Console) -> Progress:
-    return Progress(
-        TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
-        TextColumn("ETA"), TimeRemainingColumn(), TextColumn("{task.fields[note]}"), console=console,
-    )  # fmt: skip
-
-
-def _card(config: RunConfig, trainer: Trainer) -> str:
+def _card(config: RunConfig, trainer: Trainer) -> tuple[str, checkpoint.Facts]:
+    """The model card of a run nobody has evaluated yet, and the facts that go with its weights."""
     n, data = checkpoint.parameters(trainer.ema.weights), config.data
-    unseen = "No fold was held out."
+    unseen, facts = "No fold was held out.", checkpoint.Facts(steps=trainer.step)
     if data.split is not None and data.fold is not None:
         split = splits.read(data.split)
+        facts |= {"split": split.hash, "fold": data.fold}
         unseen = f"Fold {data.fold} of split {split.hash} was held out: {', '.join(split.held_out(data.fold))}."
-    return (
-        f"# A dsdiff model\n\n{n / 1e6:.2f} M parameters, {trainer.step} steps of {config.training.batch_size} slices. {unseen} "
-        "Not evaluated yet. Research use, not for diagnosis.\n"
+    card = (
+        f"# A dsdiff model\n\n{n / 1e6:.2f} M parameters, {trainer.step} steps of {config.training.batch_size} slices. "
+        f"{unseen} Not evaluated yet. Research use, not for diagnosis.\n"
     )
+    return card, facts
