@@ -36,6 +36,9 @@ def test_unet_config_means_backbone(tmp_path):
         ("backbone: {target: unet}\nunet_config: {target: unet}", "two names of one block"),
         ("a: [1", "is not a config"),
         ("seed: ${oc.env:HOME}", "seed"),
+        ("seed: -1", "seed"),
+        ("- a list", "is not a config"),
+        ("data: {root: a, phantoms: b}", "phantom_share is 0"),
     ],
 )
 def test_mistakes_are_named(tmp_path, text, says):

@@ -73,7 +73,10 @@ def test_explicit_files_are_a_case(cli, case_folder, model_folder, tmp_path):
     code, said = cli("synth", *files, "--case", "p7", "-o", tmp_path / "out", "--model", model_folder)
     assert code == 0, said
     assert (tmp_path / "out" / "p7" / "p7_desc-synthT1ce_T1w.nii.gz").is_file()
-    assert cli("synth", *files, "--case", "../p7", "-o", tmp_path / "out")[0] == 2
+    code, said = cli("synth", *files, "-o", tmp_path / "out", "--model", model_folder)
+    assert (code, (tmp_path / "out" / "P01").is_dir()) == (0, True)  # named by T1's file
+    for name in ("../p7", "", "..", "a/b"):
+        assert cli("synth", *files, "--case", name, "-o", tmp_path / "out")[0] == 2
     assert cli("synth", case_folder, *files, "-o", tmp_path / "out")[0] == 2
 
 
@@ -95,6 +98,47 @@ def test_one_bad_case_does_not_stop_the_others_and_resume_skips_the_finished(cli
     assert "2 of 3 cases are finished already" in said
     assert (tmp_path / "out" / "B" / "preview.png").is_file()
     assert (tmp_path / "out" / "A" / "provenance.json").stat().st_mtime_ns == stamp
+
+
+def test_a_changed_input_is_not_a_finished_case(cli, case_folder, model_folder, tmp_path):
+    command = ("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder, "--resume")
+    assert cli(*command)[0] == 0
+    assert "1 of 1 cases are finished" in cli(*command)[1]
+    assert "0 of 1 cases are finished" in cli(*command, "--steps", 2)[1]
+    replaced(case_folder, patient(seed=5)["t2"])
+    assert "0 of 1 cases are finished" in cli(*command, "--steps", 2)[1]
+
+
+def test_files_of_the_users_are_never_replaced(cli, case_folder, model_folder, tmp_path):
+    command = ("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder)
+    assert cli(*command)[0] == 0
+    (tmp_path / "out" / "P01" / "my_roi.nii.gz").write_text("precious")
+    code, said = cli(*command)
+    assert code == 2
+    assert "holds my_roi.nii.gz; it is left alone" in said
+    assert (tmp_path / "out" / "P01" / "my_roi.nii.gz").read_text() == "precious"
+    (tmp_path / "mine" / "P01").mkdir(parents=True)
+    (tmp_path / "mine" / "P01" / "provenance.json").write_text("{}")
+    code, said = cli("synth", case_folder, "-o", tmp_path / "mine", "--model", model_folder)
+    assert (code, (tmp_path / "mine" / "P01" / "provenance.json").read_text()) == (2, "{}")
+
+
+def test_an_unforeseen_fault_is_one_line_and_exit_code_1(cli, case_folder, model_folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("dsdiff.inference.case.run", lambda *_, **__: 1 / 0)
+    code, said = cli("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder)
+    assert code == 1
+    assert "ZeroDivisionError" in said
+    assert "--debug" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_split_is_written_once(cli, tmp_path):
+    for name in ("A", "B", "C"):
+        write_case(tmp_path / "cohort", name)
+    command = ("split", tmp_path / "cohort", tmp_path / "split.json", "--folds", 3)
+    code, said = cli(*command)
+    assert (code, "1 + 1 + 1 cases" in said) == (0, True)
+    assert cli(*command)[0] == 2
 
 
 def replaced(case_folder, array, affine=LPS):
@@ -170,6 +214,20 @@ def test_an_output_that_cannot_be_written_is_said(cli, case_folder, model_folder
     assert (tmp_path / "file").read_text() == "in the way"
 
 
+def test_a_forbidden_output_is_said(cli, case_folder, model_folder, tmp_path, monkeypatch):
+    exists = Path.exists
+
+    def forbidden(path, **kwargs):
+        if path.name == "P01" and path.parent.name == "locked":
+            raise PermissionError(13, "Permission denied")
+        return exists(path, **kwargs)
+
+    monkeypatch.setattr(Path, "exists", forbidden)
+    code, said = cli("synth", case_folder, "-o", tmp_path / "locked", "--model", model_folder)
+    assert code == 2
+    assert "cannot be written: Permission denied" in said
+
+
 def test_a_full_disk_leaves_nothing_behind_and_the_old_result_alone(
     cli, case_folder, model_folder, tmp_path, monkeypatch
 ):
@@ -210,7 +268,7 @@ def test_train_then_synth(cli, case_folder, tmp_path):
 
 def test_version_and_help(cli):
     assert cli("--version") == (0, "dsdiff 0.1.0\n")
-    for command in ((), ("synth",), ("train",), ("phantom",), ("demo",)):
+    for command in ((), ("synth",), ("train",), ("phantom",), ("demo",), ("split",)):
         code, said = cli(*command, "--help")
         assert code == 0
         assert "Usage" in said

@@ -24,6 +24,8 @@ def touch(folder, *names):
         (["sub-01/ses-2/anat/sub-01_ses-2_T1w.nii.gz", "sub-01/ses-2/anat/sub-01_ses-2_T2w.nii.gz",
           "sub-01/ses-2/anat/sub-01_ses-2_FLAIR.nii.gz", "sub-01/ses-2/anat/sub-01_ses-2_ce-gadolinium_T1w.nii.gz"], "sub-01_ses-2", "flair t1 t1ce t2"),
         (["P7/T1.nii", "P7/T2.nii", "P7/FLAIR.nii"], "P7", "flair t1 t2"),
+        (["P7/P7_T1.nii", "P7/P7_T2.nii", "P7/P7_T2_FLAIR.nii"], "P7", "flair t1 t2"),
+        (["P7/T1.nii", "P7/T2.nii", "P7/T2-FLAIR.nii.gz", "P7/._T1.nii", ".trash/P7_t1.nii"], "P7", "flair t1 t2"),
         (["sub-01/anat/sub-01_T1w.nii.gz", "deriv/sub-01_desc-synthT1ce_T1w.nii.gz"], "sub-01", "t1"),
     ],
 )  # fmt: skip
@@ -38,12 +40,17 @@ def test_many_cases_are_sorted_and_links_followed(tmp_path):
     touch(tmp_path / "elsewhere" / "B", "B_t1.nii.gz")
     touch(tmp_path / "cohort", "C/C_t1.nii.gz", "A/A_t1.nii.gz", "notes.txt", "A/other.nii.gz")
     (tmp_path / "cohort" / "B").symlink_to(tmp_path / "elsewhere" / "B")
+    (tmp_path / "cohort" / "A" / "loop").symlink_to(tmp_path / "cohort")
     assert [case.name for case in cases.discover(tmp_path / "cohort")] == ["A", "B", "C"]
 
 
 def test_no_case_is_an_error(tmp_path):
     with pytest.raises(InputError, match="no such folder"):
         cases.discover(tmp_path / "absent")
+    (tmp_path / "P1_t1.nii").touch()
+    with pytest.raises(InputError, match="is a file"):
+        cases.discover(tmp_path / "P1_t1.nii")
+    (tmp_path / "P1_t1.nii").unlink()
     with pytest.raises(InputError, match="_t1 _t2 _flair"):
         cases.discover(touch(tmp_path, "a.nii.gz", "readme.md"))
 

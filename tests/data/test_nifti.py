@@ -79,7 +79,13 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "torn.nii.gz").write_bytes(good.read_bytes()[:4000])
     (tmp_path / "text.nii.gz").write_text("hello")
     (tmp_path / "empty.nii").write_bytes(b"")
-    for name in ("torn.nii.gz", "text.nii.gz", "empty.nii"):
+    nib.save(nib.load(good), tmp_path / "whole.nii")
+    raw = (tmp_path / "whole.nii").read_bytes()
+    (tmp_path / "short.nii").write_bytes(raw[:-100])
+    (tmp_path / "datatype.nii").write_bytes(raw[:70] + b"\x4d\x00" + raw[72:])
+    (tmp_path / "negative.nii").write_bytes(raw[:42] + b"\xff\xff" + raw[44:])
+    damaged = ("torn.nii.gz", "text.nii.gz", "empty.nii", "short.nii", "datatype.nii", "negative.nii")
+    for name in damaged:
         with pytest.raises(InputError, match=name):
             nifti.read(tmp_path / name)
     with pytest.raises(InputError, match="no such file"):

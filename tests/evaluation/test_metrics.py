@@ -97,6 +97,8 @@ def test_without_enhancing_tumour_its_scores_are_not_numbers():
 def test_regions_of_both_label_habits():
     brain = np.ones((3, 1, 1), bool)
     before, since = np.array([1, 2, 4.0]).reshape(3, 1, 1), np.array([1, 2, 3.0]).reshape(3, 1, 1)
+    cavity = np.array([3, 2, 4.0]).reshape(3, 1, 1)  # from 2024, 4 is the resection cavity
+    assert regions(brain, cavity).enhancing.ravel().tolist() == [True, False, False]
     for labels in (before, since):
         assert regions(brain, labels).enhancing.ravel().tolist() == [False, False, True]
         assert regions(brain, labels).rest_of_tumour.ravel().tolist() == [True, True, False]

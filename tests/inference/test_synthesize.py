@@ -95,6 +95,13 @@ def test_what_cannot_be_is_refused(model):
         dsdiff.synthesize({**good, "t2": good["t2"] * np.nan}, model=model)
     with pytest.raises(InputError, match="3-D"):
         dsdiff.synthesize({**good, "t2": good["t2"][0]}, model=model)
+    for affine in (np.zeros((4, 4)), np.eye(3), np.full((4, 4), np.nan)):
+        with pytest.raises(GeometryError, match="affine that cannot be used"):
+            dsdiff.synthesize(good, affine, model=model)
+    with pytest.raises(InputError, match="t2 is a list"):
+        dsdiff.synthesize({**good, "t2": good["t2"].tolist()}, model=model)
+    with pytest.raises(ConfigError, match="seed is -1"):
+        dsdiff.synthesize(good, model=model, seed=-1)
     with pytest.raises(ConfigError, match="deterministic"):
         run(volumes(), model, steps=1, samples=3)
 
