@@ -95,27 +95,35 @@ def tracked(items: Iterable, progress, task) -> list:
     return out
 
 
-def table(results: dict[str, Scores], split: splits.Split) -> str:
-    """Patients, then means with intervals."""
-    names = list(scores.SCORES)
-    lines = [f"{name:12} {text}" for name, text in scores.SCORES.items()]
-    lines += ["", f"split {split.hash}, {len(results)} patients, each scored by a model that never saw it", ""]
-    header = f"{'patient':22} {'method':20}" + "".join(f"{name:>12}" for name in names)
-    lines.append(header)
-    for patient, by_method in sorted(results.items()):
+def by_patient(results: dict[str, Scores]) -> str:
+    """Every score of every patient."""
+    lines = [f"{'patient':22} {'method':20}" + "".join(f"{name:>12}" for name in scores.SCORES)]
+    for patient, methods in sorted(results.items()):
         for method in METHODS:
-            values = "".join(f"{by_method[method][name]:12.3f}" for name in names)
-            lines.append(f"{patient:22} {method:20}{values}")
-    lines += ["", "mean [95 % interval over patients]"]
-    for method in METHODS:
-        lines.append(method)
-        for name in names:
-            values = [by_method[method][name] for by_method in results.values()]
-            mean, low, high = scores.interval(values)
-            spread = float(np.nanstd(values, ddof=1))
-            n = int(np.isfinite(values).sum())
-            lines.append(f"  {name:12} {mean:7.3f} [{low:6.3f}, {high:6.3f}]  SD {spread:6.3f}  n {n}")
+            lines.append(
+                f"{patient:22} {method:20}" + "".join(f"{methods[method][name]:12.3f}" for name in scores.SCORES)
+            )
     return "\n".join(lines)
+
+
+def means(results: dict[str, Scores], split: splits.Split) -> str:
+    """Means with 95 % intervals over patients and the standard deviation between patients, as Markdown."""
+    lines = [f"| mean [95 % interval] SD | {' | '.join(scores.SCORES)} |", "|---" * (len(scores.SCORES) + 1) + "|"]
+    for method in METHODS:
+        cells = []
+        for name in scores.SCORES:
+            values = [methods[method][name] for methods in results.values()]
+            mean, low, high = scores.interval(values)
+            digits = 1 if name.startswith("psnr") else 2
+            cells.append(
+                f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {np.nanstd(values, ddof=1):.{digits}f}"
+            )
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    counts = [sum(np.isfinite(methods["model"][name]) for methods in results.values()) for name in scores.SCORES]
+    lines.append(f"| patients scored | {' | '.join(map(str, counts))} |")
+    told = "\n".join(f"- `{name}`: {text}" for name, text in scores.SCORES.items())
+    title = f"{len(results)} patients, split `{split.hash}`, each scored by a model that never saw it."
+    return "\n".join([title, "", *lines, "", told])
 
 
 def main() -> None:
@@ -131,7 +139,7 @@ def main() -> None:
         sys.exit(f"{args.data}: no such folder; lay the patients out first and set DSDIFF_REAL_DATA")
     split = splits.read(args.split)
     results = evaluate(args.data, args.models, split, args.workers, args.limit)
-    print(table(results, split))
+    print(by_patient(results), means(results, split), sep="\n\n")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"split": split.hash, "patients": results}, indent=1) + "\n")
