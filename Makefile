@@ -24,6 +24,7 @@ help:
 
 $(BIN)/dsdiff: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s (set PYTHON=...)" % sys.version.split()[0])'
+	@echo 'setting up $(VENV), once: one to five minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
