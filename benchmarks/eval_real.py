@@ -77,13 +77,17 @@ def evaluate(data: Path, model_root: Path, split: splits.Split, workers: int, li
         learnt = dict(
             zip(found, tracked(pool.map(learn, found.values(), [contrasts] * len(found)), progress, task), strict=True)
         )
-        jobs = []
+        jobs: list[tuple[Case, Path, LinearRegression]] = []
         for k, folder in folds:
             others = LinearRegression.merged(part for name, part in learnt.items() if name not in split.held_out(k))
             jobs += [(found[name], folder, others) for name in split.held_out(k)[:limit]]
         task = progress.add_task("scoring", total=len(jobs))
-        done = tracked(pool.map(score_case, *zip(*jobs, strict=True)), progress, task)
-        return {job[0].name: result for job, result in zip(jobs, done, strict=True)}
+        results = {}
+        for job, result in zip(jobs, pool.map(score_case, *zip(*jobs, strict=True)), strict=True):
+            results[job[0].name] = result
+            print(rows(job[0].name, result), flush=True)
+            progress.advance(task)
+        return results
 
 
 def tracked(items: Iterable, progress, task) -> list:
@@ -95,15 +99,12 @@ def tracked(items: Iterable, progress, task) -> list:
     return out
 
 
-def by_patient(results: dict[str, Scores]) -> str:
-    """Every score of every patient."""
-    lines = [f"{'patient':22} {'method':20}" + "".join(f"{name:>12}" for name in scores.SCORES)]
-    for patient, methods in sorted(results.items()):
-        for method in METHODS:
-            lines.append(
-                f"{patient:22} {method:20}" + "".join(f"{methods[method][name]:12.3f}" for name in scores.SCORES)
-            )
-    return "\n".join(lines)
+def rows(patient: str, methods: Scores) -> str:
+    """Every score of one patient."""
+    return "\n".join(
+        f"{patient:22} {method:20}" + "".join(f"{methods[method][name]:12.3f}" for name in scores.SCORES)
+        for method in METHODS
+    )
 
 
 def means(results: dict[str, Scores], split: splits.Split) -> str:
@@ -138,8 +139,9 @@ def main() -> None:
     if not args.data.is_dir():
         sys.exit(f"{args.data}: no such folder; lay the patients out first and set DSDIFF_REAL_DATA")
     split = splits.read(args.split)
+    print(f"{'patient':22} {'method':20}" + "".join(f"{name:>12}" for name in scores.SCORES), flush=True)
     results = evaluate(args.data, args.models, split, args.workers, args.limit)
-    print(by_patient(results), means(results, split), sep="\n\n")
+    print("", means(results, split), sep="\n")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         args.out.write_text(json.dumps({"split": split.hash, "patients": results}, indent=1) + "\n")

@@ -18,10 +18,15 @@ ENHANCEMENT_RANGE = (0.5, 4.0)  # robust z-scores: below the first nothing is dr
 
 
 def show_point(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> tuple[int, int, int]:
-    """The voxel to show: the middle of the largest mass of enhancement, 8 mm or more below the brain's surface."""
+    """The voxel to show: the middle of the largest mass of lesion, 8 mm or more below the brain's surface.
+
+    A lesion is bright on FLAIR and, if it enhances, on the T1ce too; sinuses and plexus enhance and are dark on FLAIR.
+    """
     brain, spacing = prepared.brain, prepared.spacing
+    bright = np.clip(prepared.images["flair"], 0, 4) if "flair" in prepared.images else np.ones(brain.shape)
     depth = ndimage.distance_transform_edt(np.pad(brain, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-    mass = ndimage.gaussian_filter(np.clip(enhancement, 0, 6) * brain, [5 / mm for mm in spacing]) * (depth > 8)
+    mass = bright * (0.1 + np.clip(enhancement, 0, 4)) * brain
+    mass = ndimage.gaussian_filter(mass, [5 / mm for mm in spacing]) * (depth > 8)
     if mass.max() <= 0:
         x, y, z = (round(float(c)) for c in ndimage.center_of_mass(brain))
     else:
