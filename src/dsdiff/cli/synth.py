@@ -61,6 +61,44 @@ def command(
         dsdiff synth --t1 a.nii.gz --t2 b.nii.gz --flair c.nii.gz --case p7 -o out
     """
     todo = _cases(inputs or [], {"t1": t1, "t2": t2, "flair": flair}, case)
+    _synthesize(todo, out, model, steps, samples, seed, threads, device, resume)
+
+
+def _cases(inputs: list[Path], files: dict[str, Path | None], name: str | None) -> "list[Case]":
+    """The cases that the command line names. Raises `UserError` where it names none, or one twice."""
+    from dsdiff.data import cases
+
+    given = {contrast: path for contrast, path in files.items() if path is not None}
+    if given and inputs:
+        raise ConfigError("give either INPUT folders or --t1 --t2 --flair, not both")
+    if given:
+        first = next(iter(given.values()))
+        named = cases.contrast_of(first)
+        name = name if name is not None else (named[0] if named else cases.NIFTI.sub("", first.name))
+        if not name or Path(name).name != name or name.startswith("."):
+            raise ConfigError(f"--case '{name}' must be a plain name: it becomes a folder in OUT")
+        return [cases.Case(name, given)]
+    if not inputs:
+        raise ConfigError("nothing to do: give a case folder, a folder of cases, or --t1 --t2 --flair")
+    found = [case for folder in inputs for case in cases.discover(folder)]
+    names = [case.name for case in found]
+    if twice := sorted({n for n in names if names.count(n) > 1}):
+        raise ConfigError(f"case {twice[0]} is given more than once; results would overwrite each other")
+    return found
+
+
+def _synthesize(
+    todo: "list[Case]",
+    out: Path,
+    model: str,
+    steps: int | None,
+    samples: int,
+    seed: int,
+    threads: int | None,
+    device: str,
+    resume: bool,
+) -> None:
+    """Synthesise all cases and report; exits with 1 where some of several failed, raises the error of a lone one."""
     from rich.console import Console
 
     from dsdiff import device as devices
@@ -90,29 +128,6 @@ def command(
         raise next(iter(failed.values()))
     if failed:
         raise typer.Exit(1)
-
-
-def _cases(inputs: list[Path], files: dict[str, Path | None], name: str | None) -> "list[Case]":
-    """The cases that the command line names. Raises `UserError` where it names none, or one twice."""
-    from dsdiff.data import cases
-
-    given = {contrast: path for contrast, path in files.items() if path is not None}
-    if given and inputs:
-        raise ConfigError("give either INPUT folders or --t1 --t2 --flair, not both")
-    if given:
-        first = next(iter(given.values()))
-        named = cases.contrast_of(first)
-        name = name if name is not None else (named[0] if named else cases.NIFTI.sub("", first.name))
-        if not name or Path(name).name != name or name.startswith("."):
-            raise ConfigError(f"--case '{name}' must be a plain name: it becomes a folder in OUT")
-        return [cases.Case(name, given)]
-    if not inputs:
-        raise ConfigError("nothing to do: give a case folder, a folder of cases, or --t1 --t2 --flair")
-    found = [case for folder in inputs for case in cases.discover(folder)]
-    names = [case.name for case in found]
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise ConfigError(f"case {twice[0]} is given more than once; results would overwrite each other")
-    return found
 
 
 def _run(
