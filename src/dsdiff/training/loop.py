@@ -189,7 +189,8 @@ def draw(
 
 @torch.inference_mode()
 def validate(trainer: Trainer, patients: Sequence[Patient], folder: Path, slices: int = 48) -> float:
-    """Loss of one-step prediction by the averaged network on fixed slices; the first few go into a picture."""
+    """Loss of one-step prediction by the averaged network on fixed slices of patients in their own style; the first few
+    go into a picture."""
     data, network = trainer.config.data, trainer.averaged()
     rng, total = np.random.default_rng(trainer.config.seed), 0.0
     for first in range(0, slices, 8):
