@@ -9,7 +9,7 @@ import typer
 def command(
     out: Annotated[Path, typer.Option("-o", "--out", help="The folder of the demonstration.")] = Path("demo"),
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. [default: OMP_NUM_THREADS, or the cores there are]")
+        int | None, typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or the cores there are.")
     ] = None,
 ) -> None:
     """See what dsdiff does, without any data of your own.

@@ -15,8 +15,9 @@ app = typer.Typer(
     epilog="Start with: dsdiff demo. Then: dsdiff synth PATIENT -o OUT",
     no_args_is_help=True,
     add_completion=False,
+    rich_markup_mode=None,  # plain: quick to print, and nothing in brackets is lost
     pretty_exceptions_enable=False,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 app.command("synth")(synth.command)
 app.command("demo")(demo.command)

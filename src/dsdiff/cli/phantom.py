@@ -16,10 +16,10 @@ def command(
     ] = "same",
     noise: Annotated[float, typer.Option(min=0, help="Multiplies the noise; 0 for none.")] = 1.0,
 ) -> None:
-    """Simulate patients: T1, T1ce, T2, FLAIR, segmentation and the true enhancement.
+    """Simulate patients whose enhancement is known.
 
-    Tissue maps (ICBM) are deformed at random, given tumours of many looks, and imaged by the signal equations of spin
-    echo, gradient echo and inversion recovery. Needs: pip install 'dsdiff-mri\\[phantom]'. The same seed gives the
+    Each gets T1, T1ce, T2, FLAIR, segmentation and the true enhancement. Tissue maps (ICBM) are deformed at random, given tumours of many looks, and imaged by the signal equations of spin
+    echo, gradient echo and inversion recovery. Needs: pip install 'dsdiff-mri[phantom]'. The same seed gives the
     same patient; phantoms that stand in OUT already are kept.
 
     Example: dsdiff phantom phantoms -n 20 --seed 0

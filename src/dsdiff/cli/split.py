@@ -14,7 +14,9 @@ def command(
     folds: Annotated[int, typer.Option(min=2, help="How many folds.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffle.")] = 2024,
 ) -> None:
-    """Deal the patients of a cohort into folds, once, into a file whose hash goes into every result.
+    """Deal the patients of a cohort into folds.
+
+    Written once, to a file whose hash goes into every result that rests on it.
 
     Example: dsdiff split cohort split.json --folds 5
     """

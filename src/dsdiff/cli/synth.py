@@ -27,18 +27,18 @@ def command(
     t2: Annotated[Path | None, typer.Option("--t2", help="T2 of that patient.")] = None,
     flair: Annotated[Path | None, typer.Option("--flair", help="FLAIR of that patient.")] = None,
     case: Annotated[
-        str | None, typer.Option(help="Name of the case given by --t1 --t2 --flair. [default: from T1's file name]")
+        str | None, typer.Option(help="Name of the case given by --t1 --t2 --flair. Default: from the name of T1.")
     ] = None,
     model: Annotated[str, typer.Option(help="A shipped model's name or a model folder.")] = "default",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Sampling steps. [default: 1, the mean; 4 with --samples]")
+        int | None, typer.Option(min=1, help="Sampling steps. Default: 1 (the mean), 4 with --samples.")
     ] = None,
     samples: Annotated[
         int, typer.Option(min=1, help="Samples; above 1 their mean and standard deviation are written.")
     ] = 1,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples' noise.")] = 0,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. [default: OMP_NUM_THREADS, or the cores there are]")
+        int | None, typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or the cores there are.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     resume: Annotated[

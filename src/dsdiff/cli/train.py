@@ -12,17 +12,17 @@ def command(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, as in training.steps=100.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option("-o", "--run", help="The run folder. [default: runs/<name of CONFIG>]")
+        Path | None, typer.Option("-o", "--run", help="The run folder. Default: runs/ and the name of CONFIG.")
     ] = None,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. [default: OMP_NUM_THREADS, or the cores there are]")
+        int | None, typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or the cores there are.")
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config and the size, then stop.")
     ] = False,
 ) -> None:
-    """Train a model. The same command resumes a run that was stopped.
+    """Train a model; the same command resumes it.
 
     The run folder holds config.yaml (resolved), log.jsonl, samples/ (pictures: T1, T2, FLAIR, prediction, truth),
     the state to resume from, and at the end model/, which synth takes: dsdiff synth CASE --model RUN/model.
