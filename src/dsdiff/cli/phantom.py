@@ -18,9 +18,10 @@ def command(
 ) -> None:
     """Simulate patients whose enhancement is known.
 
-    Each gets T1, T1ce, T2, FLAIR, segmentation and the true enhancement. Tissue maps (ICBM) are deformed at random, given tumours of many looks, and imaged by the signal equations of spin
-    echo, gradient echo and inversion recovery. Needs: pip install 'dsdiff-mri[phantom]'. The same seed gives the
-    same patient; phantoms that stand in OUT already are kept.
+    Each gets T1, T1ce, T2, FLAIR, segmentation and the true enhancement. Tissue maps (ICBM) are deformed at random,
+    given tumours of many looks, and imaged by the signal equations of spin echo, gradient echo and inversion recovery.
+    Needs: pip install 'dsdiff-mri[phantom]'. The same seed gives the same patient; phantoms that stand in OUT already
+    are kept.
 
     Example: dsdiff phantom phantoms -n 20 --seed 0
     """
