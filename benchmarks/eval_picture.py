@@ -68,7 +68,9 @@ def main() -> None:
             axis.set_axis_off()
         low, high = preview.ENHANCEMENT_RANGE
         for axis, enhancement in zip(row[-2:], maps, strict=True):
-            axis.imshow(np.ma.masked_less(enhancement, low), cmap="inferno", vmin=low, vmax=high, alpha=0.85)
+            axis.imshow(
+                np.ma.masked_less(enhancement, low), cmap=preview.ENHANCEMENT_COLOURS, vmin=low, vmax=high, alpha=0.85
+            )
         row[0].set_title(f"{name}   AUC in tumour {auc[name]:.2f}", color=preview.FAINT, fontsize=7, loc="left", pad=2)
     for column, title in enumerate(COLUMNS):
         figure.text(0.02 + (column + 0.5) * 0.139, 0.978, title, color=preview.INK, fontsize=9, ha="center")

@@ -28,7 +28,7 @@ def test_unet_config_means_backbone(tmp_path):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("trainning: {steps: 3}", "trainning: Extra inputs"),
+        ("trainning: {steps: 3}", "trainning: there is no such key"),
         ("training: {steps: 0}", r"training\.steps: .*greater than or equal to 1 \(found 0\)"),
         ("data: {contrasts: [t2, flair]}", "start is 't1', which is not among"),
         ("data: {fold: 1}", "split and fold go together"),

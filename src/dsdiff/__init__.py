@@ -12,3 +12,7 @@ def __getattr__(name: str) -> Any:
     if name == "synthesize":
         return import_module("dsdiff.inference.synthesize").synthesize
     raise AttributeError(f"module 'dsdiff' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return __all__

@@ -1,6 +1,6 @@
 """A volume: an array in space. Geometry travels with the data and is restored on write."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
@@ -15,9 +15,9 @@ class Volume:
             None for a volume that never was a file.
     """
 
-    array: np.ndarray
+    array: np.ndarray = field(repr=False)
     affine: np.ndarray
-    header: bytes | None = None
+    header: bytes | None = field(default=None, repr=False)
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -132,6 +132,15 @@ def test_an_unforeseen_fault_is_one_line_and_exit_code_1(cli, case_folder, model
     assert not (tmp_path / "out").exists()
 
 
+def test_a_stop_by_the_keyboard_is_said(cli, case_folder, model_folder, tmp_path, monkeypatch):
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("dsdiff.inference.case.run", stop)
+    code, said = cli("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder)
+    assert (code, "stopped" in said, (tmp_path / "out").exists()) == (130, True, False)
+
+
 def test_split_is_written_once(cli, tmp_path):
     for name in ("A", "B", "C"):
         write_case(tmp_path / "cohort", name)
@@ -139,6 +148,8 @@ def test_split_is_written_once(cli, tmp_path):
     code, said = cli(*command)
     assert (code, "1 + 1 + 1 cases" in said) == (0, True)
     assert cli(*command)[0] == 2
+    code, said = cli("split", tmp_path / "cohort", tmp_path / "split.json" / "below.json")
+    assert (code, "cannot be written" in said) == (2, True)
 
 
 def replaced(case_folder, array, affine=LPS):
@@ -190,12 +201,16 @@ def test_wrong_commands_are_said(cli, case_folder, tmp_path):
         (("synth", case_folder, "--device", "tpu"), "device 'tpu' is unknown"),
         (("synth", case_folder, "--steps", 1, "--samples", 2), "deterministic"),
         (("synth", case_folder, "--samples", 0), "samples"),
+        (("synth", case_folder, "--stepps", 2), "stepps"),
+        (("synth", case_folder, "--case", "other"), "--case goes with"),
+        (("synht",), "synht"),
         (("synth", case_folder, case_folder), "P01 is given more than once"),
         (("train", tmp_path / "absent.yaml"), "no such config"),
     ]:
         code, said = cli(*arguments, *(("-o", tmp_path / "out") if arguments[0] == "synth" else ()))
         assert code == 2, arguments
         assert says in said
+        assert len(said.strip().splitlines()) == 1
     assert not (tmp_path / "out").exists()
 
 
@@ -268,6 +283,8 @@ def test_train_then_synth(cli, case_folder, tmp_path):
 
 def test_version_and_help(cli):
     assert cli("--version") == (0, "dsdiff 0.1.0\n")
+    code, said = cli()
+    assert (code, "Usage" in said) == (0, True)
     for command in ((), ("synth",), ("train",), ("phantom",), ("demo",), ("split",)):
         code, said = cli(*command, "--help")
         assert code == 0

@@ -91,6 +91,10 @@ def test_no_brain_and_flat_contrasts_are_refused():
 def test_doubts_are_put_into_words():
     given = volumes()
     assert any("only" in doubt and "ml" in doubt for doubt in preprocess.apply(given).warnings)
+    twins = {**given, "t2": given["t1"]}
+    assert any("t1 and t2 are the same image" in doubt for doubt in preprocess.apply(twins).warnings)
+    flat = {name: Volume(np.repeat(v.array[:, :, 10:11], 3, 2), LPS) for name, v in given.items()}
+    assert any("only 3 axial slices" in doubt for doubt in preprocess.apply(flat).warnings)
     thick = {name: Volume(v.array, LPS @ np.diag([1, 1, 5, 1])) for name, v in given.items()}
     assert any("1.00 x 1.00 x 5.00 mm" in doubt for doubt in preprocess.apply(thick).warnings)
     head = {"t1": Volume(np.random.default_rng(0).normal(100, 9, (90, 90, 90)).astype(np.float32), np.eye(4))}

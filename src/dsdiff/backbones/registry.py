@@ -57,8 +57,11 @@ def build(spec: Target, cond_channels: int) -> nn.Module:
 
 def explain(error: ValidationError) -> str:
     """A validation error in one line: every key with what is wrong with it."""
-    return "; ".join(
-        f"{'.'.join(map(str, item['loc'])) or 'values'}: {item['msg'].removeprefix('Value error, ')}"
-        + (f" (found {item['input']!r})" if item["type"] not in ("missing", "value_error") else "")
-        for item in error.errors()
-    )
+    lines = []
+    for item in error.errors():
+        key = ".".join(map(str, item["loc"])) or "values"
+        unknown = item["type"] == "extra_forbidden"
+        said = "there is no such key" if unknown else item["msg"].removeprefix("Value error, ")
+        found = "" if item["type"] in ("missing", "value_error", "extra_forbidden") else f" (found {item['input']!r})"
+        lines.append(f"{key}: {said}{found}")
+    return "; ".join(lines)

@@ -7,7 +7,9 @@ import typer
 
 
 def command(
-    out: Annotated[Path, typer.Option("-o", "--out", help="The folder of the demonstration.")] = Path("demo"),
+    out: Annotated[Path, typer.Option("-o", "--out", readable=False, help="The folder of the demonstration.")] = Path(
+        "demo"
+    ),
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or the cores there are.")
     ] = None,

@@ -9,11 +9,13 @@ from dsdiff import __version__
 from dsdiff.cli import demo, phantom, split, synth, train
 from dsdiff.errors import DsdiffError
 
+STOPPED = 130  # by the keyboard: 128 + SIGINT
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, or the copy of it inside newer releases of typer
+
 app = typer.Typer(
     name="dsdiff",
     help="Synthesise the contrast-enhanced brain MRI (T1ce) from T1, T2 and FLAIR. Research use, not for diagnosis.",
     epilog="Start with: dsdiff demo. Then: dsdiff synth PATIENT -o OUT",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,  # plain: quick to print, and nothing in brackets is lost
     pretty_exceptions_enable=False,
@@ -32,28 +34,37 @@ def _version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+@app.callback(invoke_without_command=True)
 def main(
+    context: typer.Context,
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
     ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Options of every command."""
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
 
 
 def run() -> None:
     """Entry point: a mistake of the user's is one line and exit code 2, a fault of ours is exit code 1."""
     try:
-        app()
+        code = app(standalone_mode=False) or 0
+        if code == STOPPED:
+            raise KeyboardInterrupt
+        sys.exit(code)
     except DsdiffError as error:
         if "--debug" in sys.argv:
             raise
         _say(str(error))
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        sys.exit(130)
+    except (KeyboardInterrupt, typer.Abort):
+        typer.echo("stopped; what was finished stays, --resume goes on", err=True)
+        sys.exit(STOPPED)
+    except UsageError as error:
+        _say(f"{error.format_message()} (see dsdiff COMMAND --help)")  # type: ignore[attr-defined]
+        sys.exit(2)
     except Exception as error:
         if "--debug" in sys.argv:
             raise

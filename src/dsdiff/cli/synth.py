@@ -22,7 +22,7 @@ def command(
         list[Path] | None,
         typer.Argument(metavar="INPUT...", help="A case folder, or a folder of cases (BraTS or BIDS names)."),
     ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", help="Results go to OUT/<case>/.")] = Path("out"),
+    out: Annotated[Path, typer.Option("-o", "--out", readable=False, help="Results go to OUT/<case>/.")] = Path("out"),
     t1: Annotated[Path | None, typer.Option("--t1", help="T1 of one patient, instead of INPUT.")] = None,
     t2: Annotated[Path | None, typer.Option("--t2", help="T2 of that patient.")] = None,
     flair: Annotated[Path | None, typer.Option("--flair", help="FLAIR of that patient.")] = None,
@@ -31,7 +31,10 @@ def command(
     ] = None,
     model: Annotated[str, typer.Option(help="A shipped model's name or a model folder.")] = "default",
     steps: Annotated[
-        int | None, typer.Option(min=1, help="Sampling steps. Default: 1 (the mean), 4 with --samples.")
+        int | None,
+        typer.Option(
+            min=1, help="Sampling steps. Default: 1 (the mean), 4 with --samples; time grows with steps times samples."
+        ),
     ] = None,
     samples: Annotated[
         int, typer.Option(min=1, help="Samples; above 1 their mean and standard deviation are written.")
@@ -78,6 +81,8 @@ def _cases(inputs: list[Path], files: dict[str, Path | None], name: str | None) 
         if not name or Path(name).name != name or name.startswith("."):
             raise ConfigError(f"--case '{name}' must be a plain name: it becomes a folder in OUT")
         return [cases.Case(name, given)]
+    if name is not None:
+        raise ConfigError("--case goes with --t1 --t2 --flair; the cases of a folder have their own names")
     if not inputs:
         raise ConfigError("nothing to do: give a case folder, a folder of cases, or --t1 --t2 --flair")
     found = [case for folder in inputs for case in cases.discover(folder)]

@@ -12,7 +12,8 @@ def command(
         list[str] | None, typer.Argument(metavar="[KEY=VALUE]...", help="Changes, as in training.steps=100.")
     ] = None,
     run: Annotated[
-        Path | None, typer.Option("-o", "--run", help="The run folder. Default: runs/ and the name of CONFIG.")
+        Path | None,
+        typer.Option("-o", "--run", readable=False, help="The run folder. Default: runs/ and the name of CONFIG."),
     ] = None,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or the cores there are.")

@@ -36,7 +36,7 @@ def read(path: Path) -> Volume:
         _check_header(image, path)
         array = np.asarray(image.dataobj).astype(np.float32)
     except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read ({error}); is the file complete?") from error
+        raise InputError(f"{path} cannot be read ({error}); is it a complete NIfTI file?") from error
     bad = int(array.size - np.isfinite(array).sum())
     if bad:
         raise InputError(f"{path} holds {bad} NaN or infinite voxels of {array.size}; every voxel must be a number")

@@ -7,6 +7,7 @@ agent and to outliers, and undone by one multiplication and one addition.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 
 import numpy as np
 from jaxtyping import Bool, Float
@@ -19,6 +20,7 @@ from dsdiff.volume import Volume
 RAS = np.array([[0, 1], [1, 1], [2, 1]])
 GAUSSIAN = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 SMALL_BRAIN_ML, LARGE_BRAIN_ML, NO_BRAIN_ML = 400.0, 2200.0, 1.0
+FEW_SLICES = 20
 UNSTRIPPED_SHARE = 0.6  # a skull-stripped brain fills at most half of its field of view
 
 
@@ -97,7 +99,8 @@ def apply(volumes: Mapping[str, Volume], reference: str = "t1") -> Prepared:
         for name, array in arrays.items()
     }
     x, y, z = map(float, canonical[reference].spacing)
-    return Prepared(images, brain, scales, (x, y, z), volumes[reference], _doubts(brain, ml, (x, y, z)))
+    doubts = (*_doubts(brain, ml, (x, y, z)), *_twins(arrays))
+    return Prepared(images, brain, scales, (x, y, z), volumes[reference], doubts)
 
 
 def _doubts(brain: Bool[np.ndarray, "x y z"], ml: float, spacing: tuple[float, float, float]) -> tuple[str, ...]:
@@ -106,10 +109,17 @@ def _doubts(brain: Bool[np.ndarray, "x y z"], ml: float, spacing: tuple[float, f
         doubts.append(f"the brain measures only {ml:.0f} ml")
     if ml > LARGE_BRAIN_ML or brain.mean() > UNSTRIPPED_SHARE:
         doubts.append(f"the foreground measures {ml:.0f} ml, {brain.mean():.0%} of the volume: was the skull removed?")
+    if (n := int(brain.any((0, 1)).sum())) < FEW_SLICES:
+        doubts.append(f"only {n} axial slices hold brain")
     if max(abs(size - 1) for size in spacing) > 0.25:
         size = " x ".join(f"{s:.2f}" for s in spacing)
         doubts.append(f"voxels measure {size} mm; the shipped models have seen 1 mm only")
     return tuple(doubts)
+
+
+def _twins(arrays: Mapping[str, np.ndarray]) -> list[str]:
+    pairs = [(a, b) for a, b in combinations(arrays, 2) if np.array_equal(arrays[a], arrays[b])]
+    return [f"{a} and {b} are the same image: was one file given twice?" for a, b in pairs]
 
 
 def restore(

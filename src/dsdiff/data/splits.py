@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsdiff.errors import ConfigError
+from dsdiff.errors import ConfigError, OutputError
 
 
 @dataclass(frozen=True)
@@ -38,9 +38,12 @@ def make(cases: list[str], n_folds: int, seed: int) -> Split:
 
 
 def write(split: Split, path: Path) -> None:
-    """Write a split with its hash."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps({"hash": split.hash, "seed": split.seed, "folds": split.folds}, indent=1) + "\n")
+    """Write a split with its hash. Raises `OutputError` where it cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"hash": split.hash, "seed": split.seed, "folds": split.folds}, indent=1) + "\n")
+    except OSError as error:
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 def read(path: Path) -> Split:

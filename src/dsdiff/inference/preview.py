@@ -6,6 +6,7 @@ import matplotlib
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
+from matplotlib.colors import Colormap, ListedColormap
 from matplotlib.figure import Figure
 from scipy import ndimage
 
@@ -14,6 +15,10 @@ from dsdiff.data.preprocess import Prepared
 LABELS = {"t1": "T1", "t2": "T2", "flair": "FLAIR", "t1ce": "T1ce"}
 BACKGROUND, INK, FAINT = "#0b0d10", "#e8eaed", "#9aa0a6"
 PLANES = ("axial", "coronal", "sagittal")
+ENHANCEMENT_COLOURS: Colormap = ListedColormap(
+    matplotlib.colormaps["inferno"](np.linspace(0.35, 1, 256)), "enhancement"
+)
+SPREAD_COLOURS: Colormap = matplotlib.colormaps["magma"]
 ENHANCEMENT_RANGE = (0.5, 4.0)  # robust z-scores: below the first nothing is drawn, above the second it saturates
 
 
@@ -81,14 +86,14 @@ def draw(
             grey, over = enhancements.get(label, (columns.get(label), None))
             if grey is None:
                 assert spread is not None
-                _show_map(axis, plane(np.where(brain, spread, np.nan)[box], at, name), "magma", 0.0, 1.0)
+                _show_map(axis, plane(np.where(brain, spread, np.nan)[box], at, name), SPREAD_COLOURS, 0.0, 1.0)
             else:
                 low, high = window(grey, brain)
                 image = np.where(brain, grey, low)[box]
                 axis.imshow(plane(image, at, name), cmap="gray", vmin=low, vmax=high, interpolation="lanczos")
                 if over is not None:
                     seen = np.where(brain & (over > ENHANCEMENT_RANGE[0]), over, np.nan)[box]
-                    _show_map(axis, plane(seen, at, name), "inferno", *ENHANCEMENT_RANGE)
+                    _show_map(axis, plane(seen, at, name), ENHANCEMENT_COLOURS, *ENHANCEMENT_RANGE)
             axis.set_aspect(aspect(prepared.spacing, name))
             _bare(axis)
         row[0].set_ylabel(name, color=FAINT, fontsize=8)
@@ -102,8 +107,8 @@ def draw(
     return figure
 
 
-def _show_map(axis: Axes, image: Float[np.ndarray, "h w"], cmap: str, low: float, high: float) -> None:
-    colours = matplotlib.colormaps[cmap].with_extremes(bad=(0, 0, 0, 0))
+def _show_map(axis: Axes, image: Float[np.ndarray, "h w"], cmap: Colormap, low: float, high: float) -> None:
+    colours = cmap.with_extremes(bad=(0, 0, 0, 0))
     axis.imshow(np.ma.masked_invalid(image), cmap=colours, vmin=low, vmax=high, alpha=0.85, interpolation="nearest")
 
 
@@ -116,9 +121,9 @@ def _bare(axis: Axes) -> None:
 
 
 def _legend(figure: Figure, with_spread: bool) -> None:
-    bars = [(0.74 - 0.25 * with_spread, "inferno", ENHANCEMENT_RANGE, "enhancement (robust SD)")]
+    bars = [(0.74 - 0.25 * with_spread, ENHANCEMENT_COLOURS, ENHANCEMENT_RANGE, "enhancement (robust SD)")]
     if with_spread:
-        bars.append((0.77, "magma", (0.0, 1.0), "uncertainty (robust SD)"))
+        bars.append((0.77, SPREAD_COLOURS, (0.0, 1.0), "uncertainty (robust SD)"))
     for left, cmap, (low, high), text in bars:
         axis = figure.add_axes((left, 0.034, 0.09, 0.014))
         axis.imshow(np.linspace(0, 1, 64)[None], aspect="auto", cmap=cmap)

@@ -5,7 +5,7 @@ nifti.read -> preprocess.apply -> slices.batches -> condition.build -> sampler(d
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -42,9 +42,9 @@ class Result:
 
     t1ce: Volume
     std: Volume | None
-    prepared: Prepared
-    z: Float[np.ndarray, "x y z"]
-    z_std: Float[np.ndarray, "x y z"] | None
+    prepared: Prepared = field(repr=False)
+    z: Float[np.ndarray, "x y z"] = field(repr=False)
+    z_std: Float[np.ndarray, "x y z"] | None = field(repr=False)
     steps: int
     samples: int
     seed: int
