@@ -262,7 +262,7 @@ def compose(
 
 
 def texture(fractions: dict[str, np.ndarray], rng: np.random.Generator) -> np.ndarray:
-    """Relative deviation of T1 and T2 (x, y, z): a few per cent in healthy tissue, more in"""
+    """Relative deviation of T1 and T2 (x, y, z): a few per cent in healthy tissue, more in lesions."""
     shape = fractions["white"].shape
     healthy = 0.04 * noise(rng, shape, 25.0) + 0.035 * noise(rng, shape, 2.5)
     ill = 0.11 * noise(rng, shape, 10.0) + 0.07 * noise(rng, shape, 4.0)

@@ -7,7 +7,8 @@ Sources of `RELAXATION` (T1, T2 at 1.5 T and 3 T):
   white, grey   T1: Wright et al. 2008, MAGMA 21:121, MPRAGE. T2: Stanisz et al. 2005, MRM 54:507 (3 T: within
                 its spread). Proton density: Whittall et al. 1997, MRM 37:34.
   csf           T1: Lin et al. 2001, JMRI 14:368; T2: about 2 s in vivo, Daoust et al. 2017, Magn Reson Imaging 44:72.
-  vessel        (blood) Stanisz et al. 2005, MRM 54:507.
+                Measured at 3 T since (PMC10696635): T1 4309 +- 147 ms, T2 1886 +- 68 ms.
+  vessel        (blood) T1: Stanisz et al. 2005, MRM 54:507. T2: below its value, for venous blood; chosen.
   oedema, solid Badve et al. 2017, AJNR 38:492, at 3 T: T1 of white matter around glioblastoma 1578 +- 331 ms, T2 of
                 solid tumour 105 +- 27 ms (metastases) to 172 +- 53 ms (lower-grade glioma). The rest is chosen within
                 that spread; T1 at 1.5 T is scaled by grey matter's ratio.
