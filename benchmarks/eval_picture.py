@@ -53,7 +53,7 @@ def main() -> None:
     args = parser.parse_args()
     found = json.loads(args.scores.read_text())["patients"]
     auc = {name: methods["model"]["auc_tumour"] for name, methods in found.items()}
-    ranked = sorted((name for name in auc if np.isfinite(auc[name])), key=lambda name: -auc[name])
+    ranked = sorted((name for name in auc if auc[name] is not None), key=lambda name: -auc[name])
     middle = len(ranked) // 2
     picks = [*ranked[:2], *ranked[middle - 1 : middle + 1], *ranked[-2:]]
     split, by_name = splits.read(args.split), {case.name: case for case in cases.discover(args.data)}

@@ -59,7 +59,9 @@ def score_case(case: Case, folder: Path, regression: LinearRegression) -> Scores
     return {name: scores.score(image, arrays["t1ce"], arrays["t1"], where) for name, image in predictions.items()}
 
 
-def evaluate(data: Path, model_root: Path, split: splits.Split, workers: int, limit: int | None) -> dict[str, Scores]:
+def evaluate(
+    data: Path, model_root: Path, split: splits.Split, workers: int, only: list[str] | None
+) -> dict[str, Scores]:
     """Scores of every patient of every fold that has a model."""
     found = {case.name: case for case in cases.discover(data)}
     folds = [(k, model_root / f"fold{k}") for k in range(len(split.folds)) if (model_root / f"fold{k}").is_dir()]
@@ -80,7 +82,7 @@ def evaluate(data: Path, model_root: Path, split: splits.Split, workers: int, li
         jobs: list[tuple[Case, Path, LinearRegression]] = []
         for k, folder in folds:
             others = LinearRegression.merged(part for name, part in learnt.items() if name not in split.held_out(k))
-            jobs += [(found[name], folder, others) for name in split.held_out(k)[:limit]]
+            jobs += [(found[name], folder, others) for name in split.held_out(k) if not only or name in only]
         task = progress.add_task("scoring", total=len(jobs))
         results = {}
         for job, result in zip(jobs, pool.map(score_case, *zip(*jobs, strict=True)), strict=True):
@@ -133,18 +135,22 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("models/folds"))
     parser.add_argument("--split", type=Path, default=Path("models/split.json"))
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--limit", type=int, help="patients of each fold, for a quick look")
+    parser.add_argument("--cases", nargs="*", help="score these patients only, for a quick look")
     parser.add_argument("--out", type=Path, help="JSON to write")
     args = parser.parse_args()
     if not args.data.is_dir():
         sys.exit(f"{args.data}: no such folder; lay the patients out first and set DSDIFF_REAL_DATA")
     split = splits.read(args.split)
     print(f"{'patient':22} {'method':20}" + "".join(f"{name:>12}" for name in scores.SCORES), flush=True)
-    results = evaluate(args.data, args.models, split, args.workers, args.limit)
+    results = evaluate(args.data, args.models, split, args.workers, args.cases)
     print("", means(results, split), sep="\n")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
-        args.out.write_text(json.dumps({"split": split.hash, "patients": results}, indent=1) + "\n")
+        finite = {
+            patient: {m: {s: v if np.isfinite(v) else None for s, v in found.items()} for m, found in methods.items()}
+            for patient, methods in results.items()
+        }
+        args.out.write_text(json.dumps({"split": split.hash, "patients": finite}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

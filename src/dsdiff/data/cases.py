@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dsdiff.data import nifti
+from dsdiff.data.preprocess import to_canonical
 from dsdiff.errors import CaseError, GeometryError, InputError
 from dsdiff.volume import Volume, same_grid
 
@@ -118,8 +119,6 @@ def load(case: Case, contrasts: tuple[str, ...]) -> dict[str, Volume]:
 
 def check_grids(volumes: Mapping[str, Volume], case: str) -> None:
     """Raise `GeometryError` unless all volumes have the first one's grid, up to the order and direction of axes."""
-    from dsdiff.data.preprocess import to_canonical
-
     (first, reference), *others = volumes.items()
     for contrast, volume in others:
         if not same_grid(to_canonical(reference), to_canonical(volume)):

@@ -37,17 +37,17 @@ class Batch:
     region: Integer[Tensor, "b 1 h w"]
 
 
-def load(case: Case, contrasts: Sequence[str], target: str) -> Patient:
-    """Read and prepare one training case. Raises what `cases.load` and `preprocess.apply` raise."""
+def load(case: Case, contrasts: Sequence[str], target: str, start: str = "t1") -> Patient:
+    """Read and prepare one training case; the brain is that of `start`. Raises what reading and preparing raise."""
     wanted = (*contrasts, target, *(("seg",) if "seg" in case.files else ()))
     volumes = cases.load(case, wanted)
     seg = volumes.pop("seg", None)
-    prepared = preprocess.apply(volumes)
+    prepared = preprocess.apply(volumes, start)
     region = prepared.brain.astype(np.uint8)
     if seg is not None:
         labels = preprocess.to_canonical(seg).array
-        region[np.isin(labels, TUMOUR)] = 2
-        region[labels == enhancing_label(labels)] = 3
+        region[np.isin(labels, TUMOUR) & prepared.brain] = 2
+        region[(labels == enhancing_label(labels)) & prepared.brain] = 3
     box = tuple(slice(edge.min(), edge.max() + 1) for edge in np.nonzero(prepared.brain))
     images = np.stack([prepared.images[name][box] for name in (*contrasts, target)]).astype(np.float16)
     return Patient(case.name, images.transpose(0, 3, 1, 2).copy(), region[box].transpose(2, 0, 1).copy())

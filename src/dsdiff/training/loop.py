@@ -245,7 +245,7 @@ def load_patients(config: RunConfig, console: Console) -> tuple[list[Patient], l
         for kind, group in (("train", real), ("phantom", simulated)):
             for case in group:
                 into = "held" if case.name in held_out else kind
-                loaded[into].append(cohort.load(case, data.contrasts, data.target))
+                loaded[into].append(cohort.load(case, data.contrasts, data.target, data.start))
                 progress.advance(task)
     if data.target_style == "average":
         wanted = cohort.average_style(loaded["train"] or loaded["phantom"])
