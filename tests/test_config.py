@@ -22,7 +22,7 @@ def test_unet_config_means_backbone(tmp_path):
         "unet_config: {target: ldm.modules.diffusionmodules.openaimodel.UNetModel, params: {model_channels: 64}}\n"
     )
     network = configs.load(written(tmp_path, snippet)).build_backbone()
-    assert network.model_channels == 64
+    assert network.params.model_channels == 64
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, cast
 
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from torch import nn
@@ -113,13 +113,9 @@ class RunConfig(Part):
         processes.build(spec.target, spec.params)
         return spec
 
-    def cond_channels(self) -> int:
-        """Maps that the condition gives the backbone beside x_t."""
-        return self.conditioning.channels(len(self.data.contrasts), self.data.slab)
-
     def build_backbone(self) -> nn.Module:
         """A fresh network. Raises `ConfigError` where backbone and data do not fit."""
-        backbone = registry.build(self.backbone, self.cond_channels())
+        backbone = registry.build(self.backbone, self.conditioning.layout(self.data.contrasts, self.data.slab))
         multiple = cast(Backbone, backbone).multiple
         if any(size % multiple for size in self.data.crop):
             raise ConfigError(
@@ -136,18 +132,37 @@ class RunConfig(Part):
 def load(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a YAML and apply `key=value` overrides (dotted keys). Paths in it are relative to where the command runs.
 
+    `backbone=FILE` takes the whole backbone block of another YAML.
+
     Raises `ConfigError` that names every unknown key and every impossible value.
     """
     if not Path(path).is_file():
         raise ConfigError(f"{path}: no such config file")
     if bad := [item for item in overrides if "=" not in item]:
         raise ConfigError(f"override '{bad[0]}' is not of the form key=value (as in training.steps=100)")
+    swaps = [item for item in overrides if item.startswith("backbone=")]
+    others = [item for item in overrides if item not in swaps]
     try:
-        merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
+        read = OmegaConf.load(path)
+        for item in swaps:
+            read = _with_backbone(read, Path(item.split("=", 1)[1]))
+        merged = OmegaConf.merge(read, OmegaConf.from_dotlist(others))
         values = OmegaConf.to_container(merged, resolve=False)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is not a config ({str(error).splitlines()[0]})") from error
     return parse(values, str(path))
+
+
+def _with_backbone(config: Any, file: Path) -> DictConfig:
+    """The config with the whole backbone block of another YAML."""
+    if not file.is_file():
+        raise ConfigError(f"backbone={file}: no such file; it must be a YAML with a backbone block")
+    names = ("backbone", "unet_config")
+    blocks = [block for name, block in OmegaConf.load(file).items() if name in names]
+    if len(blocks) != 1:
+        raise ConfigError(f"backbone={file}: the file must have one backbone block, it has {len(blocks)}")
+    kept = {name: block for name, block in config.items() if name not in names}
+    return OmegaConf.create({**kept, "backbone": blocks[0]})
 
 
 def parse(values: Any, where: str) -> RunConfig:

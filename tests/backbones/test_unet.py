@@ -5,15 +5,19 @@ import torch
 from conftest import wake
 
 from dsdiff.backbones import registry
+from dsdiff.backbones.convolutions import AttentionBlock, ConvParams
 from dsdiff.backbones.layers import timestep_embedding
-from dsdiff.backbones.unet import AttentionBlock
 from dsdiff.errors import ConfigError
+from dsdiff.types import Condition, ConditionLayout
 
 ALIAS = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
 
 
-def build(channels=3, target="unet", **params):
-    return registry.build(registry.Target(target=target, params=params), channels)
+LAYOUT = ConditionLayout(("t1", "t2", "flair"))
+
+
+def build(target="unet", **params):
+    return registry.build(registry.Target(target=target, params=params), LAYOUT)
 
 
 def test_the_sizes_that_the_field_prints():
@@ -48,8 +52,6 @@ def test_the_sizes_that_the_field_prints():
 def test_every_option_runs(params):
     network = build(model_channels=32, channel_mult=[1, 2], num_res_blocks=1, attention_resolutions=[2], **params)
     wake(network)
-    from dsdiff.types import Condition
-
     cond = Condition(torch.randn(2, 3, 1, 16, 24), torch.ones(2, 3, dtype=torch.bool))
     value = network(torch.randn(2, 1, 16, 24), torch.tensor([0.0, 1000.0]), cond).value
     assert value.shape == (2, 1, 16, 24)
@@ -59,7 +61,8 @@ def test_every_option_runs(params):
 @pytest.mark.parametrize("new_order", [False, True])
 def test_attention_agrees_with_the_formula(new_order):
     torch.manual_seed(0)
-    block, heads, e = AttentionBlock(64, 4, new_order), 4, 16
+    params = ConvParams(num_heads=4, use_new_attention_order=new_order)
+    block, heads, e = AttentionBlock(64, params), 4, 16
     wake(block)
     x = torch.randn(2, 64, 3, 5)
     qkv = block.qkv(block.norm(x.flatten(2)))
@@ -85,7 +88,11 @@ def test_timestep_embedding_by_hand():
     [
         ({"model_chanels": 64}, "model_chanels"),
         ({"model_channels": 40}, "multiple of 32"),
-        ({"attention_resolutions": [1], "num_heads": 5}, "64 channels at downsampling factor 1 do not divide by 5"),
+        ({"attention_resolutions": [1], "num_heads": 5}, "64 channels do not divide by 5 heads"),
+        ({"num_head_channels": 48}, "512 channels do not divide into heads of 48"),
+        ({"num_heads": -1}, "num_heads or num_head_channels is needed"),
+        ({"num_res_blocks": [2, 2]}, r"num_res_blocks \(2, 2\) must be one number or 4"),
+        ({"use_spatial_transformer": True}, "use_spatial_transformer"),
         ({"in_channels": 7}, "in_channels is 7, but x_t and the condition make 4"),
     ],
 )
@@ -95,5 +102,5 @@ def test_nonsense_is_refused_with_a_reason(params, says):
 
 
 def test_only_registered_names_are_looked_up():
-    with pytest.raises(ConfigError, match=r"backbone 'os\.system' is unknown; there are: unet"):
+    with pytest.raises(ConfigError, match=r"backbone 'os\.system' is unknown; there are: disc_unet.*--allow-code"):
         build(target="os.system")

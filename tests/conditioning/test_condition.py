@@ -24,13 +24,13 @@ def test_maps_are_sources_contrast_by_contrast_then_structure():
     config = ConditioningConfig(structure="sobel")
     cond = condition.build(config, sources, torch.ones(2, 3, dtype=torch.bool))
     maps = cond.maps()
-    assert maps.shape[1] == config.channels(3, 5) == 18
+    assert maps.shape[1] == config.layout(("t1", "t2", "flair"), 5).channels == 18
     assert torch.equal(maps[:, 5:10], sources[:, 1])
     assert torch.equal(maps[:, 15:], sobel(sources[:, :, 2]))
     plain = ConditioningConfig(structure="none")
     assert (
         condition.build(plain, sources, torch.ones(2, 3, dtype=torch.bool)).maps().shape[1]
-        == plain.channels(3, 5)
+        == plain.layout(("t1", "t2", "flair"), 5).channels
         == 15
     )
 

@@ -1,10 +1,37 @@
-"""Blocks that more than one backbone uses, or that belong to the field's common vocabulary."""
+"""What every backbone shares: the vocabulary of its params, the timestep embedding, attention, checkpointing."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
+from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+
+class BackboneParams(BaseModel):
+    """Params that every backbone takes. Unknown keys are refused.
+
+    in_channels: channels of x_t and the condition together; found out where it is left out, checked where it is not.
+    use_checkpoint: gradient checkpointing, less memory in training for about a third more time.
+    fused: torch's scaled-dot-product attention; off, the same in plain steps.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    in_channels: int | None = Field(None, ge=1)
+    out_channels: int = Field(1, ge=1)
+    dropout: float = Field(0.0, ge=0, lt=1)
+    use_checkpoint: bool = False
+    fused: bool = True
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        """What is legal here but surely not meant, in words."""
+        return ()
 
 
 def timestep_embedding(t: Float[Tensor, " b"], dim: int, max_period: float = 10000.0) -> Float[Tensor, "b e"]:
@@ -16,7 +43,7 @@ def timestep_embedding(t: Float[Tensor, " b"], dim: int, max_period: float = 100
     frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=t.device, dtype=torch.float32) / half)
     angles = t.float()[:, None] * frequencies  # b half
     embedding = torch.cat([angles.cos(), angles.sin()], 1)
-    return embedding if dim % 2 == 0 else nn.functional.pad(embedding, (0, 1))
+    return embedding if dim % 2 == 0 else F.pad(embedding, (0, 1))
 
 
 def zero_module(module: nn.Module) -> nn.Module:
@@ -29,3 +56,22 @@ def zero_module(module: nn.Module) -> nn.Module:
 def normalization(channels: int) -> nn.GroupNorm:
     """The field's group norm: 32 groups; torch accumulates it in float32 whatever the input's type."""
     return nn.GroupNorm(32, channels)
+
+
+def attention(
+    q: Float[Tensor, "b heads n e"], k: Float[Tensor, "b heads m e"], v: Float[Tensor, "b heads m e"], fused: bool
+) -> Float[Tensor, "b heads n e"]:
+    """softmax(q k^T / sqrt(e)) v, by torch's fused kernel or step by step."""
+    if fused:
+        return F.scaled_dot_product_attention(q, k, v)
+    return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), -1) @ v
+
+
+def run(block: Callable[..., Any], *args: Tensor | list[Tensor], use_checkpoint: bool) -> Any:
+    """`block(*args)`, its activations computed again in the backward pass rather than kept if `use_checkpoint`.
+
+    Source: Chen et al. 2016 (arXiv:1604.06174).
+    """
+    if use_checkpoint and torch.is_grad_enabled():
+        return checkpoint(block, *args, use_reentrant=False)
+    return block(*args)

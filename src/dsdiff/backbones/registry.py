@@ -1,58 +1,132 @@
 """Names of backbones, and how a `target` with its `params` becomes a network."""
 
+import re
 from importlib import import_module
-from typing import Any
+from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from torch import nn
 
-from dsdiff.errors import ConfigError
+from dsdiff.backbones import foreign
+from dsdiff.backbones.layers import BackboneParams
+from dsdiff.errors import ConfigError, GeometryError
+from dsdiff.types import Backbone, ConditionLayout
 
 # name -> module and class. The class carries its pydantic model as `Params`; nothing is imported until it is asked for.
 BACKBONES: dict[str, str] = {
     "unet": "dsdiff.backbones.unet:UNetModel",
+    "disc_unet": "dsdiff.backbones.disc_unet:DisentangledUNet",
+    "ds_unet": "dsdiff.backbones.ds_unet:DSUNet",
+    "transformer": "dsdiff.backbones.transformer:Transformer",
+    "vit": "dsdiff.backbones.vit:VisionTransformer",
+    "dit": "dsdiff.backbones.dit:DiT",
+    "hybrid": "dsdiff.backbones.hybrid:Hybrid",
+    "resnet_attention": "dsdiff.backbones.resnet_attention:ResNetAttention",
+    "smp_unet": "dsdiff.backbones.smp_unet:SmpUNet",
 }
+# The long names of the original system and of the libraries that a backbone stands for.
 ALIASES: dict[str, str] = {
     "ldm.modules.diffusionmodules.openaimodel.UNetModel": "unet",
+    "Disc_diff.guided_diffusion.unet.UNet_disc_Model": "disc_unet",
+    "UNet_DS_Diff.model.DSUnetModel": "ds_unet",
+    "ldm.modules.diffusionmodules.dit.DiT": "dit",
+    "segmentation_models_pytorch.Unet": "smp_unet",
 }
 
 
 class Target(BaseModel):
-    """The field's way to name a part: `target` is a registered name, `params` are its arguments."""
+    """The field's way to name a part: `target` is a registered name, `params` are its arguments.
+
+    multiple: for someone else's class alone, what the sides of a slice must be multiples of.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     target: str
     params: dict[str, Any] = {}
+    multiple: int | None = Field(None, ge=1)
+
+
+def register(name: str, path: str) -> None:
+    """Make a class known for this process: `path` is "package.module:Class".
+
+    Raises `ConfigError` for a name that is taken by another class, or a path that is not of that form.
+    """
+    if not re.fullmatch(r"\w+(\.\w+)*:\w+", path):
+        raise ConfigError(f"'{path}' does not name a class; it must be of the form package.module:Class")
+    if BACKBONES.get(name, path) != path or name in ALIASES:
+        raise ConfigError(f"backbone '{name}' is taken")
+    BACKBONES[name] = path
+
+
+def allow(target: str) -> None:
+    """Let a dotted path be imported: for a config file that the user passes and trusts, never for a checkpoint."""
+    if target not in ALIASES and target not in BACKBONES:
+        register(target, ":".join(target.rsplit(".", 1)))
 
 
 def lookup(target: str) -> type[nn.Module]:
     """The class behind a registered name or alias. Raises `ConfigError` for any other: nothing else is imported."""
     name = ALIASES.get(target, target)
     if name not in BACKBONES:
-        raise ConfigError(f"backbone '{target}' is unknown; there are: {', '.join(sorted(BACKBONES))}")
+        dotted = "; a dotted path is imported only for a config passed with --allow-code" if "." in target else ""
+        raise ConfigError(f"backbone '{target}' is unknown; there are: {', '.join(sorted(BACKBONES))}{dotted}")
     module, attribute = BACKBONES[name].split(":")
-    return getattr(import_module(module), attribute)
+    try:
+        return getattr(import_module(module), attribute)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"backbone '{target}' cannot be imported: {error}") from error
 
 
-def build(spec: Target, cond_channels: int) -> nn.Module:
-    """The network of a spec, for a condition of `cond_channels` maps. It satisfies `types.Backbone`.
+def parse(spec: Target) -> BackboneParams | None:
+    """The checked params of a spec; None for someone else's class, which checks its own.
 
-    Raises `ConfigError` for an unknown target, unknown or impossible params, and an `in_channels` that is not
-    1 (x_t) + `cond_channels`.
+    Raises `ConfigError` for unknown or impossible ones.
     """
     backbone = lookup(spec.target)
+    if not hasattr(backbone, "Params"):
+        return None
+    if spec.multiple is not None:
+        raise ConfigError(f"backbone.multiple is for classes named by a dotted path; '{spec.target}' knows its own")
     try:
-        params = backbone.Params(**spec.params)  # type: ignore[attr-defined]
+        return backbone.Params(**spec.params)
     except ValidationError as error:
         raise ConfigError(f"backbone.params of '{spec.target}': {explain(error)}") from error
-    in_channels = 1 + cond_channels
+
+
+def doubts(spec: Target) -> tuple[str, ...]:
+    """What in a spec is legal but surely not meant, in words. Raises what `parse` raises."""
+    params = parse(spec)
+    return params.doubts if params else ()
+
+
+def build(spec: Target, layout: ConditionLayout) -> nn.Module:
+    """The network of a spec, for conditions of this layout. It satisfies `types.Backbone`.
+
+    Raises `ConfigError` for an unknown target, unknown or impossible params, and an `in_channels` that is not
+    1 (x_t) + `layout.channels`. The network raises `GeometryError` for a slice whose sides are no multiples.
+    """
+    params = parse(spec)
+    in_channels = 1 + layout.channels
+    if params is None:
+        network = foreign.adapted(lookup(spec.target), spec.params, spec.multiple, in_channels)
+        network.register_forward_pre_hook(_size_fits)
+        return network
     if params.in_channels not in (None, in_channels):
         raise ConfigError(
             f"backbone.params.in_channels is {params.in_channels}, but x_t and the condition make {in_channels}; "
             "leave it out, or change data.contrasts, data.slab or conditioning.structure"
         )
-    return backbone(params.model_copy(update={"in_channels": in_channels}))
+    network = lookup(spec.target)(params, layout)
+    network.register_forward_pre_hook(_size_fits)
+    return network
+
+
+def _size_fits(network: nn.Module, args: tuple[Any, ...]) -> None:
+    multiple = cast(Backbone, network).multiple
+    h, w = args[0].shape[-2:]
+    if h % multiple or w % multiple:
+        raise GeometryError(f"a slice is {h} x {w}; both sides must be multiples of {multiple}")
 
 
 def explain(error: ValidationError) -> str:

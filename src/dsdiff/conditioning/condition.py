@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict
 from torch import Tensor
 
 from dsdiff.conditioning.structure import structure
-from dsdiff.types import Condition
+from dsdiff.types import Condition, ConditionLayout
 
 
 class ConditioningConfig(BaseModel):
@@ -17,9 +17,9 @@ class ConditioningConfig(BaseModel):
 
     structure: Literal["sobel", "none"] = "sobel"
 
-    def channels(self, n_sources: int, slab: int) -> int:
-        """How many maps a backbone gets beside x_t: see `Condition.maps`."""
-        return n_sources * slab + (0 if self.structure == "none" else n_sources)
+    def layout(self, contrasts: tuple[str, ...], slab: int) -> ConditionLayout:
+        """What the conditions built under this config will hold."""
+        return ConditionLayout(contrasts, slab, self.structure != "none")
 
 
 def build(config: ConditioningConfig, sources: Float[Tensor, "b s d h w"], present: Bool[Tensor, "b s"]) -> Condition:

@@ -142,6 +142,9 @@ def _steps(
     _forget_after(run / LOG, trainer.step)
     with bars(console, count=True) as progress, (run / LOG).open("a") as log:
         task = progress.add_task("training", total=settings.steps, completed=trainer.step)
+        if validation and trainer.step == 0:  # what the start alone, untrained, is worth
+            before = round(validate(trainer, validation, run / "samples"), 5)
+            log.write(json.dumps({"step": 0, "validation": before}) + "\n")
         since, running = time.perf_counter(), 0.0
         while trainer.step < settings.steps:
             rng = np.random.default_rng([trainer.config.seed, trainer.step])

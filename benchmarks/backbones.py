@@ -1,0 +1,168 @@
+"""Train every small backbone for the same CPU time on phantoms, and synthesise a real patient with each.
+
+python benchmarks/backbones.py PHANTOMS CASE OUT [--minutes 4] [--only NAME ...]
+
+Every configs/backbones/NAME-small.yaml goes through one command (it is printed), which differs in `backbone=` and in the
+steps that the CPU time allows; a third of the phantoms is kept for validation. CASE is a patient's folder with its T1ce.
+Everything is kept in OUT, and the same command goes on where it was stopped. Ends with a table (Markdown) and a picture.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from dsdiff import config as configs
+from dsdiff.data import cases, nifti, preprocess, splits
+from dsdiff.data.cohort import Batch
+from dsdiff.data.labels import enhancing_label
+from dsdiff.errors import ConfigError
+from dsdiff.evaluation import scores
+from dsdiff.evaluation.regions import regions
+from dsdiff.inference import model as models
+from dsdiff.inference import preview
+from dsdiff.inference.synthesize import run
+from dsdiff.training.loop import Trainer
+
+RECIPE = Path("configs/bridge-small.yaml")
+BACKBONES = Path("configs/backbones")
+
+
+def steps_within(backbone: Path, minutes: float) -> int:
+    """How many training steps so many minutes of CPU time are, by timing a few on noise."""
+    config = configs.load(RECIPE, (f"backbone={backbone}", "data.phantom_share=0"))
+    trainer, generator = Trainer(config, torch.device("cpu")), torch.Generator().manual_seed(0)
+    size, data = config.training.batch_size, config.data
+    sources = torch.randn(size, len(data.contrasts), data.slab, *data.crop)
+    batch = Batch(sources, sources[:, :1, 0], torch.ones(size, 1, *data.crop, dtype=torch.uint8))
+    trainer.train_step(batch, generator)
+    since = time.process_time()
+    for _ in range(6):
+        trainer.train_step(batch, generator)
+    return int(minutes * 60 / ((time.process_time() - since) / 6))
+
+
+def command(name: str, steps: int, phantoms: Path, out: Path) -> list[str]:
+    """The training of one backbone."""
+    backbone = BACKBONES / f"{name}-small.yaml"
+    overrides = (
+        f"backbone={backbone} data.root={phantoms} data.split={out / 'split.json'} data.fold=0 data.phantom_share=0 "
+        f"training.steps={steps} training.warmup=30 training.validate_every={max(1, steps // 4)}"
+    )
+    program = "from dsdiff.cli.main import run; run()"
+    return [sys.executable, "-c", program, "train", str(RECIPE), *overrides.split(), "-o", str(out / name)]
+
+
+def train(name: str, steps: int, phantoms: Path, out: Path) -> None:
+    """Train one backbone in a process of one thread, unless it is trained already."""
+    if (out / name / "model").is_dir():
+        return
+    line = command(name, steps, phantoms, out)
+    print("dsdiff", *line[3:], flush=True)
+    with (out / f"{name}.log").open("a") as log:
+        subprocess.run(line, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=log, check=True)
+
+
+def synthesise(name: str, case: cases.Case, out: Path) -> None:
+    """Synthesise the patient; keep the volume, its scores and the CPU seconds."""
+    model = models.load(out / name / "model", torch.device("cpu"))
+    volumes = cases.load(case, (*model.contrasts, "t1ce"))
+    since = time.process_time()
+    result = run({contrast: volumes[contrast] for contrast in model.contrasts}, model)
+    seconds = time.process_time() - since
+    labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array
+    truth, t1 = (preprocess.to_canonical(volumes[contrast]).array for contrast in ("t1ce", "t1"))
+    found = scores.score(result.z, truth, t1, regions(result.prepared.brain, labels))
+    log = [json.loads(line) for line in (out / name / "log.jsonl").read_text().splitlines()]
+    curve = [row["validation"] for row in log if "validation" in row]
+    size = sum(p.numel() for p in model.network.parameters() if p.requires_grad) / 1e6
+    facts = {"parameters": size, "steps": log[-1]["step"], "before": curve[0], "after": curve[-1], "seconds": seconds}
+    np.save(out / name / "z.npy", result.z)
+    (out / name / "result.json").write_text(json.dumps(facts | found))
+
+
+def table(names: list[str], out: Path) -> str:
+    """What each backbone did, as Markdown."""
+    head = "| backbone | parameters | steps | validation loss before | after | CPU s a volume | PSNR fit | AUC tumour |"
+    lines = [head, "|---" * 8 + "|"]
+    for name in names:
+        r = json.loads((out / name / "result.json").read_text())
+        lines.append(
+            f"| `{name}` | {r['parameters']:.2f} M | {r['steps']} | {r['before']:.4f} | {r['after']:.4f} | "
+            f"{r['seconds']:.1f} | {r['psnr_fit']:.2f} | {r['auc_tumour']:.2f} |"
+        )
+    return "\n".join(lines)
+
+
+def picture(names: list[str], case: cases.Case, out: Path) -> None:
+    """The slice with most enhancing tumour: T1, the acquired T1ce and every backbone's, enhancement below each."""
+    prepared = preprocess.apply(cases.load(case, ("t1", "t2", "flair", "t1ce")))
+    labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array
+    point = (0, 0, int((labels == enhancing_label(labels)).sum((0, 1)).argmax()))
+    t1, brain = prepared.images["t1"], prepared.brain
+    images = {"T1": t1, "acquired T1ce": prepared.images["t1ce"]}
+    images |= {name: np.load(out / name / "z.npy") for name in names}
+    figure = Figure(figsize=(1.45 * len(images), 3.6), facecolor=preview.BACKGROUND, dpi=110)
+    axes = figure.subplots(2, len(images), squeeze=False)
+    figure.subplots_adjust(0.005, 0.005, 0.995, 0.93, 0.02, 0.02)
+    for column, (name, image) in zip(axes.T, images.items(), strict=True):
+        low, high = preview.window(image, brain)
+        grey = preview.plane(np.where(brain, np.clip((image - low) / (high - low), 0, 1), 0), point, "axial")
+        made = preview.plane(np.where(brain, image - t1, 0), point, "axial")
+        least, most = preview.ENHANCEMENT_RANGE
+        for axis in column:
+            axis.imshow(grey[20:220, 30:210], cmap="gray", vmin=0, vmax=1)
+            axis.set_axis_off()
+        shown = np.ma.masked_less(made[20:220, 30:210], least)
+        column[1].imshow(shown, cmap=preview.ENHANCEMENT_COLOURS, vmin=least, vmax=most, alpha=0.85)
+        column[0].set_title(name, color=preview.INK, fontsize=7, pad=3)
+    preview.save(figure, out / "backbones.png")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("phantoms", type=Path)
+    parser.add_argument("case", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--minutes", type=float, default=4.0, help="CPU minutes of training for each")
+    parser.add_argument("--only", nargs="*", help="these backbones only")
+    parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, a thread each")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    if not (args.out / "split.json").exists():
+        splits.write(
+            splits.make([case.name for case in cases.discover(args.phantoms)], 3, 2024), args.out / "split.json"
+        )
+    plan_file = args.out / "plan.json"
+    plan = json.loads(plan_file.read_text()) if plan_file.exists() else {}
+    for path in sorted(BACKBONES.glob("*-small.yaml")):
+        name = path.stem.removesuffix("-small")
+        if name not in plan and (not args.only or name in args.only):
+            try:
+                plan[name] = steps_within(path, args.minutes)
+            except ConfigError as error:
+                print(f"{name} left out: {error}", flush=True)
+    plan_file.write_text(json.dumps(plan))
+    names = [name for name in plan if not args.only or name in args.only]
+    with ThreadPoolExecutor(args.jobs) as pool:
+        list(pool.map(lambda name: train(name, plan[name], args.phantoms, args.out), names))
+    (case,) = cases.discover(args.case)
+    for name in names:
+        if not (args.out / name / "result.json").exists():
+            synthesise(name, case, args.out)
+    done = [name for name in plan if (args.out / name / "result.json").exists()]
+    picture(done, case, args.out)
+    print(f"\n{table(done, args.out)}\n\n{args.out / 'backbones.png'}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""The vision transformer: x_t and the condition in patches, time added to every token, a linear head.
+
+With `long_skips`, shallow tokens are joined to deep ones, as the levels of a UNet are.
+Source: Dosovitskiy et al. 2021 (ViT, arXiv:2010.11929), Bao et al. 2023 (U-ViT, arXiv:2209.12152, fig. 1).
+"""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dsdiff.backbones.layers import run, zero_module
+from dsdiff.backbones.tokens import (
+    PatchEmbed,
+    TimestepEmbedder,
+    TokenParams,
+    TransformerBlock,
+    learnt_positions,
+    positions,
+    unpatchify,
+)
+from dsdiff.types import Condition, ConditionLayout, Prediction
+
+
+class ViTParams(TokenParams):
+    """long_skips: the first half of the blocks is joined to the second, from the outside inwards (U-ViT)."""
+
+    long_skips: bool = False
+
+
+class VisionTransformer(nn.Module):
+    """See the module. Starts at a zero output."""
+
+    Params = ViTParams
+
+    def __init__(self, params: ViTParams, layout: ConditionLayout) -> None:
+        super().__init__()
+        self.params, self.multiple = params, params.patch_size
+        width, half = params.hidden_size, params.depth // 2
+        self.x_embedder = PatchEmbed(1 + layout.channels, params.patch_size, width)
+        self.t_embedder = TimestepEmbedder(width)
+        self.pos_embed = learnt_positions(math.prod(params.grid), width)
+        self.blocks = nn.ModuleList(TransformerBlock(params) for _ in range(params.depth))
+        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(half if params.long_skips else 0))
+        self.norm = nn.LayerNorm(width)
+        self.head = zero_module(nn.Linear(width, params.patch_size**2 * params.out_channels))
+
+    def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
+        patch, (height, width) = self.params.patch_size, x_t.shape[-2:]
+        placed = positions(self.pos_embed, self.params.grid, (height // patch, width // patch))
+        tokens = self.x_embedder(torch.cat([x_t, cond.maps()], 1)) + placed  # b n e
+        tokens = tokens + self.t_embedder(t)[:, None]
+        shallow: list[Tensor] = []
+        for i, block in enumerate(self.blocks):
+            if shallow and i >= len(self.blocks) - len(self.skips):
+                joined = torch.cat([tokens, shallow.pop()], -1)
+                tokens = self.skips[len(self.blocks) - 1 - i](joined)
+            tokens = run(block, tokens, use_checkpoint=self.params.use_checkpoint)
+            if i < len(self.skips):
+                shallow.append(tokens)
+        return Prediction(unpatchify(self.head(self.norm(tokens)), height, patch).float())
