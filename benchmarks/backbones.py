@@ -2,9 +2,10 @@
 
 python benchmarks/backbones.py PHANTOMS CASE OUT [--minutes 4] [--only NAME ...]
 
-Every configs/backbones/NAME-small.yaml goes through one command (it is printed), which differs in `backbone=` and in the
-steps that the CPU time allows; a third of the phantoms is kept for validation. CASE is a patient's folder with its T1ce.
-Everything is kept in OUT, and the same command goes on where it was stopped. Ends with a table (Markdown) and a picture.
+Every configs/backbones/NAME-small.yaml goes through one command (it is printed), which differs in `backbone=` and in
+the steps that the CPU time allows; a third of the phantoms is kept for validation. CASE is a patient's folder with its
+T1ce. Everything is kept in OUT, and the same command goes on where it was stopped. Ends with a table (Markdown) and a
+picture.
 """
 
 import argparse

@@ -15,6 +15,9 @@ from dsdiff.diffusion import process as processes
 from dsdiff.errors import ConfigError
 from dsdiff.types import Backbone
 
+_INSTALLED = Path(__file__).parent / "assets" / "configs"  # in a wheel; a source tree has them at its top
+CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"
+
 
 class Part(BaseModel):
     """A block of the YAML: unknown keys are refused, values do not change."""
@@ -129,15 +132,30 @@ class RunConfig(Part):
         return processes.build(self.process.target, self.process.params)
 
 
-def load(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
+def ready(folder: str = "") -> list[str]:
+    """Names of the configs that come with dsdiff, or of those in a folder of theirs."""
+    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
+
+
+def find(name_or_path: str | Path) -> Path:
+    """A config file by path, or one that comes with dsdiff by its name. Raises `ConfigError` where there is neither."""
+    path = Path(name_or_path)
+    if path.is_file():
+        return path
+    known = {found.stem: found for found in sorted(CONFIGS.rglob("*.yaml"))}
+    if str(name_or_path) not in known:
+        raise ConfigError(f"{path}: no such config file, nor one of: {', '.join(known)}")
+    return known[str(name_or_path)]
+
+
+def load(name_or_path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a YAML and apply `key=value` overrides (dotted keys). Paths in it are relative to where the command runs.
 
-    `backbone=FILE` takes the whole backbone block of another YAML.
+    `backbone=FILE` takes the whole backbone block of another YAML. Files that come with dsdiff go by their name.
 
     Raises `ConfigError` that names every unknown key and every impossible value.
     """
-    if not Path(path).is_file():
-        raise ConfigError(f"{path}: no such config file")
+    path = find(name_or_path)
     if bad := [item for item in overrides if "=" not in item]:
         raise ConfigError(f"override '{bad[0]}' is not of the form key=value (as in training.steps=100)")
     swaps = [item for item in overrides if item.startswith("backbone=")]
@@ -145,7 +163,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     try:
         read = OmegaConf.load(path)
         for item in swaps:
-            read = _with_backbone(read, Path(item.split("=", 1)[1]))
+            read = _with_backbone(read, find(item.split("=", 1)[1]))
         merged = OmegaConf.merge(read, OmegaConf.from_dotlist(others))
         values = OmegaConf.to_container(merged, resolve=False)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
@@ -155,8 +173,6 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
 
 def _with_backbone(config: Any, file: Path) -> DictConfig:
     """The config with the whole backbone block of another YAML."""
-    if not file.is_file():
-        raise ConfigError(f"backbone={file}: no such file; it must be a YAML with a backbone block")
     names = ("backbone", "unet_config")
     blocks = [block for name, block in OmegaConf.load(file).items() if name in names]
     if len(blocks) != 1:

@@ -1,7 +1,7 @@
 """The disentangled conditional UNet: a stream per image, common and distinct features at the bottleneck.
 
-Every stream gives common and distinct features by two heads that all streams share. The common ones are averaged over the
-streams, the distinct ones kept apart; both are weighted by channel and fused. Skips are means over the streams.
+Every stream gives common and distinct features by two heads that all streams share. The common ones are averaged over
+the streams, the distinct ones kept apart; both are weighted by channel and fused. Skips are means over the streams.
 Source: the idea of Mao et al. 2023 (DisC-Diff, arXiv:2303.13933), written anew from its description.
 """
 

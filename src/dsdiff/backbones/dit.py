@@ -1,4 +1,4 @@
-"""The diffusion transformer with adaLN-Zero: time sets scale, shift and gate of every block, and all gates start at zero.
+"""The diffusion transformer with adaLN-Zero: time sets scale, shift and gate of every block; all gates start at zero.
 
 Module names and their order are those of the reference DiT, so that weights trained there load.
 Source: Peebles and Xie 2023 (arXiv:2212.09748, section 3.2 and fig. 3), written from the paper.

@@ -1,9 +1,8 @@
 """The DS-Diff UNet: four streams, four kinds of features at the bottleneck, gated skips.
 
 Heads for style and content read every contrast, a head for anatomy those that show anatomy, one for lesions those that
-show lesions. What a head says is averaged over its contrasts, weighted by channel, and fused with what a head of its own
-says of the noisy image.
-An edge map, where the condition has one, enters its contrast's stream as a channel.
+show lesions. What a head says is averaged over its contrasts, weighted by channel, and fused with what a head of its
+own says of the noisy image. An edge map, where the condition has one, enters its contrast's stream as a channel.
 Source: the DS-Diff recipes, written anew from their description; the learnable gate is described there, not present.
 """
 

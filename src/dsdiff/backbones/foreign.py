@@ -27,7 +27,7 @@ class Concatenated(nn.Module):
 
 
 def adapted(backbone: type[nn.Module], params: dict[str, Any], multiple: int | None, in_channels: int) -> nn.Module:
-    """A network of a class that is not ours: as it is where it declares `multiple` (see `types.Backbone`), else adapted.
+    """A network of a class that is not ours: as it is if it declares `multiple` (see `types.Backbone`), else adapted.
 
     `in_channels` is handed over where the class has such an argument and the params leave it out. Raises `ConfigError`
     where the class refuses its params, or nobody says what the sides of a slice must be multiples of.

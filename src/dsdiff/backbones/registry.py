@@ -65,11 +65,26 @@ def allow(target: str) -> None:
         register(target, ":".join(target.rsplit(".", 1)))
 
 
+def name_of(target: str) -> str:
+    """The registered name behind a name or an alias."""
+    return ALIASES.get(target, target)
+
+
+def summaries() -> dict[str, str]:
+    """One line about each backbone: the first of its module."""
+    modules = {name: import_module(path.split(":")[0]) for name, path in BACKBONES.items()}
+    return {name: (module.__doc__ or name).splitlines()[0] for name, module in modules.items()}
+
+
 def lookup(target: str) -> type[nn.Module]:
     """The class behind a registered name or alias. Raises `ConfigError` for any other: nothing else is imported."""
-    name = ALIASES.get(target, target)
+    name = name_of(target)
     if name not in BACKBONES:
-        dotted = "; a dotted path is imported only for a config passed with --allow-code" if "." in target else ""
+        dotted = (
+            "; a dotted path is imported only for a config file that you pass with --allow-code"
+            if "." in target
+            else ""
+        )
         raise ConfigError(f"backbone '{target}' is unknown; there are: {', '.join(sorted(BACKBONES))}{dotted}")
     module, attribute = BACKBONES[name].split(":")
     try:

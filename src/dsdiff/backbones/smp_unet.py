@@ -17,8 +17,10 @@ from dsdiff.types import Condition, ConditionLayout, Prediction
 
 
 class SmpParams(BackboneParams):
-    """The library's names. encoder_weights stays None: nothing is fetched while a model is built. encoder_depth stays 5:
-    shallower encoders keep their deep stages, unused."""
+    """The library's names. encoder_weights stays None: nothing is fetched while a model is built.
+
+    encoder_depth stays 5: shallower encoders keep their deep stages, unused.
+    """
 
     encoder_name: str = "resnet34"
     encoder_depth: Literal[5] = 5

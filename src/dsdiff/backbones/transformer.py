@@ -1,7 +1,7 @@
 """The plain transformer: patches of x_t and of every contrast are tokens of one sequence, and time is a token too.
 
-Attention alone brings the images together: nothing is concatenated as channels. Each image's tokens carry the position of
-their patch and which image they are of; the output is read off the tokens of x_t.
+Attention alone brings the images together: nothing is concatenated as channels. Each image's tokens carry the position
+of their patch and which image they are of; the output is read off the tokens of x_t.
 Source: Vaswani et al. 2017 (arXiv:1706.03762), patches and positions after Dosovitskiy et al. 2021 (arXiv:2010.11929).
 """
 

@@ -47,6 +47,12 @@ def command(
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip the cases whose result by the same model and settings stands in OUT.")
     ] = False,
+    allow_code: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CONFIG", help="Import the backbone's class that CONFIG names by a dotted path: trust it."
+        ),
+    ] = None,
 ) -> None:
     """Synthesise the T1ce of one patient or of a folder of them.
 
@@ -64,6 +70,11 @@ def command(
         dsdiff synth --t1 a.nii.gz --t2 b.nii.gz --flair c.nii.gz --case p7 -o out
     """
     todo = _cases(inputs or [], {"t1": t1, "t2": t2, "flair": flair}, case)
+    if allow_code is not None:
+        from dsdiff import config as configs
+        from dsdiff.backbones import registry
+
+        registry.allow(configs.load(allow_code).backbone.target)
     _synthesize(todo, out, model, steps, samples, seed, threads, device, resume)
 
 
