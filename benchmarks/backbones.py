@@ -1,6 +1,6 @@
 """Train every small backbone for the same CPU time on phantoms, and synthesise a real patient with each.
 
-python benchmarks/backbones.py PHANTOMS CASE OUT [--minutes 4] [--only NAME ...]
+python benchmarks/backbones.py PHANTOMS CASE OUT [--minutes 3] [--only NAME ...]
 
 Every configs/backbones/NAME-small.yaml goes through one command (it is printed), which differs in `backbone=` and in
 the steps that the CPU time allows; a third of the phantoms is kept for validation. CASE is a patient's folder with its
@@ -133,7 +133,7 @@ def main() -> None:
     parser.add_argument("phantoms", type=Path)
     parser.add_argument("case", type=Path)
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=4.0, help="CPU minutes of training for each")
+    parser.add_argument("--minutes", type=float, default=3.0, help="CPU minutes of training for each")
     parser.add_argument("--only", nargs="*", help="these backbones only")
     parser.add_argument("--jobs", type=int, default=2, help="trainings at a time, a thread each")
     args = parser.parse_args()

@@ -96,7 +96,7 @@ class RunConfig(Part):
     seed: int = Field(2024, ge=0)
     data: DataConfig = DataConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
-    backbone: registry.Target = registry.Target(target="unet")
+    backbone: registry.Target = registry.DEFAULT
     process: registry.Target = registry.Target(target="bridge")
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()

@@ -6,14 +6,18 @@ from dsdiff.benchmark import profile
 
 def config(target, **params):
     block = {"target": target, "params": params}
-    return configs.parse({"data": {"slab": 1, "crop": [32, 32]}, "conditioning": {"structure": "none"}, "backbone": block}, "test")
+    return configs.parse(
+        {"data": {"slab": 1, "crop": [32, 32]}, "conditioning": {"structure": "none"}, "backbone": block}, "test"
+    )
 
 
 @pytest.mark.parametrize("fused", [True, False])
 def test_macs_of_a_transformer_are_those_of_the_formula(fused):
     e, depth, p, size = 32, 3, 4, 32
     n = (size // p) ** 2
-    counted = profile.count(config("vit", hidden_size=e, depth=depth, num_heads=4, patch_size=p, image_size=size, fused=fused), size)
+    counted = profile.count(
+        config("vit", hidden_size=e, depth=depth, num_heads=4, patch_size=p, image_size=size, fused=fused), size
+    )
     linear = n * (e * 3 * e + e * e + 2 * 4 * e * e)
     attention = 2 * n * n * e  # queries by keys, then weights by values
     time = 256 * e + e * e
@@ -22,7 +26,9 @@ def test_macs_of_a_transformer_are_those_of_the_formula(fused):
 
 def test_macs_of_a_trunk_are_those_of_the_formula():
     c, size = 32, 16
-    counted = profile.count(config("resnet_attention", model_channels=c, num_res_blocks=1, attention_every=2, stem=1), size)
+    counted = profile.count(
+        config("resnet_attention", model_channels=c, num_res_blocks=1, attention_every=2, stem=1), size
+    )
     emb = 4 * c
     pixels = size * size
     assert counted.macs == pixels * 9 * (4 * c + 2 * c * c + c) + c * emb + emb * emb + emb * c

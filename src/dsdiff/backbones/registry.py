@@ -47,6 +47,9 @@ class Target(BaseModel):
     multiple: int | None = Field(None, ge=1)
 
 
+DEFAULT = Target(target="unet")
+
+
 def register(name: str, path: str) -> None:
     """Make a class known for this process: `path` is "package.module:Class".
 
