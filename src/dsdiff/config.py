@@ -5,13 +5,15 @@ from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from torch import nn
 from yaml import YAMLError
 
 from dsdiff.backbones import registry
 from dsdiff.conditioning.condition import ConditioningConfig
-from dsdiff.diffusion import process as processes
+from dsdiff.diffusion import registry as diffusion
+from dsdiff.diffusion.process import NoiseProcess
+from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError
 from dsdiff.types import Backbone
 
@@ -95,6 +97,7 @@ class RunConfig(Part):
     conditioning: ConditioningConfig = ConditioningConfig()
     backbone: registry.Target = registry.Target(target="unet")
     process: registry.Target = registry.Target(target="bridge")
+    sampler: registry.Target | None = None  # None: the usual one of the process
     loss: LossConfig = LossConfig()
     training: TrainingConfig = TrainingConfig()
 
@@ -107,11 +110,16 @@ class RunConfig(Part):
             values = {("backbone" if key == "unet_config" else key): value for key, value in values.items()}
         return values
 
-    @field_validator("process")
-    @classmethod
-    def _process_exists(cls, spec: registry.Target) -> registry.Target:
-        processes.build(spec.target, spec.params)
-        return spec
+    @model_validator(mode="after")
+    def _process_and_sampler_fit(self) -> "RunConfig":
+        process = self.build_process()
+        self.build_sampler()
+        found = self.backbone.params.get("out_channels", process.out_channels)
+        if found != process.out_channels:
+            raise ValueError(
+                f"backbone.params.out_channels is {found}; process '{self.process.target}' takes {process.out_channels}"
+            )
+        return self
 
     def cond_channels(self) -> int:
         """Maps that the condition gives the backbone beside x_t."""
@@ -128,9 +136,14 @@ class RunConfig(Part):
             )
         return backbone
 
-    def build_process(self) -> processes.ResidualBridge:
+    def build_process(self) -> NoiseProcess:
         """The noise process."""
-        return processes.build(self.process.target, self.process.params)
+        return diffusion.build_process(self.process.target, self.process.params)
+
+    def build_sampler(self) -> Sampler:
+        """The sampler that goes with the process."""
+        name, params = (self.sampler.target, self.sampler.params) if self.sampler else (None, {})
+        return diffusion.build_sampler(name, params, self.build_process(), self.process.target)
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
