@@ -1,6 +1,7 @@
 """Gaussian data have an exact denoiser and a closed-form ODE: samplers converge to it at their own order."""
 
 import math
+from itertools import pairwise
 
 import pytest
 import torch
@@ -57,7 +58,7 @@ def orders(process, sample, grids):
     for times in grids:
         found = sample(exact(process), X_1, times, process, lambda: 1 / 0)
         errors.append((found - transported(process, X_1, times[0], times[-1])).abs().max().item())
-    return [math.log2(a / b) for a, b in zip(errors, errors[1:], strict=False)]
+    return [math.log2(a / b) for a, b in pairwise(errors)]
 
 
 @pytest.mark.parametrize(("sampler", "order"), [("ddim", 1), ("dpmpp_2m", 2)])
@@ -82,7 +83,7 @@ def test_order_on_a_flow(sampler, order):
 @pytest.mark.parametrize("schedule", ["linear", "scaled_linear", "cosine"])
 def test_all_the_way_the_ode_is_followed(schedule, sampler):
     process = build_process("ddpm", {"schedule": schedule})
-    found = getattr(samplers, sampler)(exact(process), X_1, process.times(500, "trailing"), process, lambda: 1 / 0)
+    found = getattr(samplers, sampler)(exact(process), X_1, process.times(1000, "trailing"), process, lambda: 1 / 0)
     assert torch.allclose(found, transported(process, X_1, 1.0, 0.0), atol=5e-3)
 
 
