@@ -5,7 +5,7 @@ from typing import Any, Literal, cast
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 from torch import nn
 from yaml import YAMLError
 
@@ -61,16 +61,32 @@ class DataConfig(Part):
 
 
 class LossConfig(Part):
-    """Charbonnier, with `epsilon` in robust z-scores, each voxel weighted by what it is.
+    """One term of the loss, each voxel weighted by what it is.
 
+    charbonnier, l1 and l2 judge what the network predicts; ssim and gradient judge the T1ce that it stands for.
+    weight: of the term in the sum. epsilon: of charbonnier alone, where it turns from quadratic to linear (1.0).
     Voxels outside the brain count nothing; of tumour and enhancing tumour (where a segmentation exists) `tumour` and
     `enhancing` times as much as others.
     """
 
-    target: Literal["charbonnier"] = "charbonnier"
-    epsilon: float = Field(1.0, gt=0)
+    target: Literal["charbonnier", "l1", "l2", "ssim", "gradient"] = "charbonnier"
+    weight: float = Field(1.0, gt=0)
+    epsilon: float | None = Field(None, gt=0)
     tumour: float = Field(3.0, gt=0)
     enhancing: float = Field(6.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epsilon_is_charbonniers(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("target", "charbonnier") != "charbonnier":
+            return values
+        return {"epsilon": 1.0} | values
+
+    @model_validator(mode="after")
+    def _and_no_others(self) -> "LossConfig":
+        if (self.epsilon is None) == (self.target == "charbonnier"):
+            raise ValueError(f"epsilon is {self.epsilon}; charbonnier needs one and the others, as {self.target}, none")
+        return self
 
 
 class TrainingConfig(Part):
@@ -98,7 +114,7 @@ class RunConfig(Part):
     backbone: registry.Target = registry.Target(target="unet")
     process: registry.Target = registry.Target(target="bridge")
     sampler: registry.Target | None = None  # None: the usual one of the process
-    loss: LossConfig = LossConfig()
+    loss: tuple[LossConfig, ...] = Field((LossConfig(),), min_length=1)  # their sum; one alone needs no list
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="before")
@@ -109,6 +125,16 @@ class RunConfig(Part):
                 raise ValueError("backbone and unet_config are two names of one block; give one of them")
             values = {("backbone" if key == "unet_config" else key): value for key, value in values.items()}
         return values
+
+    @field_validator("loss", mode="before")
+    @classmethod
+    def _one_term_needs_no_list(cls, terms: Any) -> Any:
+        return [terms] if isinstance(terms, dict) else terms
+
+    @field_serializer("loss", when_used="json")
+    def _nor_is_written_as_one(self, terms: tuple[LossConfig, ...]) -> Any:
+        plain = [term.model_dump(mode="json") for term in terms]
+        return plain[0] if len(plain) == 1 else plain
 
     @model_validator(mode="after")
     def _process_and_sampler_fit(self) -> "RunConfig":

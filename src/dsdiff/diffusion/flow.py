@@ -12,7 +12,7 @@ class RectifiedFlowParams(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    scale: float = Field(2.0, gt=0)
+    scale: float = Field(1.25, gt=0)
     train_steps: int | None = Field(None, ge=1)
 
 

@@ -50,10 +50,10 @@ class Trainer:
             present = torch.ones(sources.shape[:2], dtype=torch.bool, device=self.device)
             cond = condition.build(self.config.conditioning, sources, present)
             x_t = process.q_sample(x_0, start, time, noise)
-            output = network(x_t, process.timestep(time).to(self.device), cond).value
+            output = network(x_t, process.timestep(time).to(self.device), cond).value.float()
         predicted = process.predicted(output, start)
         wanted, made = process.target(x_0, start, time, noise), process.x_0(predicted, x_t, time) * process.scale
-        return losses.weighted(self.config.loss, predicted, wanted, region), made
+        return losses.total(self.config.loss, predicted, wanted, made, target, region), made
 
     def train_step(self, batch: Batch, generator: torch.Generator) -> float:
         """One optimiser step on a batch, in `accumulate` parts whose gradients add up to the whole batch's."""
