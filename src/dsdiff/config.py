@@ -177,16 +177,20 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> RunConfig:
 
     Raises `ConfigError` that names every unknown key and every impossible value.
     """
+    return parse(read(path, overrides), str(path))
+
+
+def read(path: Path, overrides: tuple[str, ...] = ()) -> Any:
+    """The plain values of a YAML with its overrides, not yet validated. Raises `ConfigError`."""
     if not Path(path).is_file():
         raise ConfigError(f"{path}: no such config file")
     if bad := [item for item in overrides if "=" not in item]:
         raise ConfigError(f"override '{bad[0]}' is not of the form key=value (as in training.steps=100)")
     try:
         merged = OmegaConf.merge(OmegaConf.load(path), OmegaConf.from_dotlist(list(overrides)))
-        values = OmegaConf.to_container(merged, resolve=False)
+        return OmegaConf.to_container(merged, resolve=False)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is not a config ({str(error).splitlines()[0]})") from error
-    return parse(values, str(path))
 
 
 def parse(values: Any, where: str) -> RunConfig:

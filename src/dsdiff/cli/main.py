@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dsdiff import __version__
-from dsdiff.cli import demo, phantom, split, synth, train
+from dsdiff.cli import demo, import_config, phantom, split, synth, train
 from dsdiff.errors import DsdiffError
 
 STOPPED = 130  # by the keyboard: 128 + SIGINT
@@ -26,6 +26,7 @@ app.command("demo")(demo.command)
 app.command("phantom")(phantom.command)
 app.command("train")(train.command)
 app.command("split")(split.command)
+app.command("import-config")(import_config.command)
 
 
 def _version(wanted: bool) -> None:
