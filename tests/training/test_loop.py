@@ -100,6 +100,14 @@ def test_another_configs_folder_is_refused_with_the_difference(cohort, tmp_path)
         loop.claim(tmp_path / "run", config(cohort, lr=1e-3))
 
 
+def test_a_run_begun_before_a_key_existed_is_still_its_configs(cohort, tmp_path):
+    loop.claim(tmp_path / "run", config(cohort))
+    written = tmp_path / "run" / "config.yaml"
+    written.write_text(written.read_text().replace("sampler: null\n", ""))
+    loop.claim(tmp_path / "run", config(cohort))
+    assert "sampler: null" in written.read_text()
+
+
 def test_a_torn_state_and_a_diverging_run_are_named(cohort, tmp_path):
     loop.claim(tmp_path / "run", config(cohort))
     (tmp_path / "run" / loop.STATE).write_bytes(b"\x00" * 100)

@@ -210,8 +210,9 @@ def validate(trainer: Trainer, patients: Sequence[Patient], folder: Path, slices
 def claim(run: Path, config: RunConfig) -> None:
     """Make the run folder, or check that it is this config's. Raises `ConfigError` with the first lines that differ."""
     written, resolved = run / "config.yaml", configs.dump(config)
-    if written.is_file() and written.read_text() != resolved:
-        old, new = set(written.read_text().splitlines()), set(resolved.splitlines())
+    there = configs.dump(configs.load(written)) if written.is_file() else resolved
+    if there != resolved:
+        old, new = set(there.splitlines()), set(resolved.splitlines())
         raise ConfigError(
             f"{run} belongs to another config; there: {'; '.join(sorted(old - new)[:5])} | here: "
             f"{'; '.join(sorted(new - old)[:5])}. Give another folder with -o"
