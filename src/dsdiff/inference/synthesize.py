@@ -169,7 +169,7 @@ def _denoise(
     model: Model, cond: Condition, start: Float[Tensor, "b 1 h w"], x_t: Float[Tensor, "b 1 h w"], time: float
 ) -> Float[Tensor, "b 1 h w"]:
     times = torch.full((len(x_t),), time, dtype=torch.float64)
-    output = model.network(x_t, model.process.timestep(times).float().to(x_t.device), cond).value
+    output = model.network(x_t, model.process.timestep(times).float().to(x_t.device), cond).value.float()
     return model.process.x_0(model.process.predicted(output, start), x_t, times)
 
 
