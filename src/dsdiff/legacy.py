@@ -39,6 +39,8 @@ REASONS = {
     "learn_logvar": "the weight of a timestep is not learned here",
     "first_stage_config": "there is no autoencoder here; diffusion works on voxels",
     "cond_stage_config": "the condition is the contrasts themselves (conditioning)",
+    "first_stage_key": "data.target names the contrast to synthesise",
+    "cond_stage_key": "data.contrasts names the inputs",
     "conditioning_key": "the condition is always concatenated, which is what 'concat' asks for",
     "ckpt_path": "weights are not taken over; their names may fit (see backbones)",
     "monitor": "the last averaged weights are kept",

@@ -80,7 +80,7 @@ def test_what_goes_together_trains_and_synthesises(process, prediction, sampler,
 @pytest.mark.parametrize(("process", "prediction", "sampler"), ILLEGAL)
 def test_what_does_not_is_refused_with_a_reason(process, prediction, sampler):
     with pytest.raises(
-        ConfigError, match=f"'{sampler}' needs .*, which process '{process}' is not; with '{process}' go: "
+        ConfigError, match=f"'{sampler}' needs .*, which process '{process}' does not have; with '{process}' go: "
     ):
         config(process, prediction, sampler)
 

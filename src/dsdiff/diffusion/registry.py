@@ -60,7 +60,7 @@ def build_sampler(target: str | None, params: dict[str, Any], process: NoiseProc
     entry = SAMPLERS[target]
     if target not in process.samplers:
         raise ConfigError(
-            f"sampler '{target}' needs {entry.needs}, which process '{name}' is not; "
+            f"sampler '{target}' needs {entry.needs}, which process '{name}' does not have; "
             f"with '{name}' go: {', '.join(process.samplers)}"
         )
     options = _checked(entry.Params, params, f"sampler.params of '{target}'").model_dump()
