@@ -23,7 +23,7 @@ from dsdiff.data import cases, nifti, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.data.style import LinearRegression
 from dsdiff.evaluation import baselines, scores
-from dsdiff.evaluation.regions import regions
+from dsdiff.evaluation.regions import Regions, regions
 from dsdiff.inference import model as models
 from dsdiff.inference.synthesize import run
 from dsdiff.progress import bars
@@ -48,15 +48,20 @@ def score_case(case: Case, folder: Path, regression: LinearRegression) -> Scores
     result = run({name: volumes[name] for name in model.contrasts}, model)
     arrays = {name: preprocess.to_canonical(volume).array for name, volume in volumes.items()}
     brain, images = result.prepared.brain, result.prepared.images
-    labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array if "seg" in case.files else None
     predictions = {
         "model": result.z,
         "copy of T1": arrays["t1"],
         "linear regression": regression.predict([images[c] for c in model.contrasts], brain),
         "truth blurred 1 mm": baselines.blurred_truth(arrays["t1ce"], brain),
     }
-    where = regions(brain, labels)
+    where = regions_of(case, brain)
     return {name: scores.score(image, arrays["t1ce"], arrays["t1"], where) for name, image in predictions.items()}
+
+
+def regions_of(case: Case, brain: np.ndarray) -> Regions:
+    """Where to score a patient, from the segmentation where there is one."""
+    labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array if "seg" in case.files else None
+    return regions(brain, labels)
 
 
 def evaluate(

@@ -5,13 +5,15 @@ from typing import Any, Literal, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
 from torch import nn
 from yaml import YAMLError
 
 from dsdiff.backbones import registry
 from dsdiff.conditioning.condition import ConditioningConfig
-from dsdiff.diffusion import process as processes
+from dsdiff.diffusion import registry as diffusion
+from dsdiff.diffusion.process import NoiseProcess
+from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError
 from dsdiff.types import Backbone
 
@@ -62,16 +64,32 @@ class DataConfig(Part):
 
 
 class LossConfig(Part):
-    """Charbonnier, with `epsilon` in robust z-scores, each voxel weighted by what it is.
+    """One term of the loss, each voxel weighted by what it is.
 
+    charbonnier, l1 and l2 judge what the network predicts; ssim and gradient judge the T1ce that it stands for.
+    weight: of the term in the sum. epsilon: of charbonnier alone, where it turns from quadratic to linear (1.0).
     Voxels outside the brain count nothing; of tumour and enhancing tumour (where a segmentation exists) `tumour` and
     `enhancing` times as much as others.
     """
 
-    target: Literal["charbonnier"] = "charbonnier"
-    epsilon: float = Field(1.0, gt=0)
+    target: Literal["charbonnier", "l1", "l2", "ssim", "gradient"] = "charbonnier"
+    weight: float = Field(1.0, gt=0)
+    epsilon: float | None = Field(None, gt=0)
     tumour: float = Field(3.0, gt=0)
     enhancing: float = Field(6.0, gt=0)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _epsilon_is_charbonniers(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or values.get("target", "charbonnier") != "charbonnier":
+            return values
+        return {"epsilon": 1.0} | values
+
+    @model_validator(mode="after")
+    def _and_no_others(self) -> "LossConfig":
+        if (self.epsilon is None) == (self.target == "charbonnier"):
+            raise ValueError(f"epsilon is {self.epsilon}; charbonnier needs one and the others, as {self.target}, none")
+        return self
 
 
 class TrainingConfig(Part):
@@ -96,9 +114,10 @@ class RunConfig(Part):
     seed: int = Field(2024, ge=0)
     data: DataConfig = DataConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
-    backbone: registry.Target = registry.DEFAULT
+    backbone: registry.BackboneTarget = registry.DEFAULT
     process: registry.Target = registry.Target(target="bridge")
-    loss: LossConfig = LossConfig()
+    sampler: registry.Target | None = None  # None: the usual one of the process
+    loss: tuple[LossConfig, ...] = Field((LossConfig(),), min_length=1)  # their sum; one alone needs no list
     training: TrainingConfig = TrainingConfig()
 
     @model_validator(mode="before")
@@ -110,11 +129,26 @@ class RunConfig(Part):
             values = {("backbone" if key == "unet_config" else key): value for key, value in values.items()}
         return values
 
-    @field_validator("process")
+    @field_validator("loss", mode="before")
     @classmethod
-    def _process_exists(cls, spec: registry.Target) -> registry.Target:
-        processes.build(spec.target, spec.params)
-        return spec
+    def _one_term_needs_no_list(cls, terms: Any) -> Any:
+        return [terms] if isinstance(terms, dict) else terms
+
+    @field_serializer("loss", when_used="json")
+    def _nor_is_written_as_one(self, terms: tuple[LossConfig, ...]) -> Any:
+        plain = [term.model_dump(mode="json") for term in terms]
+        return plain[0] if len(plain) == 1 else plain
+
+    @model_validator(mode="after")
+    def _process_and_sampler_fit(self) -> "RunConfig":
+        process = self.build_process()
+        self.build_sampler()
+        found = self.backbone.params.get("out_channels", process.out_channels)
+        if found != process.out_channels:
+            raise ValueError(
+                f"backbone.params.out_channels is {found}; process '{self.process.target}' takes {process.out_channels}"
+            )
+        return self
 
     def build_backbone(self) -> nn.Module:
         """A fresh network. Raises `ConfigError` where backbone and data do not fit."""
@@ -127,9 +161,14 @@ class RunConfig(Part):
             )
         return backbone
 
-    def build_process(self) -> processes.ResidualBridge:
+    def build_process(self) -> NoiseProcess:
         """The noise process."""
-        return processes.build(self.process.target, self.process.params)
+        return diffusion.build_process(self.process.target, self.process.params)
+
+    def build_sampler(self) -> Sampler:
+        """The sampler that goes with the process."""
+        name, params = (self.sampler.target, self.sampler.params) if self.sampler else (None, {})
+        return diffusion.build_sampler(name, params, self.build_process(), self.process.target)
 
 
 def ready(folder: str = "") -> list[str]:
@@ -156,19 +195,23 @@ def load(name_or_path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig
     Raises `ConfigError` that names every unknown key and every impossible value.
     """
     path = find(name_or_path)
+    return parse(read(path, overrides), str(path))
+
+
+def read(path: Path, overrides: tuple[str, ...] = ()) -> Any:
+    """The plain values of a YAML with its overrides, not yet validated. Raises `ConfigError`."""
     if bad := [item for item in overrides if "=" not in item]:
         raise ConfigError(f"override '{bad[0]}' is not of the form key=value (as in training.steps=100)")
     swaps = [item for item in overrides if item.startswith("backbone=")]
     others = [item for item in overrides if item not in swaps]
     try:
-        read = OmegaConf.load(path)
+        given = OmegaConf.load(path)
         for item in swaps:
-            read = _with_backbone(read, find(item.split("=", 1)[1]))
-        merged = OmegaConf.merge(read, OmegaConf.from_dotlist(others))
-        values = OmegaConf.to_container(merged, resolve=False)
+            given = _with_backbone(given, find(item.split("=", 1)[1]))
+        merged = OmegaConf.merge(given, OmegaConf.from_dotlist(others))
+        return OmegaConf.to_container(merged, resolve=False)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is not a config ({str(error).splitlines()[0]})") from error
-    return parse(values, str(path))
 
 
 def _with_backbone(config: Any, file: Path) -> DictConfig:

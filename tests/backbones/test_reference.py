@@ -18,7 +18,7 @@ def wave(n, frequency, phase=0.0):
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['target'].rsplit('.', 1)[1]}-{len(case['keys'])}")
 def test_reference_weights_load_strictly_and_agree(case):
-    spec = registry.Target(target=case["target"], params=case["params"])
+    spec = registry.BackboneTarget(target=case["target"], params=case["params"])
     network = registry.build(spec, ConditionLayout(("t1", "t2", "flair"))).eval()
     weights = {
         name: 0.1 * wave(torch.Size(shape).numel(), 0.37, i).reshape(shape)

@@ -141,7 +141,7 @@ def test_every_alias_is_a_registered_name():
 )
 def test_nonsense_is_refused_with_a_reason(spec, says):
     with pytest.raises(ConfigError, match=says):
-        registry.build(registry.Target(**spec), LAYOUT)
+        registry.build(registry.BackboneTarget(**spec), LAYOUT)
 
 
 @pytest.mark.parametrize(
@@ -153,9 +153,9 @@ def test_nonsense_is_refused_with_a_reason(spec, says):
     ],
 )
 def test_what_is_surely_not_meant_is_told(target, params, says):
-    (said,) = registry.doubts(registry.Target(target=target, params=params))
+    (said,) = registry.doubts(registry.BackboneTarget(target=target, params=params))
     assert re.search(says, said)
-    assert not registry.doubts(registry.Target(target=target))
+    assert not registry.doubts(registry.BackboneTarget(target=target))
 
 
 def test_the_snippets_of_the_original_run_as_written():
@@ -184,10 +184,10 @@ def test_a_name_or_a_path_that_is_no_good_is_refused(names):
         registry.lookup("dsdiff.nowhere.Net")
     registry.allow("torch.nn.Conv2d")
     with pytest.raises(ConfigError, match="Conv2d refuses them"):
-        registry.build(registry.Target(target="torch.nn.Conv2d", params={"nonsense": 1}), LAYOUT)
+        registry.build(registry.BackboneTarget(target="torch.nn.Conv2d", params={"nonsense": 1}), LAYOUT)
     fine = {"out_channels": 1, "kernel_size": 1}
     with pytest.raises(ConfigError, match=r"set backbone\.multiple"):
-        registry.build(registry.Target(target="torch.nn.Conv2d", params=fine), LAYOUT)
+        registry.build(registry.BackboneTarget(target="torch.nn.Conv2d", params=fine), LAYOUT)
 
 
 def test_a_block_from_another_file_replaces_the_backbone(tmp_path):

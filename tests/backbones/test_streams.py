@@ -17,7 +17,7 @@ SMALL = {"model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1, "use
 
 
 def build(target, **params):
-    return registry.build(registry.Target(target=target, params=params), LAYOUT)
+    return registry.build(registry.BackboneTarget(target=target, params=params), LAYOUT)
 
 
 @pytest.mark.parametrize(

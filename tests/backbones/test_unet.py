@@ -17,7 +17,7 @@ LAYOUT = ConditionLayout(("t1", "t2", "flair"))
 
 
 def build(target="unet", **params):
-    return registry.build(registry.Target(target=target, params=params), LAYOUT)
+    return registry.build(registry.BackboneTarget(target=target, params=params), LAYOUT)
 
 
 def test_the_sizes_that_the_field_prints():

@@ -285,7 +285,7 @@ def test_version_and_help(cli):
     assert cli("--version") == (0, "dsdiff 0.1.0\n")
     code, said = cli()
     assert (code, "Usage" in said) == (0, True)
-    for command in ((), ("synth",), ("train",), ("phantom",), ("demo",), ("split",)):
+    for command in ((), ("synth",), ("train",), ("phantom",), ("demo",), ("split",), ("import-config",)):
         code, said = cli(*command, "--help")
         assert code == 0
         assert "Usage" in said

@@ -38,7 +38,7 @@ NAMES = [pytest.param(name, marks=here) if name == "smp_unet" else name for name
 
 def build(name, **params):
     torch.manual_seed(0)
-    return registry.build(registry.Target(target=name, params=SMALL[name] | params), LAYOUT)
+    return registry.build(registry.BackboneTarget(target=name, params=SMALL[name] | params), LAYOUT)
 
 
 def awake(name, **params):
@@ -128,7 +128,7 @@ class TestContract:
         network = awake(name)
         save_file(network.state_dict(), tmp_path / "w.safetensors")
         torch.manual_seed(99)
-        other = registry.build(registry.Target(target=name, params=SMALL[name]), LAYOUT).eval()
+        other = registry.build(registry.BackboneTarget(target=name, params=SMALL[name]), LAYOUT).eval()
         other.load_state_dict(load_file(tmp_path / "w.safetensors"))
         given = sized(network)
         assert torch.equal(network(*given).value, other(*given).value)

@@ -1,7 +1,9 @@
 import pytest
 import torch
 
-from dsdiff.diffusion import process, samplers
+from dsdiff.diffusion import samplers
+from dsdiff.diffusion.process import even_times
+from dsdiff.diffusion.registry import build_process
 from dsdiff.errors import ConfigError
 
 
@@ -11,7 +13,7 @@ def gaussians(seed=0):
 
 
 def test_q_sample_has_the_bridges_mean_and_variance():
-    bridge = process.build("bridge", {"sigma": 0.5})
+    bridge = build_process("bridge", {"sigma": 0.5})
     n = 200_000
     x_0, start = torch.full((n, 1, 1, 1), 2.0), torch.full((n, 1, 1, 1), -1.0)
     noise = torch.randn(n, 1, 1, 1, generator=torch.Generator().manual_seed(0))
@@ -22,15 +24,15 @@ def test_q_sample_has_the_bridges_mean_and_variance():
 
 
 def test_one_step_is_the_denoisers_mean():
-    bridge = process.build("bridge", {"sigma": 0.5})
+    bridge = build_process("bridge", {"sigma": 0.5})
     start = torch.randn(2, 1, 4, 4)
-    found = samplers.bridge(lambda x_t, t: x_t + 3, start, samplers.uniform_times(1), bridge, lambda: 1 / 0)
+    found = samplers.bridge(lambda x_t, t: x_t + 3, start, even_times(1, "trailing"), bridge, lambda: 1 / 0)
     assert torch.equal(found, start + 3)
 
 
 @pytest.mark.parametrize("steps", [2, 5, 20])
 def test_with_a_known_answer_every_path_ends_there_and_has_the_bridges_marginals(steps):
-    bridge, noise = process.build("bridge", {"sigma": 0.7}), gaussians()
+    bridge, noise = build_process("bridge", {"sigma": 0.7}), gaussians()
     start = torch.full((20000, 1, 1, 1), 4.0)
     seen = {}
 
@@ -38,7 +40,7 @@ def test_with_a_known_answer_every_path_ends_there_and_has_the_bridges_marginals
         seen[round(t, 6)] = (x_t.mean().item(), x_t.var().item())
         return torch.full_like(x_t, 1.0)
 
-    times = samplers.uniform_times(steps)
+    times = even_times(steps, "trailing")
     assert torch.allclose(samplers.bridge(denoise, start, times, bridge, noise), torch.tensor(1.0))
     for t, (mean, variance) in seen.items():
         assert mean == pytest.approx(1 + 3 * t, abs=0.02)
@@ -48,20 +50,20 @@ def test_with_a_known_answer_every_path_ends_there_and_has_the_bridges_marginals
 def test_gaussian_data_is_sampled_with_its_variance():
     """x_0 ~ N(1, 0.6^2) given the start 0: the exact denoiser is linear, and samples have the data's moments."""
     sigma, spread = 1.0, 0.6
-    bridge, noise = process.build("bridge", {"sigma": sigma}), gaussians(1)
+    bridge, noise = build_process("bridge", {"sigma": sigma}), gaussians(1)
 
     def denoise(x_t, t):
         noise_variance = sigma**2 * t * (1 - t)
         weight = spread**2 * (1 - t) / (spread**2 * (1 - t) ** 2 + noise_variance) if t < 1 else 0.0
         return 1 + weight * (x_t - (1 - t))
 
-    found = samplers.bridge(denoise, torch.zeros(20000, 1, 1, 1), samplers.uniform_times(400), bridge, noise)
+    found = samplers.bridge(denoise, torch.zeros(20000, 1, 1, 1), even_times(400, "trailing"), bridge, noise)
     assert found.mean().item() == pytest.approx(1, abs=0.02)
     assert found.std().item() == pytest.approx(spread, abs=0.02)
 
 
 def test_times_are_drawn_at_the_start_at_their_share():
-    bridge = process.build("bridge", {"start_share": 0.25})
+    bridge = build_process("bridge", {"start_share": 0.25})
     times = bridge.draw_times(20000, torch.Generator().manual_seed(0))
     assert (times == 1).float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert times[times < 1].mean().item() == pytest.approx(0.5, abs=0.01)
@@ -69,6 +71,6 @@ def test_times_are_drawn_at_the_start_at_their_share():
 
 def test_unknown_names_are_refused():
     with pytest.raises(ConfigError, match="'brigde' is unknown; there are: bridge"):
-        process.build("brigde", {})
+        build_process("brigde", {})
     with pytest.raises(ConfigError, match="sigmaa"):
-        process.build("bridge", {"sigmaa": 1})
+        build_process("bridge", {"sigmaa": 1})

@@ -69,3 +69,11 @@ def test_what_a_config_says_is_what_it_resolves_to():
     for path in CONFIGS:
         resolved = yaml.safe_load(configs.dump(configs.load(path)))
         assert configs.parse(resolved, "again") == configs.load(path)
+
+
+def test_formulations_differ_in_process_and_sampler_alone():
+    same = configs.load(ROOT / "configs" / "bridge-small.yaml").model_dump(exclude={"process", "sampler"})
+    paths = [path for path in CONFIGS if path.parent.name == "formulations"]
+    assert len(paths) == 6
+    for path in paths:
+        assert configs.load(path).model_dump(exclude={"process", "sampler"}) == same, path

@@ -1,5 +1,4 @@
 import json
-import math
 
 import pytest
 import torch
@@ -9,11 +8,11 @@ from safetensors.torch import load_file
 
 from dsdiff import checkpoint
 from dsdiff import config as configs
-from dsdiff.config import LossConfig, TrainingConfig
+from dsdiff.config import TrainingConfig
 from dsdiff.data import splits
 from dsdiff.errors import ConfigError, DsdiffError, ModelError
 from dsdiff.inference import model as models
-from dsdiff.training import loop, losses
+from dsdiff.training import loop
 from dsdiff.training.ema import EMA
 
 CPU, QUIET = torch.device("cpu"), Console(quiet=True)
@@ -101,6 +100,14 @@ def test_another_configs_folder_is_refused_with_the_difference(cohort, tmp_path)
         loop.claim(tmp_path / "run", config(cohort, lr=1e-3))
 
 
+def test_a_run_begun_before_a_key_existed_is_still_its_configs(cohort, tmp_path):
+    loop.claim(tmp_path / "run", config(cohort))
+    written = tmp_path / "run" / "config.yaml"
+    written.write_text(written.read_text().replace("sampler: null\n", ""))
+    loop.claim(tmp_path / "run", config(cohort))
+    assert "sampler: null" in written.read_text()
+
+
 def test_a_torn_state_and_a_diverging_run_are_named(cohort, tmp_path):
     loop.claim(tmp_path / "run", config(cohort))
     (tmp_path / "run" / loop.STATE).write_bytes(b"\x00" * 100)
@@ -117,16 +124,6 @@ def test_learning_rate_warms_up_and_comes_down():
     assert max(rates) == pytest.approx(rates[9], abs=0.03)
     assert rates[100] == pytest.approx(0.01)
     assert rates[50] == pytest.approx(0.505, abs=0.01)
-
-
-def test_loss_by_hand():
-    error = torch.tensor([0.0, 3.0, 0.0, 4.0]).reshape(1, 1, 2, 2)
-    region = torch.tensor([0, 1, 2, 3], dtype=torch.uint8).reshape(1, 1, 2, 2)
-    settings = LossConfig(epsilon=1.0, tumour=2.0, enhancing=5.0)
-    expected = ((math.sqrt(10) - 1) * 1 + 0 * 2 + (math.sqrt(17) - 1) * 5) / 4
-    assert losses.weighted(settings, error, torch.zeros(1, 1, 2, 2), region).item() == pytest.approx(expected)
-    outside = torch.zeros_like(region)
-    assert losses.weighted(settings, error, torch.zeros(1, 1, 2, 2), outside).item() == 0
 
 
 def test_the_average_moves_with_the_weights():

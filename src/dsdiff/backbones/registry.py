@@ -35,19 +35,21 @@ ALIASES: dict[str, str] = {
 
 
 class Target(BaseModel):
-    """The field's way to name a part: `target` is a registered name, `params` are its arguments.
-
-    multiple: for someone else's class alone, what the sides of a slice must be multiples of.
-    """
+    """The field's way to name a part: `target` is a registered name, `params` are its arguments."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     target: str
     params: dict[str, Any] = {}
+
+
+class BackboneTarget(Target):
+    """multiple: for someone else's class alone, what the sides of a slice must be multiples of."""
+
     multiple: int | None = Field(None, ge=1)
 
 
-DEFAULT = Target(target="unet")
+DEFAULT = BackboneTarget(target="unet")
 
 
 def register(name: str, path: str) -> None:
@@ -96,7 +98,7 @@ def lookup(target: str) -> type[nn.Module]:
         raise ConfigError(f"backbone '{target}' cannot be imported: {error}") from error
 
 
-def parse(spec: Target) -> BackboneParams | None:
+def parse(spec: BackboneTarget) -> BackboneParams | None:
     """The checked params of a spec; None for someone else's class, which checks its own.
 
     Raises `ConfigError` for unknown or impossible ones.
@@ -112,13 +114,13 @@ def parse(spec: Target) -> BackboneParams | None:
         raise ConfigError(f"backbone.params of '{spec.target}': {explain(error)}") from error
 
 
-def doubts(spec: Target) -> tuple[str, ...]:
+def doubts(spec: BackboneTarget) -> tuple[str, ...]:
     """What in a spec is legal but surely not meant, in words. Raises what `parse` raises."""
     params = parse(spec)
     return params.doubts if params else ()
 
 
-def build(spec: Target, layout: ConditionLayout) -> nn.Module:
+def build(spec: BackboneTarget, layout: ConditionLayout) -> nn.Module:
     """The network of a spec, for conditions of this layout. It satisfies `types.Backbone`.
 
     Raises `ConfigError` for an unknown target, unknown or impossible params, and an `in_channels` that is not

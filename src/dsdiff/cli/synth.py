@@ -33,7 +33,9 @@ def command(
     steps: Annotated[
         int | None,
         typer.Option(
-            min=1, help="Sampling steps. Default: 1 (the mean), 4 with --samples; time grows with steps times samples."
+            min=1,
+            help="Sampling steps. Default: the model's; a bridge takes 1 (the mean), 4 with --samples. "
+            "Time grows with steps times samples.",
         ),
     ] = None,
     samples: Annotated[
@@ -125,9 +127,9 @@ def _synthesize(
     console = Console(stderr=True)
     for one in todo:
         case_io.check_place(out / one.name)
-    taken = plan(steps, samples, seed)
     devices.set_threads(threads)
     loaded = models.load(model, devices.pick(device))
+    taken = plan(loaded, steps, samples, seed)
     everything = len(todo)
     if resume:
         todo = [c for c in todo if not case_io.is_finished(out, c, loaded, taken, samples, seed)]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 
 from dsdiff.data.preprocess import Prepared
 
@@ -23,10 +23,11 @@ class Box:
 
 @dataclass(frozen=True)
 class SliceBatch:
-    """Slices of one shape. sources: (b, s, d, h, w), robust z-scores, contrasts in the order they were asked for."""
+    """Slices of one shape. sources: robust z-scores, contrasts in the order they were asked for. brain: where it is."""
 
     boxes: tuple[Box, ...]
     sources: Float[np.ndarray, "b s d h w"]
+    brain: Bool[np.ndarray, "b 1 h w"]
 
 
 def boxes(brain: Bool[np.ndarray, "x y z"], multiple: int) -> list[Box]:
@@ -51,7 +52,7 @@ def stack(prepared: Prepared, contrasts: Sequence[str], slab: int) -> Float[np.n
     return np.pad(stacked, ((0, 0), (reach, reach), (0, 0), (0, 0)))
 
 
-def take(stacked: Float[np.ndarray, "s z x y"], box: Box, slab: int) -> Float[np.ndarray, "s d h w"]:
+def take(stacked: Shaped[np.ndarray, "s z x y"], box: Box, slab: int) -> Shaped[np.ndarray, "s d h w"]:
     """One slice with its neighbours out of `stack`, zero where the box reaches beyond the volume."""
     out = np.zeros((len(stacked), slab, box.h, box.w), stacked.dtype)
     (x0, x1), (y0, y1) = (
@@ -76,8 +77,9 @@ def batches(
     groups: dict[tuple[int, int], list[Box]] = defaultdict(list)
     for box in boxes(prepared.brain, multiple):
         groups[box.h, box.w].append(box)
-    stacked = stack(prepared, contrasts, slab)
+    stacked, brain = stack(prepared, contrasts, slab), prepared.brain.transpose(2, 0, 1)[None]
     for _, group in sorted(groups.items(), key=lambda item: -item[0][0] * item[0][1]):
         for start in range(0, len(group), batch_size):
             part = tuple(group[start : start + batch_size])
-            yield SliceBatch(part, np.stack([take(stacked, box, slab) for box in part]))
+            sources = np.stack([take(stacked, box, slab) for box in part])
+            yield SliceBatch(part, sources, np.concatenate([take(brain, box, 1) for box in part]))

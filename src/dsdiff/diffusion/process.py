@@ -1,95 +1,97 @@
-"""Noise processes: how the clean image is mixed with noise or a starting image, and how a prediction is undone."""
+"""The protocol of a noise process: how the clean image is mixed with noise or a start, and how that is undone."""
 
-from typing import Any, Protocol
+from collections.abc import Sequence
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel
 from torch import Tensor
 
 from dsdiff.errors import ConfigError
 
-TIMESTEPS = 1000.0  # the scale on which backbones are told the time
+TIMESTEPS = 1000.0  # the scale on which backbones are told a continuous time
+NOISE_STEPS = 20  # of a synthesis that begins with noise, where nothing else is said: the field's recipe for DDIM
+Image = Float[Tensor, "b 1 h w"]
+Times = Float[Tensor, " b"]
+Spacing = Literal["leading", "trailing", "linspace"]
 
 
+@runtime_checkable
 class NoiseProcess(Protocol):
-    """Time runs from 0 (clean, x_0) to 1 (start)."""
+    """Time runs from 0 (clean) to 1 (where sampling begins). Times live on the CPU, wherever the images do.
 
-    def draw_times(self, batch: int, generator: torch.Generator) -> Float[Tensor, " b"]:
+    Images are robust z-scores divided by `scale`. The defaults are those of a process that begins with noise.
+    """
+
+    Params: ClassVar[type[BaseModel]]
+    samplers: ClassVar[tuple[str, ...]]  # the samplers that fit, the usual one first
+    out_channels: ClassVar[int] = 1  # of the network
+    from_noise: ClassVar[bool] = True  # sampling begins with noise; otherwise with the start image
+    scale: float = 1.0
+    train_steps: int | None = None  # trained on the times of so many trailing steps alone; None: on all times
+
+    def __init__(self, params: Any) -> None:
+        """From the class' own `Params`."""
+
+    def draw_times(self, batch: int, generator: torch.Generator) -> Times:
         """Times to train on."""
         ...
 
-    def q_sample(
-        self,
-        x_0: Float[Tensor, "b 1 h w"],
-        start: Float[Tensor, "b 1 h w"],
-        time: Float[Tensor, " b"],
-        noise: Float[Tensor, "b 1 h w"],
-    ) -> Float[Tensor, "b 1 h w"]:
+    def timestep(self, time: Times) -> Times:
+        """What the backbone is told of the time."""
+        return time * TIMESTEPS
+
+    def q_sample(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
         """x_t given both ends."""
         ...
 
-    def x_0(
-        self, output: Float[Tensor, "b 1 h w"], x_t: Float[Tensor, "b 1 h w"], start: Float[Tensor, "b 1 h w"]
-    ) -> Float[Tensor, "b 1 h w"]:
-        """The clean image that a network's output stands for."""
+    def predicted(self, output: Image, start: Image) -> Image:
+        """What a network's output stands for: itself, or with the start added where the network tells a residual."""
+        return output
+
+    def target(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
+        """What `predicted` should be; the loss compares the two."""
         ...
 
+    def x_0(self, predicted: Image, x_t: Image, time: Times) -> Image:
+        """The clean image that a prediction stands for."""
+        ...
 
-class ResidualBridgeParams(BaseModel):
-    """`sigma`: standard deviation scale of the bridge, in robust z-scores. `start_share`: of the training times, how
-    many are exactly 1, which is all that one-step synthesis uses."""
+    def times(self, steps: int, spacing: Spacing) -> list[float]:
+        """The times that a synthesis visits, from the first to 0. Raises `ConfigError` where there are none such."""
+        return even_times(steps, spacing)
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    def usual_steps(self, samples: int) -> int:
+        """Steps of a synthesis where neither config nor command says any."""
+        return self.train_steps or NOISE_STEPS
 
-    sigma: float = Field(0.5, ge=0)
-    start_share: float = Field(0.5, ge=0, le=1)
+    def varies(self, steps: int) -> bool:
+        """Whether samples of so many steps differ from one another."""
+        return True
 
 
-class ResidualBridge:
-    """A Brownian bridge from the pre-contrast image (time 1) to the T1ce (time 0); the network predicts x_0 - start.
+def even_times(steps: int, spacing: Spacing) -> list[float]:
+    """`steps` equal steps from time 1 to time 0 (trailing), or to a thousandth and from there to 0 (linspace).
 
-    x_t = (1 - t) x_0 + t x_1 + sigma sqrt(t (1 - t)) eps.
-    Source: Brownian bridges between images after Li et al. 2023 (BBDM, arXiv:2205.07680, eq. 4) and Liu et al. 2023
-    (I2SB, arXiv:2302.05872); x_0 prediction as in DESIGN.
+    Source: linspace as diffusers' FlowMatchEulerDiscreteScheduler; trailing are the times that Flux gives it.
     """
-
-    Params = ResidualBridgeParams
-
-    def __init__(self, params: ResidualBridgeParams) -> None:
-        self.sigma, self.start_share = params.sigma, params.start_share
-
-    def draw_times(self, batch: int, generator: torch.Generator) -> Float[Tensor, " b"]:
-        time = torch.rand(batch, generator=generator)
-        at_start = torch.rand(batch, generator=generator) < self.start_share
-        return torch.where(at_start, torch.ones(()), time)
-
-    def q_sample(
-        self,
-        x_0: Float[Tensor, "b 1 h w"],
-        start: Float[Tensor, "b 1 h w"],
-        time: Float[Tensor, " b"],
-        noise: Float[Tensor, "b 1 h w"],
-    ) -> Float[Tensor, "b 1 h w"]:
-        t = time[:, None, None, None]
-        return (1 - t) * x_0 + t * start + self.sigma * (t * (1 - t)).sqrt() * noise
-
-    def x_0(
-        self, output: Float[Tensor, "b 1 h w"], x_t: Float[Tensor, "b 1 h w"], start: Float[Tensor, "b 1 h w"]
-    ) -> Float[Tensor, "b 1 h w"]:
-        return start + output
+    if spacing == "leading":
+        raise ConfigError("spacing 'leading' does not visit time 1, where sampling begins; take trailing or linspace")
+    if spacing == "trailing":
+        return [1 - step / steps for step in range(steps + 1)]
+    last = 1 / TIMESTEPS
+    return [1 - (1 - last) * step / max(1, steps - 1) for step in range(steps)] + [0.0]
 
 
-PROCESSES: dict[str, type[ResidualBridge]] = {"bridge": ResidualBridge}
+def drawn_among(times: Sequence[float], batch: int, generator: torch.Generator) -> Times:
+    """Times drawn from those that a synthesis visits (the last, 0, is where it arrives).
+
+    Source: training on the steps of sampling alone after Jiang et al. 2024 (Fast-DDPM, arXiv:2405.14802).
+    """
+    return torch.tensor(times[:-1])[torch.randint(len(times) - 1, (batch,), generator=generator)]
 
 
-def build(target: str, params: dict[str, Any]) -> ResidualBridge:
-    """The process of a config. Raises `ConfigError` for an unknown target or params."""
-    if target not in PROCESSES:
-        raise ConfigError(f"process '{target}' is unknown; there are: {', '.join(PROCESSES)}")
-    process = PROCESSES[target]
-    try:
-        return process(process.Params(**params))
-    except ValidationError as error:
-        found = ", ".join(f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"process.params of '{target}': {found}") from error
+def along(time: Float[Tensor, "..."], image: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 1 1"]:
+    """A number per sample, on the device and in the precision of the images it multiplies."""
+    return time.to(image)[:, None, None, None]

@@ -1,4 +1,4 @@
-"""A trained model, ready to predict: its config, network and process."""
+"""A trained model, ready to predict: its config, network, process and sampler."""
 
 from dataclasses import dataclass
 from importlib.resources import files
@@ -14,7 +14,8 @@ from yaml import YAMLError
 from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.config import RunConfig
-from dsdiff.diffusion.process import ResidualBridge
+from dsdiff.diffusion.process import NoiseProcess
+from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.types import Backbone
 
@@ -29,7 +30,8 @@ class Model:
     hash: str
     config: RunConfig
     network: nn.Module
-    process: ResidualBridge
+    process: NoiseProcess
+    sampler: Sampler
     device: torch.device
 
     @property
@@ -68,4 +70,4 @@ def load(name_or_folder: str | Path, device: torch.device) -> Model:
     except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:
         raise ModelError(f"{folder}: weights and config do not make a model ({str(error).splitlines()[0]})") from error
     network = network.eval().to(device)
-    return Model(folder.name, held.hash, config, network, config.build_process(), device)
+    return Model(folder.name, held.hash, config, network, config.build_process(), config.build_sampler(), device)

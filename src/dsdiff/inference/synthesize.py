@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dsdiff import device as devices
@@ -20,8 +20,7 @@ from dsdiff.conditioning import condition
 from dsdiff.data import cases, nifti, preprocess, slices
 from dsdiff.data.preprocess import Prepared
 from dsdiff.data.slices import SliceBatch
-from dsdiff.diffusion import samplers
-from dsdiff.diffusion.process import TIMESTEPS
+from dsdiff.diffusion.samplers import Denoiser
 from dsdiff.errors import CaseError, ConfigError, InputError
 from dsdiff.inference import model as models
 from dsdiff.inference.model import Model
@@ -29,7 +28,6 @@ from dsdiff.types import Condition
 from dsdiff.volume import Volume
 
 BATCH = 4  # slices at once: batching gains nothing on a CPU, memory does
-SAMPLING_STEPS = 4  # the default where samples are wanted: one step has no randomness
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ def synthesize(
 
     inputs: contrast name ("t1", "t2", "flair") -> array (x, y, z) or path of a NIfTI file.
     affine: (4, 4) voxel to mm in RAS+ world, needed for arrays (1 mm along the axes when left out).
-    model: a loaded model, a shipped model's name or a model folder. steps: 1 by default, 4 with samples.
+    model: a loaded model, a shipped model's name or a model folder. steps: by default the model's (see `plan`).
 
     Raises `UserError` and its kinds: see `dsdiff.errors`.
     """
@@ -97,15 +95,22 @@ def _volume(given: Any, affine: np.ndarray, name: str) -> Volume:
     return Volume(given.astype(np.float32), affine)
 
 
-def plan(steps: int | None, samples: int, seed: int = 0) -> int:
-    """The steps to take. Raises `ConfigError` for impossible counts, one-step samples among them."""
-    steps = steps if steps is not None else (1 if samples == 1 else SAMPLING_STEPS)
+def plan(model: Model, steps: int | None, samples: int, seed: int = 0) -> int:
+    """The steps to take: those given, those of the model's sampler, or what its process usually takes.
+
+    Raises `ConfigError` for impossible counts, and for samples that would be equal.
+    """
+    process, sampler, name = model.process, model.sampler, model.config.process.target
+    chosen = (steps, sampler.steps, process.usual_steps(samples))
+    steps = next(count for count in chosen if count is not None)
     if steps < 1 or samples < 1:
         raise ConfigError(f"steps and samples are {steps} and {samples}; both must be 1 or more")
     if seed < 0:
         raise ConfigError(f"seed is {seed}; it must be 0 or more")
-    if steps == 1 and samples > 1:
-        raise ConfigError("one step is deterministic, so its samples would be equal; take --steps 2 or more")
+    process.times(steps, sampler.spacing)
+    if samples > 1 and not process.varies(steps):
+        more = "--steps 2 or more" if process.varies(steps + 1) else "--samples 1"
+        raise ConfigError(f"--steps {steps} of process '{name}' is deterministic: samples would be equal; take {more}")
     return steps
 
 
@@ -119,7 +124,7 @@ def run(
     progress: Callable[[float], None] = lambda share: None,
 ) -> Result:
     """Synthesise from volumes that share one grid. `progress` is told the share of the work that is done."""
-    steps = plan(steps, samples, seed)
+    steps = plan(model, steps, samples, seed)
     data = model.config.data
     prepared = preprocess.apply(volumes, data.start)
     mean = np.zeros(prepared.brain.shape, np.float32)
@@ -147,25 +152,35 @@ def predict(model: Model, batch: SliceBatch, steps: int, samples: int, seed: int
         present = torch.ones(sources.shape[:2], dtype=torch.bool, device=model.device)
         cond = condition.build(model.config.conditioning, sources, present)
         start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
-        denoise = partial(_denoise, model, cond, start)
-        times = samplers.uniform_times(steps)
-        first = denoise(start, times[0])  # the same for all samples: the bridge begins at the start itself
+        brain = torch.from_numpy(batch.brain).to(model.device)
+        denoise: Denoiser = partial(_denoise, model, cond, start, brain)
+        times = model.process.times(steps, model.sampler.spacing)
+        if not model.process.from_noise:
+            denoise = _once(denoise(start, times[0]), denoise)  # every sample begins at the start itself
         drawn = []
         for sample in range(samples):
             generators = [np.random.default_rng([seed, sample, box.z]) for box in batch.boxes]
             noise = partial(_noise, generators, start)
-            drawn.append(samplers.bridge(_once(first, denoise), start, times, model.process, noise))
+            begin = noise() if model.process.from_noise else start
+            drawn.append(model.sampler.sample(denoise, begin, times, model.process, noise) * model.process.scale)
     return torch.cat(drawn, 1).transpose(0, 1).float().cpu()
 
 
 def _denoise(
-    model: Model, cond: Condition, start: Float[Tensor, "b 1 h w"], x_t: Float[Tensor, "b 1 h w"], time: float
+    model: Model,
+    cond: Condition,
+    start: Float[Tensor, "b 1 h w"],
+    brain: Bool[Tensor, "b 1 h w"],
+    x_t: Float[Tensor, "b 1 h w"],
+    time: float,
 ) -> Float[Tensor, "b 1 h w"]:
-    t = torch.full((len(x_t),), time * TIMESTEPS, device=x_t.device)
-    return model.process.x_0(model.network(x_t, t, cond).value, x_t, start)
+    """x_0 at a time. Outside the brain it is zero, as every target was: no loss ever told the network so."""
+    times = torch.full((len(x_t),), time, dtype=torch.float64)
+    output = model.network(x_t, model.process.timestep(times).float().to(x_t.device), cond).value.float()
+    return model.process.x_0(model.process.predicted(output, start), x_t, times).where(brain, 0)
 
 
-def _once(first: Float[Tensor, "b 1 h w"], denoise: samplers.Denoiser) -> samplers.Denoiser:
+def _once(first: Float[Tensor, "b 1 h w"], denoise: Denoiser) -> Denoiser:
     """A denoiser whose answer at time 1 is known already."""
     return lambda x_t, time: first if time == 1 else denoise(x_t, time)
 

@@ -17,7 +17,6 @@ from dsdiff.conditioning import condition
 from dsdiff.config import RunConfig, TrainingConfig
 from dsdiff.data import cases, cohort, splits
 from dsdiff.data.cohort import Batch, Patient
-from dsdiff.diffusion.process import TIMESTEPS
 from dsdiff.errors import ConfigError, DsdiffError, OutputError
 from dsdiff.progress import bars
 from dsdiff.training import losses
@@ -41,18 +40,20 @@ class Trainer:
         self.step = 0
 
     def loss(self, network: nn.Module, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss and the predicted x_0 of a batch noised to `time`."""
+        """The loss and the predicted x_0 (robust z-scores) of a batch noised to `time`."""
         sources = batch.sources.to(self.device)
         target, region = batch.target.to(self.device), batch.region.to(self.device)
-        data = self.config.data
+        data, process = self.config.data, self.process
+        x_0, noise = target / process.scale, noise.to(self.device)
         start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
         with device.autocast(self.device, self.config.training.precision):
             present = torch.ones(sources.shape[:2], dtype=torch.bool, device=self.device)
             cond = condition.build(self.config.conditioning, sources, present)
-            x_t = self.process.q_sample(target, start, time.to(self.device), noise.to(self.device))
-            output = network(x_t, time.to(self.device) * TIMESTEPS, cond).value
-        x_0 = self.process.x_0(output, x_t, start)
-        return losses.weighted(self.config.loss, x_0, target, region), x_0
+            x_t = process.q_sample(x_0, start, time, noise)
+            output = network(x_t, process.timestep(time).to(self.device), cond).value.float()
+        predicted = process.predicted(output, start)
+        wanted, made = process.target(x_0, start, time, noise), process.x_0(predicted, x_t, time) * process.scale
+        return losses.total(self.config.loss, predicted, wanted, made, target, region), made
 
     def train_step(self, batch: Batch, generator: torch.Generator) -> float:
         """One optimiser step on a batch, in `accumulate` parts whose gradients add up to the whole batch's."""
@@ -192,13 +193,17 @@ def draw(
 
 @torch.inference_mode()
 def validate(trainer: Trainer, patients: Sequence[Patient], folder: Path, slices: int = 48) -> float:
-    """Loss of one-step prediction by the averaged network on fixed slices of patients in their own style; the first few
-    go into a picture."""
-    data, network = trainer.config.data, trainer.averaged()
+    """Loss of the averaged network on fixed slices of patients in their own style; the first few go into a picture.
+
+    From the start image one step is judged. From noise that would tell little: fixed times and noises are taken.
+    """
+    data, network, process = trainer.config.data, trainer.averaged(), trainer.process
+    generator = torch.Generator().manual_seed(trainer.config.seed)
     rng, total = np.random.default_rng(trainer.config.seed), 0.0
     for first in range(0, slices, 8):
         batch = cohort.draw(patients, 8, data.crop, data.slab, data.lesion_share, rng)
-        loss, x_0 = trainer.loss(network, batch, torch.ones(8), torch.zeros(batch.target.shape))
+        time = process.draw_times(8, generator) if process.from_noise else torch.ones(8)
+        loss, x_0 = trainer.loss(network, batch, time, torch.randn(batch.target.shape, generator=generator))
         total += loss.item() * 8 / slices
         if first == 0:
             save_samples(batch, x_0.float().cpu(), folder / f"step-{trainer.step:06d}.png")
@@ -208,8 +213,9 @@ def validate(trainer: Trainer, patients: Sequence[Patient], folder: Path, slices
 def claim(run: Path, config: RunConfig) -> None:
     """Make the run folder, or check that it is this config's. Raises `ConfigError` with the first lines that differ."""
     written, resolved = run / "config.yaml", configs.dump(config)
-    if written.is_file() and written.read_text() != resolved:
-        old, new = set(written.read_text().splitlines()), set(resolved.splitlines())
+    there = configs.dump(configs.load(written)) if written.is_file() else resolved
+    if there != resolved:
+        old, new = set(there.splitlines()), set(resolved.splitlines())
         raise ConfigError(
             f"{run} belongs to another config; there: {'; '.join(sorted(old - new)[:5])} | here: "
             f"{'; '.join(sorted(new - old)[:5])}. Give another folder with -o"

@@ -1,12 +1,19 @@
-"""Losses of a prediction against the truth."""
+"""Losses: maps of what is wrong voxel by voxel, weighted by region and summed over terms."""
 
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
 from dsdiff.config import LossConfig
 
+RANGE = 10.0  # robust z-scores that a T1ce spans, for the constants of SSIM
+Image = Float[Tensor, "b 1 h w"]
 
-def charbonnier(error: Float[Tensor, "b 1 h w"], epsilon: float) -> Float[Tensor, "b 1 h w"]:
+
+def charbonnier(error: Image, epsilon: float) -> Image:
     """epsilon (sqrt(1 + (error / epsilon)^2) - 1): quadratic below epsilon, linear above.
 
     Source: Charbonnier et al. 1994, in the form of Barron 2019 (arXiv:1701.03077, eq. 1 with alpha 1).
@@ -14,13 +21,56 @@ def charbonnier(error: Float[Tensor, "b 1 h w"], epsilon: float) -> Float[Tensor
     return epsilon * ((1 + (error / epsilon).square()).sqrt() - 1)
 
 
-def weighted(
-    config: LossConfig,
-    x_0: Float[Tensor, "b 1 h w"],
-    truth: Float[Tensor, "b 1 h w"],
+def gradient(error: Image) -> Image:
+    """Absolute differences of the error between a voxel and the next in h and in w: blur and false edges cost."""
+    down = F.pad((error[:, :, 1:] - error[:, :, :-1]).abs(), (0, 0, 0, 1))
+    return down + F.pad((error[..., 1:] - error[..., :-1]).abs(), (0, 1))
+
+
+def dissimilarity(x: Image, y: Image) -> Image:
+    """1 - SSIM, Gaussian windows of 1.5 voxels cut at 5, zero beyond the edges.
+
+    Source: Wang et al. 2004 (doi:10.1109/TIP.2003.819861), eq. 13, K1 0.01, K2 0.03, population covariance.
+    """
+    taps = torch.exp(-torch.arange(-5.0, 6.0, device=x.device, dtype=x.dtype).square() / (2 * 1.5**2))
+    taps = taps / taps.sum()
+
+    def blur(image: Image) -> Image:
+        along_h = F.conv2d(image, taps[None, None, :, None], padding=(5, 0))
+        return F.conv2d(along_h, taps[None, None, None], padding=(0, 5))
+
+    mean_x, mean_y = blur(x), blur(y)
+    variances = blur(x * x) - mean_x**2 + blur(y * y) - mean_y**2
+    covariance = blur(x * y) - mean_x * mean_y
+    c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
+    return 1 - similarity / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
+
+
+def error_map(term: LossConfig, predicted: Image, wanted: Image, x_0: Image, truth: Image) -> Image:
+    """What is wrong in every voxel by one term: with the prediction, or with the T1ce (z-scores) that it stands for."""
+    if term.epsilon is not None:
+        return charbonnier(predicted - wanted, term.epsilon)
+    if term.target == "ssim":
+        return dissimilarity(x_0, truth)
+    if term.target == "gradient":
+        return gradient(x_0 - truth)
+    return (predicted - wanted).abs() if term.target == "l1" else (predicted - wanted).square()
+
+
+def total(
+    terms: Sequence[LossConfig],
+    predicted: Image,
+    wanted: Image,
+    x_0: Image,
+    truth: Image,
     region: Integer[Tensor, "b 1 h w"],
 ) -> Float[Tensor, ""]:
-    """Mean over the crop of the Charbonnier error, each voxel weighted by its region (see `cohort.Patient`): 0 outside
-    the brain. A plain mean, so that the parts of an accumulated batch add up to the whole."""
-    weights = x_0.new_tensor([0.0, 1.0, config.tumour, config.enhancing])[region.long()]
-    return (charbonnier(x_0 - truth, config.epsilon) * weights).mean()
+    """Sum of the terms, each the mean over the crop of its map, each voxel weighted by its region (see
+    `cohort.Patient`): 0 outside the brain. A plain mean, so that the parts of an accumulated batch add up to the whole.
+    """
+    loss = x_0.new_zeros(())
+    for term in terms:
+        weights = x_0.new_tensor([0.0, 1.0, term.tumour, term.enhancing])[region.long()]
+        loss = loss + term.weight * (error_map(term, predicted, wanted, x_0, truth) * weights).mean()
+    return loss

@@ -1,0 +1,50 @@
+"""Plain regression: the baseline that every diffusion process has to beat."""
+
+import torch
+from pydantic import BaseModel, ConfigDict
+
+from dsdiff.diffusion.process import Image, NoiseProcess, Spacing, Times
+from dsdiff.errors import ConfigError
+
+
+class RegressionParams(BaseModel):
+    """There is nothing to set."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Regression(NoiseProcess):
+    """One step without noise: the network is given the start image at time 1 and predicts x_0 - start."""
+
+    Params = RegressionParams
+    samplers = ("one_step",)
+    from_noise = False
+
+    def __init__(self, params: RegressionParams) -> None:
+        """There is nothing to keep."""
+
+    def draw_times(self, batch: int, generator: torch.Generator) -> Times:
+        return torch.ones(batch)
+
+    def q_sample(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
+        return start
+
+    def predicted(self, output: Image, start: Image) -> Image:
+        return start + output
+
+    def target(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
+        return x_0
+
+    def x_0(self, predicted: Image, x_t: Image, time: Times) -> Image:
+        return predicted
+
+    def times(self, steps: int, spacing: Spacing) -> list[float]:
+        if steps != 1:
+            raise ConfigError(f"process 'regression' knows one step alone, not {steps}; take steps 1")
+        return [1.0, 0.0]
+
+    def usual_steps(self, samples: int) -> int:
+        return 1
+
+    def varies(self, steps: int) -> bool:
+        return False

@@ -1,0 +1,79 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from skimage.metrics import structural_similarity
+
+from dsdiff import config as configs
+from dsdiff.config import LossConfig
+from dsdiff.errors import ConfigError
+from dsdiff.training import losses
+
+ERROR = torch.tensor([0.0, 3.0, 0.0, 4.0]).reshape(1, 1, 2, 2)
+REGION = torch.tensor([0, 1, 2, 3], dtype=torch.uint8).reshape(1, 1, 2, 2)
+ZERO = torch.zeros(1, 1, 2, 2)
+PLAIN = {"tumour": 1.0, "enhancing": 1.0}
+
+
+def of(*terms, region=REGION):
+    return losses.total([LossConfig(**term) for term in terms], ERROR, ZERO, 2 * ERROR, ZERO, region).item()
+
+
+def test_loss_by_hand():
+    expected = ((math.sqrt(10) - 1) * 1 + 0 * 2 + (math.sqrt(17) - 1) * 5) / 4
+    assert of({"epsilon": 1.0, "tumour": 2.0, "enhancing": 5.0}) == pytest.approx(expected)
+    assert of({"target": "l1", **PLAIN}) == pytest.approx(7 / 4)
+    assert of({"target": "l2", "tumour": 1.0, "enhancing": 2.0}) == pytest.approx((9 + 2 * 16) / 4)
+    assert of({"target": "l2"}, region=torch.zeros_like(REGION)) == 0
+
+
+def test_gradient_by_hand_is_of_x_0():
+    """x_0's error is 0 6 / 0 8: outside 6 + 0, brain 2, tumour 8, enhancing 0."""
+    assert of({"target": "gradient", **PLAIN}) == pytest.approx((0 * 6 + 2 + 8 + 0) / 4)
+
+
+def test_terms_add_up_by_their_weights():
+    l1, l2 = {"target": "l1", "weight": 0.5}, {"target": "l2", "weight": 3.0}
+    assert of(l1, l2) == pytest.approx(of(l1) + of(l2))
+    assert of(l1) == pytest.approx(0.5 * of({"target": "l1"}))
+
+
+def test_ssim_is_scikit_images():
+    x, y = np.random.default_rng(0).normal(size=(2, 40, 48)) * 2
+    _, expected = structural_similarity(
+        x, y, data_range=losses.RANGE, gaussian_weights=True, use_sample_covariance=False, full=True
+    )
+    found = 1 - losses.dissimilarity(torch.from_numpy(x)[None, None], torch.from_numpy(y)[None, None])
+    inside = (slice(5, -5), slice(5, -5))  # beyond the edges scikit-image mirrors
+    assert np.allclose(found[0, 0].numpy()[inside], expected[inside], atol=1e-12)
+    same = torch.from_numpy(x)[None, None]
+    assert losses.dissimilarity(same, same).abs().max() < 1e-12
+
+
+def test_one_term_is_written_as_it_is_read_and_several_as_a_list():
+    one = configs.parse({"loss": {"target": "charbonnier", "epsilon": 2.0, "tumour": 4.0}}, "one")
+    assert one.loss == (LossConfig(target="charbonnier", epsilon=2.0, tumour=4.0),)
+    assert configs.parse(yaml.safe_load(configs.dump(one)), "again") == one
+    several = configs.parse({"loss": [{"target": "l2"}, {"target": "ssim", "weight": 0.1}]}, "several")
+    assert [(term.target, term.weight, term.epsilon) for term in several.loss] == [
+        ("l2", 1.0, None),
+        ("ssim", 0.1, None),
+    ]
+    assert LossConfig().epsilon == 1.0
+
+
+@pytest.mark.parametrize(
+    ("loss", "says"),
+    [
+        ({"target": "l2", "epsilon": 1.0}, "epsilon is 1.0; charbonnier needs one"),
+        ({"target": "charbonnier", "epsilon": None}, "charbonnier needs one"),
+        ({"target": "mse"}, r"loss\.0\.target"),
+        ([], "loss"),
+        ([{"target": "l1", "wieght": 1}], r"loss\.0\.wieght: there is no such key"),
+    ],
+)
+def test_mistakes_are_named(loss, says):
+    with pytest.raises(ConfigError, match=says):
+        configs.parse({"loss": loss}, "test")
