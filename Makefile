@@ -13,11 +13,12 @@ ifndef DSDIFF_REAL_DATA
 DSDIFF_REAL_DATA := $(if $(wildcard $(UNPACK)),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsdiff/real)
 endif
 
-.PHONY: help demo test lint eval-real model phantoms train-folds train-final clean
+.PHONY: help demo test test-smp lint eval-real model phantoms train-folds train-final clean
 
 help:
 	@echo "make demo       a simulated patient through the shipped model: demo/report.html"
 	@echo "make test       the test suite (CPU, no network, no patient data)"
+	@echo "make test-smp   the tests of the extra smp, in .venv-smp: it needs torchvision, which brings CUDA (6 GB)"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make eval-real  scores on real patients that the scored model never saw (needs DSDIFF_REAL_DATA)"
 	@echo "make model      trains the shipped model and its fold models from scratch (needs DSDIFF_REAL_DATA)"
@@ -38,6 +39,17 @@ demo: $(BIN)/dsdiff
 
 test: $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+
+# torchvision from the registry goes with the ordinary build of torch alone, so the CPU build of the others is not taken.
+.venv-smp/.done: pyproject.toml constraints-smp.txt
+	@echo 'setting up .venv-smp, once: about 6 GB'
+	$(PYTHON) -m venv .venv-smp
+	PIP_FIND_LINKS= .venv-smp/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-smp.txt -e '.[smp]' \
+	  pytest beartype
+	@touch $@
+
+test-smp: .venv-smp/.done
+	OMP_NUM_THREADS=1 .venv-smp/bin/python -m pytest -k 'smp or Contract and smp_unet' tests/contract tests/policy tests/backbones
 
 lint: $(VENV)/.dev
 	$(BIN)/ruff check .
@@ -74,4 +86,4 @@ $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsdiff/real: | $(BIN)/dsdiff
 endif
 
 clean:
-	rm -rf $(VENV) demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) .venv-smp demo .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -66,7 +66,8 @@ def test_what_can_be_honoured_is(tmp_path):
     assert config.backbone.target == "unet"
     assert config.backbone.params["channel_mult"] == [1, 1, 2, 2, 3, 3]
     assert "num_heads" not in config.backbone.params
-    assert config.backbone.params["in_channels"] == 1 + config.cond_channels() == 4
+    assert config.backbone.params["in_channels"] == 4
+    assert config.build_backbone().multiple > 0
     assert (config.training.lr, config.training.batch_size, config.training.accumulate) == (1e-4, 16, 2)
     assert config.training.ema == 0
     (loss,) = config.loss
@@ -89,7 +90,7 @@ def test_what_cannot_is_named_with_the_reason(tmp_path):
     }
     assert "no autoencoder" in notes["model.params.first_stage_config"]
     assert "linear in the square root" in notes["model.params.beta_schedule"]
-    assert notes["model.params.unet_config.params.legacy"] == "False): dsdiff has no such setting"
+    assert notes["model.params.unet_config.params.legacy"] == "False): it changes nothing here"
 
 
 def test_cosine_has_no_ends_to_take_over(tmp_path):

@@ -141,18 +141,18 @@ class RunConfig(Part):
 
     @model_validator(mode="after")
     def _process_and_sampler_fit(self) -> "RunConfig":
-        process = self.build_process()
         self.build_sampler()
-        found = self.backbone.params.get("out_channels", process.out_channels)
-        if found != process.out_channels:
-            raise ValueError(
-                f"backbone.params.out_channels is {found}; process '{self.process.target}' takes {process.out_channels}"
-            )
         return self
 
     def build_backbone(self) -> nn.Module:
         """A fresh network. Raises `ConfigError` where backbone and data do not fit."""
         backbone = registry.build(self.backbone, self.conditioning.layout(self.data.contrasts, self.data.slab))
+        params, wanted = registry.parse(self.backbone), self.build_process().out_channels
+        if params is not None and params.outputs != wanted:
+            raise ConfigError(
+                f"backbone '{self.backbone.target}' gives {params.outputs} channels, process '{self.process.target}' "
+                f"takes {wanted}: see out_channels and learn_sigma"
+            )
         multiple = cast(Backbone, backbone).multiple
         if any(size % multiple for size in self.data.crop):
             raise ConfigError(

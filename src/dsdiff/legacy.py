@@ -32,6 +32,7 @@ REASONS = {
     "model.target": "it names a class; process, backbone and training stand for it here",
     "data.target": "it names a class; data.root names the folder of patients here",
     "image_size": "networks here take slices of any size; data.crop is the size trained on",
+    "input_size": "networks here take slices of any size; data.crop is the size trained on",
     "channels": "the image is one contrast, data.target",
     "in_channels": "x_t and the condition make the number here (data.contrasts, data.slab, conditioning.structure)",
     "out_channels": "the network tells one number per voxel here; neither a variance nor a latent",
@@ -54,7 +55,7 @@ REASONS = {
     "num_classes": "there are no classes here",
     "use_spatial_transformer": "there is no text to attend to",
     "context_dim": "there is no text to attend to",
-    "use_checkpoint": "activations are not recomputed here; take training.accumulate where memory is short",
+    "legacy": "it changes nothing here",
     "use_fp16": "training.precision decides",
 }
 UNKNOWN = "dsdiff has no such setting"
@@ -65,6 +66,7 @@ SO_ANYWAY = {
     "dims": 2,
     "clip_denoised": False,
     "learn_sigma": False,
+    "use_fp16": False,
     "learn_logvar": False,
     "use_spatial_transformer": False,
     "v_posterior": 0,
@@ -132,7 +134,7 @@ def _backbone(keys: Keys) -> dict[str, Any]:
     """The network: every key that our class of that name knows, but for channels that the condition decides."""
     target = keys.take("model.params.unet_config.target")
     params_of = registry.lookup(target).Params  # type: ignore[attr-defined]
-    known = params_of.model_fields.keys() - {"in_channels", "out_channels"}
+    known = params_of.model_fields.keys() - {"in_channels", "out_channels", *REASONS, *SO_ANYWAY, "adm_in_channels"}
     params = {name: keys.take(f"{UNET}.{name}") for name in sorted(known) if f"{UNET}.{name}" in keys.left}
     # -1 and null mean "not this way" there
     params = {name: value for name, value in params.items() if value is not None and value != -1}

@@ -2,10 +2,11 @@
 
 import re
 import sys
+from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, write_case
+from conftest import TINY, wake, write_case
 from rich.console import Console
 
 from dsdiff import config as configs
@@ -19,18 +20,12 @@ from dsdiff.training import loop
 from dsdiff.types import ConditionLayout
 
 LAYOUT = ConditionLayout(("t1", "t2", "flair"))
-FIVE_LINES = """
-class Line(nn.Module):
-    Params, multiple = BackboneParams, 1
-    def __init__(self, params, layout): super().__init__(); self.mix = nn.Conv2d(1 + layout.channels, 1, 1)
-    def forward(self, x_t, t, cond): return Prediction(self.mix(torch.cat([x_t, cond.maps()], 1)).float())
-"""
-HEAD = """
-import torch
-from torch import nn
-from dsdiff.backbones.layers import BackboneParams
-from dsdiff.types import Prediction
-"""
+DOCS = Path(__file__).resolve().parents[2] / "docs"
+
+
+def block(page, number=0):
+    """A Python block of a page of the documentation."""
+    return re.findall(r"```python\n(.*?)```", (DOCS / page).read_text(), re.DOTALL)[number]
 
 
 @pytest.fixture
@@ -41,7 +36,7 @@ def names(monkeypatch):
 
 @pytest.fixture
 def newcomer(tmp_path, monkeypatch):
-    (tmp_path / "newcomer.py").write_text(HEAD + FIVE_LINES)
+    (tmp_path / "newcomer.py").write_text(block("add-a-backbone.md"))
     monkeypatch.syspath_prepend(tmp_path)
     yield "newcomer"
     sys.modules.pop("newcomer", None)
@@ -107,6 +102,24 @@ DIFFUSERS = {
         "layers_per_block": 1,
     },
 }
+
+
+def test_the_page_on_weights_does_what_it_says(tmp_path, monkeypatch):
+    block_of = {
+        "target": "unet",
+        "params": {"model_channels": 32, "channel_mult": [1, 2], "use_scale_shift_norm": True},
+    }
+    values = TINY | {"data": TINY["data"] | {"slab": 1}, "conditioning": {"structure": "none"}, "backbone": block_of}
+    (tmp_path / "mine.yaml").write_text(configs.dump(configs.parse(values, "test")))
+    network = configs.parse(values, "test").build_backbone()
+    wake(network)
+    old = {f"model.diffusion_model.{name}": w for name, w in network.state_dict().items()}
+    torch.save({"state_dict": old | {"betas": torch.ones(3)}}, tmp_path / "old.ckpt")
+    monkeypatch.chdir(tmp_path)
+    exec(block("weights.md"), {})  # noqa: S102 (our own page)
+    loaded = models.load(tmp_path / "mine", torch.device("cpu")).network
+    for name, w in network.state_dict().items():
+        assert torch.equal(loaded.state_dict()[name], w.half().float())
 
 
 @pytest.mark.filterwarnings("default")  # what those libraries warn of on import is theirs

@@ -144,12 +144,19 @@ def test_the_noise_of_a_slice_is_its_own(volumes):
         ({"process": {"target": "flow", "params": {"train_steps": 4}}, "sampler": {"target": "euler", "params": {"spacing": "linspace"}}}, "of spacing 'linspace'"),
         ({"process": {"target": "regression", "params": {"sigma": 1}}}, "process.params of 'regression': sigma"),
         ({"process": {"target": "regression"}, "sampler": {"target": "one_step", "params": {"steps": 2}}}, "steps"),
-        ({"backbone": {"target": "unet", "params": {"out_channels": 2}}}, "out_channels is 2; process 'bridge' takes 1"),
     ],
 )  # fmt: skip
 def test_mistakes_are_named(values, says):
     with pytest.raises(ConfigError, match=says):
         configs.parse(values, "test")
+
+
+@pytest.mark.parametrize(
+    "backbone", [{"target": "unet", "params": {"out_channels": 2}}, {"target": "dit", "params": {"learn_sigma": True}}]
+)
+def test_channels_that_no_process_takes_are_refused(backbone):
+    with pytest.raises(ConfigError, match=r"gives 2 channels, process 'bridge' takes 1"):
+        configs.parse({"backbone": backbone}, "test").build_backbone()
 
 
 @pytest.mark.parametrize(("process", "samplers"), [("ddpm", "ddim"), ("flow", "euler"), ("bridge", "bridge")])

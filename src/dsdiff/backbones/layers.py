@@ -29,6 +29,11 @@ class BackboneParams(BaseModel):
     fused: bool = True
 
     @property
+    def outputs(self) -> int:
+        """Channels that come out."""
+        return self.out_channels
+
+    @property
     def doubts(self) -> tuple[str, ...]:
         """What is legal here but surely not meant, in words."""
         return ()
