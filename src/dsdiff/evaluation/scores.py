@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dsdiff.evaluation import metrics
+from dsdiff.evaluation import metrics, similarity
 from dsdiff.evaluation.metrics import Image
 from dsdiff.evaluation.regions import Regions
 
@@ -32,13 +32,17 @@ def score(t1ce: Image, truth: Image, t1: Image, regions: Regions) -> dict[str, f
     found = {
         "psnr": metrics.psnr(image, target, brain, peak),
         "psnr_fit": metrics.psnr(fitted, target, brain, peak),
-        "ssim": metrics.ssim(metrics.stretched(image, brain), metrics.stretched(target, brain), brain, 1.0),
+        "ssim": similarity.ssim(metrics.stretched(image, brain), metrics.stretched(target, brain), brain, 1.0),
     }
+    return found | enhancement(image, target, metrics.robust(t1, brain), regions)
+
+
+def enhancement(image: Image, truth: Image, t1: Image, regions: Regions) -> dict[str, float]:
+    """The scores of enhancement, T1ce minus T1 on the robust scale; NaN where under LEAST_ENHANCING voxels enhance."""
     if regions.enhancing.sum() < LEAST_ENHANCING:
-        return found | dict.fromkeys(("auc_brain", "auc_tumour", "gain"), float("nan"))
-    before = metrics.robust(t1, brain)
-    made, true = image - before, target - before
-    return found | {
+        return dict.fromkeys(("auc_brain", "auc_tumour", "gain"), float("nan"))
+    made, true = image - t1, truth - t1
+    return {
         "auc_brain": metrics.auc(made, regions.enhancing, regions.rest_of_brain),
         "auc_tumour": metrics.auc(made, regions.enhancing, regions.rest_of_tumour),
         "gain": metrics.gain(made, true, regions.enhancing),
