@@ -10,6 +10,7 @@ from scipy import stats
 
 Image = Float[np.ndarray, "x y z"]
 Mask = Bool[np.ndarray, "x y z"]
+GAUSSIAN = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 LEAST_GAIN = 1.0  # robust standard deviations of true enhancement
 
 
@@ -17,7 +18,7 @@ def robust(image: Image, brain: Mask) -> Image:
     """(image - median) / (1.4826 median absolute deviation), both of the brain; raises `ValueError` for a constant."""
     inside = image[brain].astype(np.float64)
     centre = np.median(inside)
-    width = 1.4826 * np.median(np.abs(inside - centre))
+    width = GAUSSIAN * np.median(np.abs(inside - centre))
     if width == 0:
         raise ValueError("the image is constant over most of the brain")
     return (image - centre) / width
