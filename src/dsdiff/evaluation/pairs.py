@@ -48,8 +48,8 @@ def synthetic(folder: Path) -> dict[str, Synthetic]:
         files[case][kind] = path
     if not files:
         raise InputError(
-            f"{folder} holds no synthetic T1ce; needed are files such as <case>_desc-synthT1ce_T1w.nii.gz (dsdiff synth), "
-            "<case>_t1ce.nii.gz or <case>-t1c.nii.gz"
+            f"{folder} holds no synthetic T1ce; needed are files such as <case>_desc-synthT1ce_T1w.nii.gz "
+            "(dsdiff synth), <case>_t1ce.nii.gz or <case>-t1c.nii.gz"
         )
     return {case: _synthetic(found) for case, found in files.items()}
 

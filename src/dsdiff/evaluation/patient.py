@@ -1,6 +1,6 @@
 """One patient: read what was made and what is true, and score it."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from jaxtyping import Float
@@ -28,6 +28,20 @@ class Patient:
     regions: Regions
     spacing: tuple[float, float, float]
 
+    def boxed(self) -> "Patient":
+        """The same patient in the brain's bounding box and a voxel about it: 2.5 times less to look at."""
+        box = tuple(slice(max(edge.min() - 1, 0), edge.max() + 2) for edge in np.nonzero(self.regions.brain))
+        where = self.regions
+        return replace(
+            self,
+            image=self.image[box],
+            truth=self.truth[box],
+            t1=None if self.t1 is None else self.t1[box],
+            std=None if self.std is None else self.std[box],
+            samples=None if self.samples is None else self.samples[:, *box],
+            regions=Regions(where.brain[box], where.tumour[box], where.enhancing[box]),
+        )
+
     def robust(self) -> tuple[Image, Image, Image | None]:
         """Made, true and T1 on the robust scale of the brain. Raises `InputError` for a constant image."""
         brain = self.regions.brain
@@ -49,7 +63,7 @@ def scaled(image: Image, brain: Mask, what: str, case: str) -> Image:
 def read(made: Synthetic, case: Case) -> Patient:
     """Read one patient; the brain is T1's foreground, or the acquired T1ce's where there is no T1.
 
-    Raises `CaseError` for an absent contrast, `GeometryError` for different grids, `InputError` for what cannot be used.
+    Raises `CaseError` for an absent contrast, `GeometryError` for different grids, `InputError` for a useless file.
     """
     assert made.mean is not None
     wanted = ("t1ce", *(name for name in ("t1", "seg") if name in case.files))
@@ -80,15 +94,16 @@ def read(made: Synthetic, case: Case) -> Patient:
 
 def score(patient: Patient, protocol: str, fit: bool) -> dict[str, float]:
     """Every score of one patient by name (docs/metrics.md); NaN where there is nothing to measure."""
-    image, truth, t1 = patient.robust()
-    brain = patient.regions.brain
+    small = patient.boxed()
+    image, truth, t1 = small.robust()
+    brain = small.regions.brain
     found = protocols.likeness(patient.image, patient.truth, patient.regions, protocol, fit)
     if t1 is not None:
-        found |= scores.enhancement(image, truth, t1, patient.regions)
-        found |= enhancement.score(image, truth, t1, patient.regions, patient.spacing)
+        found |= scores.enhancement(image, truth, t1, small.regions)
+        found |= enhancement.score(image, truth, t1, small.regions, small.spacing)
     found["slice_jumps"] = texture.slice_jumps(image, truth, brain)
     found["sharpness"] = texture.sharpness(image, truth, brain)
-    return found | _calibration(patient, image, truth)
+    return found | _calibration(small, image, truth)
 
 
 def _calibration(patient: Patient, image: Image, truth: Image) -> dict[str, float]:
