@@ -111,10 +111,3 @@ def test_regions_of_both_label_habits():
     for labels in (before, since):
         assert regions(brain, labels).enhancing.ravel().tolist() == [False, False, True]
         assert regions(brain, labels).rest_of_tumour.ravel().tolist() == [True, True, False]
-
-
-def test_intervals_hold_the_mean_and_leave_nan_out():
-    mean, low, high = scores.interval([1.0, 2.0, 3.0, float("nan")])
-    assert mean == 2
-    assert 1 <= low < 2 < high <= 3
-    assert np.isnan(scores.interval([float("nan")])).all()

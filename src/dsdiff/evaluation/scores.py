@@ -1,9 +1,5 @@
 """The protocol `brain`: what `make eval-real` prints of each patient."""
 
-from collections.abc import Sequence
-
-import numpy as np
-
 from dsdiff.evaluation import metrics, similarity
 from dsdiff.evaluation.metrics import Image
 from dsdiff.evaluation.regions import Regions
@@ -47,13 +43,3 @@ def enhancement(image: Image, truth: Image, t1: Image, regions: Regions) -> dict
         "auc_tumour": metrics.auc(made, regions.enhancing, regions.rest_of_tumour),
         "gain": metrics.gain(made, true, regions.enhancing),
     }
-
-
-def interval(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval over patients, NaN left out (all NaN where nothing is left)."""
-    finite = np.array([value for value in values if np.isfinite(value)])
-    if not len(finite):
-        return (float("nan"),) * 3
-    picks = np.random.default_rng(seed).integers(len(finite), size=(draws, len(finite)))
-    low, high = np.percentile(finite[picks].mean(1), (2.5, 97.5))
-    return float(finite.mean()), float(low), float(high)
