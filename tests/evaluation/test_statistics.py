@@ -33,7 +33,7 @@ def test_intervals_hold_the_mean_and_leave_nan_out():
     assert np.isnan(statistics.interval([float("nan")])).all()
 
 
-@pytest.mark.parametrize("n", [8, 47])
+@pytest.mark.parametrize("n", [12, 47])
 def test_intervals_cover_at_their_nominal_rate(n):
     _, found = verdicts(np.random.default_rng(n), n, 0.7)
     assert 0.92 <= covered(found, 0.7) <= 0.98
