@@ -16,6 +16,7 @@ from dsdiff.evaluation.protocols import PROTOCOLS
 
 WHAT = "scores of synthetic contrast-enhanced MRI by dsdiff evaluate"
 Scores = dict[str, float]
+Summary = dict[str, dict[str, float | int]]  # score -> n, mean, low, high, sd, median, least, most
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ def _model(volume: Path) -> str | None:
         return None
 
 
-def summary(results: Results) -> dict[str, dict[str, float]]:
+def summary(results: Results) -> Summary:
     """Of every score: number of patients, mean, 95 % bootstrap interval over patients, SD, median, least and most."""
-    found = {}
+    found: Summary = {}
     for name in results.names():
         values = np.array([value for value in results.values(name) if np.isfinite(value)])
         if not len(values):

@@ -14,13 +14,19 @@ GAUSSIAN = 1.4826  # median absolute deviation -> standard deviation of a normal
 LEAST_GAIN = 1.0  # robust standard deviations of true enhancement
 
 
-def robust(image: Image, brain: Mask) -> Image:
-    """(image - median) / (1.4826 median absolute deviation), both of the brain; raises `ValueError` for a constant."""
+def robust_scale(image: Image, brain: Mask) -> tuple[float, float]:
+    """The brain's median and 1.4826 times its median absolute deviation; raises `ValueError` for a constant."""
     inside = image[brain].astype(np.float64)
-    centre = np.median(inside)
-    width = GAUSSIAN * np.median(np.abs(inside - centre))
+    centre = float(np.median(inside))
+    width = GAUSSIAN * float(np.median(np.abs(inside - centre)))
     if width == 0:
         raise ValueError("the image is constant over most of the brain")
+    return centre, width
+
+
+def robust(image: Image, brain: Mask) -> Image:
+    """(image - centre) / width of `robust_scale`; raises what it raises."""
+    centre, width = robust_scale(image, brain)
     return (image - centre) / width
 
 

@@ -117,7 +117,7 @@ def _calibration(patient: Patient, image: Image, truth: Image) -> dict[str, floa
         curve = uncertainty.sample_coverage(truth, drawn, brain)
         spread = drawn.std(0, ddof=1) if len(drawn) > 1 else np.zeros_like(image)
     elif patient.std is not None:
-        spread = patient.std / _width(patient.image, brain)
+        spread = patient.std / metrics.robust_scale(patient.image, brain)[1]
         curve = uncertainty.coverage(truth, image, spread, brain)
     else:
         return {}
@@ -126,9 +126,3 @@ def _calibration(patient: Patient, image: Image, truth: Image) -> dict[str, floa
         "calibration_error": uncertainty.calibration_error(curve),
         "error_correlation": uncertainty.error_correlation(truth, image, spread, brain),
     }
-
-
-def _width(image: Image, brain: Mask) -> float:
-    """What `metrics.robust` divides by."""
-    inside = image[brain].astype(np.float64)
-    return metrics.GAUSSIAN * float(np.median(np.abs(inside - np.median(inside))))

@@ -10,8 +10,8 @@ from matplotlib.colors import Colormap, LinearSegmentedColormap
 from matplotlib.image import imsave
 
 from dsdiff.data import views
-from dsdiff.evaluation import enhancement
-from dsdiff.evaluation.metrics import GAUSSIAN, Image, Mask
+from dsdiff.evaluation import enhancement, metrics
+from dsdiff.evaluation.metrics import Image, Mask
 from dsdiff.evaluation.patient import Patient
 
 ERROR_COLOURS: Colormap = LinearSegmentedColormap.from_list(
@@ -59,9 +59,9 @@ def panels(patient: Patient) -> list[Panel]:
         shown["synthetic enhancement"] = cut.over(image, maps[0])
         shown["true enhancement"] = cut.over(truth, maps[1])
     if small.std is not None:
-        inside = small.image[brain].astype(np.float64)
-        width = GAUSSIAN * float(np.median(np.abs(inside - np.median(inside))))
-        shown["uncertainty"] = cut.coloured(small.std / width, views.SPREAD_COLOURS, 0.0, SPREAD_RANGE)
+        shown["uncertainty"] = cut.coloured(
+            small.std / metrics.robust_scale(small.image, brain)[1], views.SPREAD_COLOURS, 0.0, SPREAD_RANGE
+        )
     return [cut.panel(title, picture) for title, picture in shown.items()]
 
 

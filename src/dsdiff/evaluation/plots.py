@@ -9,7 +9,7 @@ from matplotlib.ticker import MaxNLocator
 
 from dsdiff.evaluation.statistics import Agreement
 
-WIDTH, LEFT, RIGHT, ROW = 640, 170, 20, 44  # pixels of the drawing; it scales with the page
+WIDTH, LEFT, RIGHT, ROW = 640.0, 170.0, 20.0, 44.0  # pixels of the drawing; it scales with the page
 
 
 @dataclass(frozen=True)
@@ -86,9 +86,9 @@ def _dots(found: Mapping[str, float], axis: Axis, middle: float) -> str:
 def bland_altman(made: Mapping[str, float], true: Mapping[str, float], found: Agreement) -> Markup:
     """Synthetic minus acquired against their mean, in ml, with the bias and the limits that hold 95 % of patients."""
     points = {p: ((made[p] + true[p]) / 2, made[p] - true[p]) for p in made if np.isfinite(made[p] + true[p])}
-    height = 300
-    x = spanning([0.0, *(mean for mean, _ in points.values())], 70, WIDTH - 110)
-    y = spanning([0.0, found.limit_low, found.limit_high, *(d for _, d in points.values())], height - 48, 12)
+    height = 300.0
+    x = spanning([0.0, *(mean for mean, _ in points.values())], 70.0, WIDTH - 110)
+    y = spanning([0.0, found.limit_low, found.limit_high, *(d for _, d in points.values())], height - 48, 12.0)
     lines = {"zero": (0.0, ""), "bias": (found.bias, "bias"), "limit": (found.limit_low, "-1.96 SD")}
     lines["upper limit"] = (found.limit_high, "+1.96 SD")
     body = [_vertical(x, height - 40), _horizontal(y, x)]
@@ -108,8 +108,8 @@ def bland_altman(made: Mapping[str, float], true: Mapping[str, float], found: Ag
 
 def calibration_curve(mean: Mapping[float, float], patients: Mapping[str, Mapping[float, float]]) -> Markup:
     """Share of voxels whose truth the interval holds, against what the interval says; the diagonal is perfect."""
-    height = 330
-    x, y = Axis(0, 1, 70, 340), Axis(0, 1, height - 48, 12)
+    height = 330.0
+    x, y = Axis(0.0, 1.0, 70.0, 340.0), Axis(0.0, 1.0, height - 48, 12.0)
     body = [_vertical(x, height - 40), _horizontal(y, x)]
     body.append(f'<line class="mark" x1="{x.at(0)}" y1="{y.at(0)}" x2="{x.at(1)}" y2="{y.at(1)}"/>')
     body += [f'<polyline class="one" points="{_points(curve, x, y)}"><title>{escape(p)}</title></polyline>'
@@ -143,4 +143,6 @@ def _horizontal(axis: Axis, across: Axis) -> str:
 
 
 def _svg(height: float, label: str, body: Sequence[str]) -> Markup:
-    return Markup(f'<svg viewBox="0 0 {WIDTH} {height}" role="img" aria-label="{escape(label)}">{"".join(body)}</svg>')
+    return Markup(
+        f'<svg viewBox="0 0 {WIDTH:.0f} {height:.0f}" role="img" aria-label="{escape(label)}">{"".join(body)}</svg>'
+    )

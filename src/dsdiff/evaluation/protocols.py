@@ -59,9 +59,7 @@ def _own_percentiles(image: Image) -> Image:
 def _matched(image: Image, truth: Image, regions: Regions) -> Pair:
     """The truth as it is, the image at its median and median absolute deviation; both zero outside the brain."""
     brain = regions.brain
-    inside = truth[brain].astype(np.float64)
-    centre = np.median(inside)
-    width = metrics.GAUSSIAN * np.median(np.abs(inside - centre))
+    centre, width = metrics.robust_scale(truth, brain)
     matched = np.where(brain, metrics.robust(image, brain) * width + centre, 0)
     target = np.where(brain, truth, 0).astype(np.float64)
     return Pair(matched, target, float(np.ptp(target)))

@@ -9,7 +9,7 @@ from markupsafe import Markup
 
 from dsdiff import __version__
 from dsdiff.evaluation import cohort, enhancement, measures, plots, uncertainty
-from dsdiff.evaluation.cohort import Results
+from dsdiff.evaluation.cohort import Results, Summary
 from dsdiff.evaluation.pictures import Panel
 from dsdiff.evaluation.protocols import PROTOCOLS
 
@@ -89,7 +89,7 @@ def number(value: float, name: str) -> str:
     return f"{value:.{digits}f}"
 
 
-def likeness(results: Results, summed: dict[str, dict[str, float]]) -> dict[str, dict[str, str]]:
+def likeness(results: Results, summed: Summary) -> dict[str, dict[str, str]]:
     """Region -> metric -> name of the score, for those that were measured."""
     table: dict[str, dict[str, str]] = {}
     for region, title in measures.REGIONS.items():
@@ -99,7 +99,7 @@ def likeness(results: Results, summed: dict[str, dict[str, float]]) -> dict[str,
     return table
 
 
-def _rows(summed: dict[str, dict[str, float]], group: dict[str, tuple[str, str, str]]) -> list[str]:
+def _rows(summed: Summary, group: dict[str, tuple[str, str, str]]) -> list[str]:
     return [name for name in group if name in summed]
 
 
