@@ -111,7 +111,7 @@ def calibration_curve(mean: Mapping[float, float], patients: Mapping[str, Mappin
     height = 330.0
     x, y = Axis(0.0, 1.0, 70.0, 340.0), Axis(0.0, 1.0, height - 48, 12.0)
     body = [_vertical(x, height - 40), _horizontal(y, x)]
-    body.append(f'<line class="mark" x1="{x.at(0)}" y1="{y.at(0)}" x2="{x.at(1)}" y2="{y.at(1)}"/>')
+    body.append(f'<line class="mark" x1="{x.start}" y1="{y.start}" x2="{x.stop}" y2="{y.stop}"/>')
     body += [f'<polyline class="one" points="{_points(curve, x, y)}"><title>{escape(p)}</title></polyline>'
              for p, curve in patients.items()]  # fmt: skip
     body.append(f'<polyline class="curve" points="{_points(mean, x, y)}"/>')
