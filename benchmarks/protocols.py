@@ -2,7 +2,7 @@
 
 PRED holds synthetic T1ce as `dsdiff synth` writes them, TRUTH the acquired cases. Prints, as Markdown, the mean over
 patients of PSNR, NRMSE, SSIM and MS-SSIM over the widest region of each protocol, as it is and with --fit, and SSIM in
-and outside the tumour: nothing differs from row to row but the protocol. The numbers in docs/metrics.md are printed by it.
+and outside the tumour. Nothing differs from row to row but the protocol; docs/metrics.md shows what it prints.
 """
 
 import argparse
@@ -34,7 +34,9 @@ def main() -> None:
     for (name, fit), scores in rows.items():
         widest = protocols.PROTOCOLS[name].widest
         columns = [*(f"{metric}_{widest}" for metric in METRICS), "ssim_tumour", "ssim_rest"]
-        values = [np.nanmean([found[column] for found in scores]) if column in scores[0] else None for column in columns]
+        values = [
+            np.nanmean([found[column] for found in scores]) if column in scores[0] else None for column in columns
+        ]
         digits = (1, 3, 3, 3, 3, 3)
         cells = [f"{v:.{d}f}" if v is not None else "-" for v, d in zip(values, digits, strict=True)]
         print(f"| `{name}`{' --fit' if fit else ''} | {' | '.join(cells)} |")

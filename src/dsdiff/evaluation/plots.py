@@ -87,8 +87,8 @@ def bland_altman(made: Mapping[str, float], true: Mapping[str, float], found: Ag
     """Synthetic minus acquired against their mean, in ml, with the bias and the limits that hold 95 % of patients."""
     points = {p: ((made[p] + true[p]) / 2, made[p] - true[p]) for p in made if np.isfinite(made[p] + true[p])}
     height = 300.0
-    x = spanning([0.0, *(mean for mean, _ in points.values())], 70.0, WIDTH - 110)
-    y = spanning([0.0, found.limit_low, found.limit_high, *(d for _, d in points.values())], height - 48, 12.0)
+    x = spanning([0.0, *(mean for mean, _ in points.values())], 70.0, WIDTH - 130)
+    y = spanning([0.0, found.limit_low, found.limit_high, *(d for _, d in points.values())], height - 48, 24.0)
     lines = {"zero": (0.0, ""), "bias": (found.bias, "bias"), "limit": (found.limit_low, "-1.96 SD")}
     lines["upper limit"] = (found.limit_high, "+1.96 SD")
     body = [_vertical(x, height - 40), _horizontal(y, x)]
@@ -109,7 +109,7 @@ def bland_altman(made: Mapping[str, float], true: Mapping[str, float], found: Ag
 def calibration_curve(mean: Mapping[float, float], patients: Mapping[str, Mapping[float, float]]) -> Markup:
     """Share of voxels whose truth the interval holds, against what the interval says; the diagonal is perfect."""
     height = 330.0
-    x, y = Axis(0.0, 1.0, 70.0, 340.0), Axis(0.0, 1.0, height - 48, 12.0)
+    x, y = Axis(0.0, 1.0, 70.0, 340.0), Axis(0.0, 1.0, height - 48, 24.0)
     body = [_vertical(x, height - 40), _horizontal(y, x)]
     body.append(f'<line class="mark" x1="{x.start}" y1="{y.start}" x2="{x.stop}" y2="{y.stop}"/>')
     body += [f'<polyline class="one" points="{_points(curve, x, y)}"><title>{escape(p)}</title></polyline>'
