@@ -87,8 +87,11 @@ def pyramid(image: Image, truth: Image, peak: float, first: tuple[Image, Image] 
 
 def halved(image: Image) -> Float[np.ndarray, "x//2 y//2 z//2"]:
     """Means of 2 x 2 x 2 voxels; an odd last plane is dropped."""
-    x, y, z = (n // 2 for n in image.shape)
-    return image[: 2 * x, : 2 * y, : 2 * z].reshape(x, 2, y, 2, z, 2).mean((1, 3, 5))
+    for axis in range(3):
+        lines = np.moveaxis(image, axis, 0)
+        even = len(lines) // 2 * 2
+        image = np.moveaxis((lines[0:even:2] + lines[1:even:2]) / 2, 0, axis)
+    return image
 
 
 def combine(levels: list[np.ndarray], region: Mask | None) -> float:
@@ -100,7 +103,7 @@ def combine(levels: list[np.ndarray], region: Mask | None) -> float:
     Source: Wang, Simoncelli and Bovik 2003 (doi:10.1109/ACSSC.2003.1292216), eq. 7; negative means count as 0.
     """
     result = 1.0
-    share = None if region is None else region.astype(np.float64)
+    share = None if region is None else region.astype(np.float32)
     for level, exponent in zip(levels, EXPONENTS, strict=True):
         found = mean_over(level, interior(level.shape) if share is None else share >= 0.5)
         result *= np.maximum(found, 0) ** exponent
