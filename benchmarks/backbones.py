@@ -22,7 +22,7 @@ import torch
 from matplotlib.figure import Figure
 
 from dsdiff import config as configs
-from dsdiff.data import cases, nifti, preprocess, splits
+from dsdiff.data import cases, nifti, preprocess, splits, views
 from dsdiff.data.cohort import Batch
 from dsdiff.data.labels import enhancing_label
 from dsdiff.errors import ConfigError
@@ -115,15 +115,15 @@ def picture(names: list[str], case: cases.Case, out: Path) -> None:
     axes = figure.subplots(2, len(images), squeeze=False)
     figure.subplots_adjust(0.005, 0.005, 0.995, 0.93, 0.02, 0.02)
     for column, (name, image) in zip(axes.T, images.items(), strict=True):
-        low, high = preview.window(image, brain)
-        grey = preview.plane(np.where(brain, np.clip((image - low) / (high - low), 0, 1), 0), point, "axial")
-        made = preview.plane(np.where(brain, image - t1, 0), point, "axial")
-        least, most = preview.ENHANCEMENT_RANGE
+        low, high = views.window(image, brain)
+        grey = views.plane(np.where(brain, np.clip((image - low) / (high - low), 0, 1), 0), point, "axial")
+        made = views.plane(np.where(brain, image - t1, 0), point, "axial")
+        least, most = views.ENHANCEMENT_RANGE
         for axis in column:
             axis.imshow(grey[20:220, 30:210], cmap="gray", vmin=0, vmax=1)
             axis.set_axis_off()
         shown = np.ma.masked_less(made[20:220, 30:210], least)
-        column[1].imshow(shown, cmap=preview.ENHANCEMENT_COLOURS, vmin=least, vmax=most, alpha=0.85)
+        column[1].imshow(shown, cmap=views.ENHANCEMENT_COLOURS, vmin=least, vmax=most, alpha=0.85)
         column[0].set_title(name, color=preview.INK, fontsize=7, pad=3)
     preview.save(figure, out / "backbones.png")
 

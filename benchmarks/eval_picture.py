@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from dsdiff.data import cases, preprocess, splits
+from dsdiff.data import cases, preprocess, splits, views
 from dsdiff.data.cases import Case
 from dsdiff.data.labels import enhancing_label
 from dsdiff.inference import model as models
@@ -33,11 +33,11 @@ def panels(case: Case, folder: Path) -> tuple[list[np.ndarray], list[np.ndarray]
     grey = [truth.images["t1"], truth.images["t2"], truth.images["flair"], made, truth.images["t1ce"]]
     shown = []
     for image in [*grey, grey[3], grey[4]]:
-        low, high = preview.window(image, truth.brain)
+        low, high = views.window(image, truth.brain)
         flat = np.where(truth.brain, (image - low) / (high - low), 0)
-        shown.append(preview.plane(np.clip(flat, 0, 1), point, "axial")[20:220, 30:210])
+        shown.append(views.plane(np.clip(flat, 0, 1), point, "axial")[20:220, 30:210])
     maps = [
-        preview.plane(np.where(truth.brain, image - truth.images["t1"], 0), point, "axial")[20:220, 30:210]
+        views.plane(np.where(truth.brain, image - truth.images["t1"], 0), point, "axial")[20:220, 30:210]
         for image in (made, truth.images["t1ce"])
     ]
     return shown, maps
@@ -66,10 +66,10 @@ def main() -> None:
         for axis, image in zip(row, shown, strict=True):
             axis.imshow(image, cmap="gray", vmin=0, vmax=1)
             axis.set_axis_off()
-        low, high = preview.ENHANCEMENT_RANGE
+        low, high = views.ENHANCEMENT_RANGE
         for axis, enhancement in zip(row[-2:], maps, strict=True):
             axis.imshow(
-                np.ma.masked_less(enhancement, low), cmap=preview.ENHANCEMENT_COLOURS, vmin=low, vmax=high, alpha=0.85
+                np.ma.masked_less(enhancement, low), cmap=views.ENHANCEMENT_COLOURS, vmin=low, vmax=high, alpha=0.85
             )
         row[0].set_title(f"{name}   AUC in tumour {auc[name]:.2f}", color=preview.FAINT, fontsize=7, loc="left", pad=2)
     for column, title in enumerate(COLUMNS):

@@ -22,7 +22,7 @@ from dsdiff import checkpoint
 from dsdiff.data import cases, nifti, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.data.style import LinearRegression
-from dsdiff.evaluation import baselines, scores
+from dsdiff.evaluation import baselines, scores, statistics
 from dsdiff.evaluation.regions import Regions, regions
 from dsdiff.inference import model as models
 from dsdiff.inference.synthesize import run
@@ -121,7 +121,7 @@ def means(results: dict[str, Scores], split: splits.Split) -> str:
         cells = []
         for name in scores.SCORES:
             values = [methods[method][name] for methods in results.values()]
-            mean, low, high = scores.interval(values)
+            mean, low, high = statistics.interval(values)
             digits = 1 if name.startswith("psnr") else 2
             cells.append(
                 f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {np.nanstd(values, ddof=1):.{digits}f}"

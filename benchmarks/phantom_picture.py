@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from matplotlib.figure import Figure
 
-from dsdiff.data import cases, preprocess
+from dsdiff.data import cases, preprocess, views
 from dsdiff.data.cases import Case
 from dsdiff.inference import preview
 
@@ -25,9 +25,9 @@ def slices(case: Case) -> list[np.ndarray]:
     point = (0, 0, int(weight.argmax()))
     shown = []
     for name in CONTRASTS:
-        low, high = preview.window(prepared.images[name], prepared.brain)
+        low, high = views.window(prepared.images[name], prepared.brain)
         image = np.where(prepared.brain, (prepared.images[name] - low) / (high - low), 0)
-        shown.append(preview.plane(np.clip(image, 0, 1), point, "axial")[20:220, 30:210])
+        shown.append(views.plane(np.clip(image, 0, 1), point, "axial")[20:220, 30:210])
     return shown
 
 

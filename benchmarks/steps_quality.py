@@ -21,13 +21,12 @@ import torch
 from eval_real import regions_of
 from matplotlib.figure import Figure
 from rich.console import Console
-from scipy import ndimage
 
 from dsdiff import checkpoint
 from dsdiff.data import cases, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.errors import ConfigError
-from dsdiff.evaluation import metrics, scores
+from dsdiff.evaluation import metrics, scores, statistics, texture
 from dsdiff.inference import model as models
 from dsdiff.inference import preview
 from dsdiff.inference.model import Model
@@ -55,16 +54,10 @@ def score_steps(folder: Path, case: Case, steps: int) -> Line:
     truth, t1 = (preprocess.to_canonical(volumes[name]).array for name in ("t1ce", "t1"))
     brain = result.prepared.brain
     found = scores.score(result.z, truth, t1, regions_of(case, brain))
-    found |= {"sharpness": sharpness(result.z, truth, brain), "seconds": seconds}
+    on_one_scale = (metrics.robust(image, brain) for image in (result.z, truth))
+    found |= {"sharpness": texture.sharpness(*on_one_scale, brain), "seconds": seconds}
     key = {"model": folder.name, "hash": model.hash, "steps": steps, "case": case.name}
     return key | {name: round(value, 5) if np.isfinite(value) else None for name, value in found.items()}
-
-
-def sharpness(image: np.ndarray, truth: np.ndarray, brain: np.ndarray) -> float:
-    """Standard deviation of the Laplacian inside the brain over the truth's, both on the robust scale."""
-    inner = ndimage.binary_erosion(brain)
-    made, true = (ndimage.laplace(metrics.robust(array, brain))[inner].std() for array in (image, truth))
-    return float(made / true)
 
 
 def jobs(root: Path, data: Path, split: splits.Split, steps: list[int], only: list[str] | None) -> list[Job]:
@@ -129,7 +122,7 @@ def means(lines: list[Line]) -> Means:
         for steps in sorted({line["steps"] for line in lines if line["model"] == name}):
             rows = [line for line in lines if (line["model"], line["steps"]) == (name, steps)]
             values = {c: [np.nan if row[c] is None else row[c] for row in rows] for c in COLUMNS}
-            out.setdefault(name, {})[steps] = {column: scores.interval(values[column]) for column in COLUMNS}
+            out.setdefault(name, {})[steps] = {column: statistics.interval(values[column]) for column in COLUMNS}
     return out
 
 

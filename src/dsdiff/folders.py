@@ -1,6 +1,8 @@
 """Folders that appear whole or not at all."""
 
+import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -34,6 +36,28 @@ def whole(target: Path) -> Iterator[Path]:
         if isinstance(error, OSError):
             raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
         raise
+
+
+def refuse_foreign(target: Path, facts: str, what: str, ours: re.Pattern[str]) -> None:
+    """Raise `OutputError` where the target cannot be looked at, or holds anything that dsdiff did not write.
+
+    Ours is an empty place, or a folder of files by the names of `ours` whose JSON file `facts` says `what`.
+    """
+    try:
+        if not target.exists():
+            return
+        names = {path.name for path in target.iterdir()}
+        made_here = json.loads((target / facts).read_text())["what"] == what
+    except FileNotFoundError:
+        names, made_here = set(), False
+    except (ValueError, KeyError, TypeError):
+        made_here = False
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+    foreign = sorted(name for name in names if not ours.fullmatch(name))
+    if foreign or not made_here:
+        found = f"holds {foreign[0]}" if foreign else "is not an output of dsdiff"
+        raise OutputError(f"{target} {found}; it is left alone (choose another -o)")
 
 
 def _exchange(folder: Path, target: Path) -> None:

@@ -281,11 +281,46 @@ def test_train_then_synth(cli, case_folder, tmp_path):
     assert "belongs to another config" in said
 
 
+def test_synth_then_evaluate(cli, case_folder, model_folder, tmp_path):
+    cohort, out = case_folder.parent, tmp_path / "evaluation"
+    assert cli("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder, "--samples", 2)[0] == 0
+    code, said = cli("evaluate", tmp_path / "out", cohort, "-o", out)
+    assert code == 0, said
+    assert "protocol brain" in said
+    assert "AUC in the brain" in said
+    assert tree(out) == {"report.html", "patients.csv", "summary.json"}
+    facts = json.loads((out / "summary.json").read_text())
+    assert facts["models"][0].startswith("tiny ")
+    assert 0 <= facts["patients"]["P01"]["coverage_95"] <= 1
+    assert cli("evaluate", tmp_path / "out", cohort, "-o", out, "--protocol", "volume", "--fit")[0] == 0  # replaces it
+    assert json.loads((out / "summary.json").read_text())["protocol"]["name"] == "volume"
+    (out / "notes.txt").write_text("precious")
+    code, said = cli("evaluate", tmp_path / "out", cohort, "-o", out)
+    assert (code, "holds notes.txt; it is left alone" in said) == (2, True)
+
+
+def test_evaluate_reports_what_cannot_be_scored(cli, model_folder, tmp_path):
+    for name in ("A", "B"):
+        write_case(tmp_path / "cohort", name)
+    assert cli("synth", tmp_path / "cohort", "-o", tmp_path / "out", "--model", model_folder)[0] == 0
+    (tmp_path / "cohort" / "B" / "B_t1ce.nii.gz").unlink()
+    command = ("evaluate", tmp_path / "out", tmp_path / "cohort", "-o", tmp_path / "evaluation")
+    code, said = cli(*command)
+    assert (code, "case B has no t1ce" in said) == (1, True)
+    assert json.loads((tmp_path / "evaluation" / "summary.json").read_text())["failed"].keys() == {"B"}
+    (tmp_path / "cohort" / "A" / "A_t1ce.nii.gz").unlink()
+    code, said = cli(*command[:-1], tmp_path / "none")
+    assert (code, "no case could be scored" in said, (tmp_path / "none").exists()) == (2, True, False)
+    code, said = cli(*command, "--protocol", "brane")
+    assert (code, "protocol 'brane' is unknown" in said) == (2, True)
+
+
 def test_version_and_help(cli):
     assert cli("--version") == (0, "dsdiff 0.1.0\n")
     code, said = cli()
     assert (code, "Usage" in said) == (0, True)
-    for command in ((), ("synth",), ("train",), ("phantom",), ("demo",), ("split",), ("import-config",)):
+    commands = ("synth", "train", "phantom", "demo", "split", "import-config", "evaluate", "backbones")
+    for command in ((), *((name,) for name in commands)):
         code, said = cli(*command, "--help")
         assert code == 0
         assert "Usage" in said

@@ -1,4 +1,4 @@
-"""Scores of one synthetic T1ce against the acquired one. NumPy only.
+"""Scores of one synthetic T1ce against the acquired one, voxel by voxel (`similarity` has the windowed ones).
 
 Images are compared on a scale that enhancement hardly moves: centred on the brain's median and divided by its median
 absolute deviation (`robust`). Every function takes whole volumes and a mask.
@@ -6,20 +6,27 @@ absolute deviation (`robust`). Every function takes whole volumes and a mask.
 
 import numpy as np
 from jaxtyping import Bool, Float
-from scipy import ndimage, stats
+from scipy import stats
 
 Image = Float[np.ndarray, "x y z"]
 Mask = Bool[np.ndarray, "x y z"]
+GAUSSIAN = 1.4826  # median absolute deviation -> standard deviation of a normal distribution
 LEAST_GAIN = 1.0  # robust standard deviations of true enhancement
 
 
-def robust(image: Image, brain: Mask) -> Image:
-    """(image - median) / (1.4826 median absolute deviation), both of the brain; raises `ValueError` for a constant."""
+def robust_scale(image: Image, brain: Mask) -> tuple[float, float]:
+    """The brain's median and 1.4826 times its median absolute deviation; raises `ValueError` for a constant."""
     inside = image[brain].astype(np.float64)
-    centre = np.median(inside)
-    width = 1.4826 * np.median(np.abs(inside - centre))
+    centre = float(np.median(inside))
+    width = GAUSSIAN * float(np.median(np.abs(inside - centre)))
     if width == 0:
         raise ValueError("the image is constant over most of the brain")
+    return centre, width
+
+
+def robust(image: Image, brain: Mask) -> Image:
+    """(image - centre) / width of `robust_scale`; raises what it raises."""
+    centre, width = robust_scale(image, brain)
     return (image - centre) / width
 
 
@@ -37,32 +44,24 @@ def data_range(truth: Image, brain: Mask) -> float:
     return float(high - low)
 
 
+def nrmse(image: Image, truth: Image, region: Mask, peak: float) -> float:
+    """Root mean squared error over a region as a share of the peak, 0 or more; NaN for an empty region."""
+    return float(np.sqrt(np.mean(_error(image, truth, region) ** 2)) / peak) if region.any() else float("nan")
+
+
 def psnr(image: Image, truth: Image, region: Mask, peak: float) -> float:
-    """Peak signal-to-noise ratio over a region, in dB; infinite for identical images."""
-    mse = float(np.mean((image[region].astype(np.float64) - truth[region]) ** 2))
-    return float("inf") if mse == 0 else float(10 * np.log10(peak**2 / mse))
+    """Peak signal-to-noise ratio over a region, in dB; infinite for identical images, NaN for an empty region."""
+    share = nrmse(image, truth, region, peak)
+    return float("inf") if share == 0 else float(-20 * np.log10(share))
 
 
-def ssim(image: Image, truth: Image, region: Mask, peak: float) -> float:
-    """Mean structural similarity over a region, 3-D Gaussian windows of 1.5 voxels.
+def mae(image: Image, truth: Image, region: Mask, peak: float) -> float:
+    """Mean absolute error over a region as a share of the peak, 0 or more; NaN for an empty region."""
+    return float(np.abs(_error(image, truth, region)).mean() / peak) if region.any() else float("nan")
 
-    Source: Wang et al. 2004 (doi:10.1109/TIP.2003.819861), eq. 13, K1 0.01, K2 0.03, population covariance. Equals
-    scikit-image's with `gaussian_weights=True, use_sample_covariance=False`.
-    """
-    margin = 6
-    box = tuple(slice(max(edge.min() - margin, 0), edge.max() + 1 + margin) for edge in np.nonzero(region))
 
-    def blur(array: Image) -> Image:
-        return ndimage.gaussian_filter(array, 1.5, truncate=3.5)
-
-    x, y = image[box].astype(np.float64), truth[box].astype(np.float64)
-    mean_x, mean_y = blur(x), blur(y)
-    var_x, var_y = blur(x * x) - mean_x**2, blur(y * y) - mean_y**2
-    covariance = blur(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * peak) ** 2, (0.03 * peak) ** 2
-    similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
-    similarity /= (mean_x**2 + mean_y**2 + c1) * (var_x + var_y + c2)
-    return float(similarity[region[box]].mean())
+def _error(image: Image, truth: Image, region: Mask) -> Float[np.ndarray, " n"]:
+    return image[region].astype(np.float64) - truth[region]
 
 
 def stretched(image: Image, brain: Mask) -> Image:

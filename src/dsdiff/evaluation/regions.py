@@ -22,6 +22,11 @@ class Regions:
         return self.brain & ~self.enhancing
 
     @property
+    def healthy(self) -> Bool[np.ndarray, "x y z"]:
+        """The brain without the tumour."""
+        return self.brain & ~self.tumour
+
+    @property
     def rest_of_tumour(self) -> Bool[np.ndarray, "x y z"]:
         """The tumour without what of it enhances."""
         return self.tumour & ~self.enhancing

@@ -1,10 +1,6 @@
 """The protocol `brain`: what `make eval-real` prints of each patient."""
 
-from collections.abc import Sequence
-
-import numpy as np
-
-from dsdiff.evaluation import metrics
+from dsdiff.evaluation import metrics, similarity
 from dsdiff.evaluation.metrics import Image
 from dsdiff.evaluation.regions import Regions
 
@@ -32,24 +28,18 @@ def score(t1ce: Image, truth: Image, t1: Image, regions: Regions) -> dict[str, f
     found = {
         "psnr": metrics.psnr(image, target, brain, peak),
         "psnr_fit": metrics.psnr(fitted, target, brain, peak),
-        "ssim": metrics.ssim(metrics.stretched(image, brain), metrics.stretched(target, brain), brain, 1.0),
+        "ssim": similarity.ssim(metrics.stretched(image, brain), metrics.stretched(target, brain), brain, 1.0),
     }
+    return found | enhancement(image, target, metrics.robust(t1, brain), regions)
+
+
+def enhancement(image: Image, truth: Image, t1: Image, regions: Regions) -> dict[str, float]:
+    """The scores of enhancement, T1ce minus T1 on the robust scale; NaN where under LEAST_ENHANCING voxels enhance."""
     if regions.enhancing.sum() < LEAST_ENHANCING:
-        return found | dict.fromkeys(("auc_brain", "auc_tumour", "gain"), float("nan"))
-    before = metrics.robust(t1, brain)
-    made, true = image - before, target - before
-    return found | {
+        return dict.fromkeys(("auc_brain", "auc_tumour", "gain"), float("nan"))
+    made, true = image - t1, truth - t1
+    return {
         "auc_brain": metrics.auc(made, regions.enhancing, regions.rest_of_brain),
         "auc_tumour": metrics.auc(made, regions.enhancing, regions.rest_of_tumour),
         "gain": metrics.gain(made, true, regions.enhancing),
     }
-
-
-def interval(values: Sequence[float], seed: int = 0, draws: int = 2000) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval over patients, NaN left out (all NaN where nothing is left)."""
-    finite = np.array([value for value in values if np.isfinite(value)])
-    if not len(finite):
-        return (float("nan"),) * 3
-    picks = np.random.default_rng(seed).integers(len(finite), size=(draws, len(finite)))
-    low, high = np.percentile(finite[picks].mean(1), (2.5, 97.5))
-    return float(finite.mean()), float(low), float(high)

@@ -15,7 +15,6 @@ from dsdiff import __version__, folders
 from dsdiff import device as devices
 from dsdiff.data import cases, nifti
 from dsdiff.data.cases import Case
-from dsdiff.errors import OutputError
 from dsdiff.inference import preview
 from dsdiff.inference.model import Model
 from dsdiff.inference.synthesize import Result, run
@@ -62,21 +61,7 @@ def synthesize_case(
 
 def check_place(target: Path) -> None:
     """Raise `OutputError` where the target cannot be looked at, or holds anything that dsdiff did not write."""
-    try:
-        if not target.exists():
-            return
-        names = {path.name for path in target.iterdir()}
-        made_here = json.loads((target / PROVENANCE).read_text())["what"] == WHAT
-    except FileNotFoundError:
-        names, made_here = set(), False
-    except (ValueError, KeyError, TypeError):
-        made_here = False
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
-    foreign = sorted(name for name in names if not OURS.fullmatch(name))
-    if foreign or not made_here:
-        found = f"holds {foreign[0]}" if foreign else "is not an output of dsdiff"
-        raise OutputError(f"{target} {found}; it is left alone (choose another -o)")
+    folders.refuse_foreign(target, PROVENANCE, WHAT, OURS)
 
 
 def write(result: Result, case: Case, folder: Path, model: Model) -> None:

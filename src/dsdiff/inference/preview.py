@@ -2,24 +2,18 @@
 
 from pathlib import Path
 
-import matplotlib
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from matplotlib.axes import Axes
-from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from scipy import ndimage
 
 from dsdiff.data.preprocess import Prepared
+from dsdiff.data.views import ENHANCEMENT_COLOURS, ENHANCEMENT_RANGE, PLANES, SPREAD_COLOURS, aspect, plane, window
 
 LABELS = {"t1": "T1", "t2": "T2", "flair": "FLAIR", "t1ce": "T1ce"}
 BACKGROUND, INK, FAINT = "#0b0d10", "#e8eaed", "#9aa0a6"
-PLANES = ("axial", "coronal", "sagittal")
-ENHANCEMENT_COLOURS: Colormap = ListedColormap(
-    matplotlib.colormaps["inferno"](np.linspace(0.35, 1, 256)), "enhancement"
-)
-SPREAD_COLOURS: Colormap = matplotlib.colormaps["magma"]
-ENHANCEMENT_RANGE = (0.5, 4.0)  # robust z-scores: below the first nothing is drawn, above the second it saturates
 
 
 def show_point(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> tuple[int, int, int]:
@@ -37,25 +31,6 @@ def show_point(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> t
     else:
         x, y, z = (int(i) for i in np.unravel_index(mass.argmax(), mass.shape))
     return x, y, z
-
-
-def plane(volume: Float[np.ndarray, "x y z"], point: tuple[int, int, int], name: str) -> Float[np.ndarray, "h w"]:
-    """A slice through a point as radiologists look at it: patient's right on the left, anterior or superior on top."""
-    x, y, z = point
-    cut = {"axial": volume[::-1, :, z], "coronal": volume[::-1, y, :], "sagittal": volume[x, ::-1, :]}[name]
-    return np.ascontiguousarray(cut.T[::-1])
-
-
-def aspect(spacing: tuple[float, float, float], name: str) -> float:
-    """Height over width of a voxel in a plane."""
-    x, y, z = spacing
-    return {"axial": y / x, "coronal": z / x, "sagittal": z / y}[name]
-
-
-def window(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> tuple[float, float]:
-    """Grey window: 0.5 to 99.7 percentiles in the brain, a little darker below."""
-    low, high = np.percentile(image[brain], (0.5, 99.7))
-    return float(low - 0.05 * (high - low)), float(high)
 
 
 def draw(

@@ -1,0 +1,130 @@
+"""dsdiff evaluate: synthetic T1ce against the acquired ones."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsdiff.errors import InputError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dsdiff.evaluation.cohort import Results
+    from dsdiff.evaluation.pairs import Pairs
+
+OURS = re.compile(r"patients\.csv|summary\.json|report\.html")
+
+
+def command(
+    prediction: Annotated[
+        Path, typer.Argument(metavar="PRED", help="Synthetic T1ce: a folder as dsdiff synth writes it, or one file.")
+    ],
+    truth: Annotated[
+        Path, typer.Argument(metavar="TRUTH", help="Acquired: a folder of cases (T1ce, T1, seg), or one T1ce file.")
+    ],
+    protocol: Annotated[
+        str, typer.Option(help="brain (ours), brasyn (the challenge's) or volume (background included).")
+    ] = "brain",
+    fit: Annotated[
+        bool, typer.Option("--fit", help="Remove the best linear intensity map before likeness is measured.")
+    ] = False,
+    t1: Annotated[
+        Path | None, typer.Option("--t1", help="T1, where TRUTH is a file; without it no enhancement.")
+    ] = None,
+    seg: Annotated[Path | None, typer.Option("--seg", help="Segmentation of one case, or a folder of them.")] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", readable=False, help="The folder of the results.")] = Path(
+        "evaluation"
+    ),
+) -> None:
+    """Measure synthetic T1ce against the acquired ones.
+
+    Writes OUT/report.html (opens offline, worst patients first), OUT/patients.csv and OUT/summary.json. Cases are
+    paired by name. Every number names its protocol; docs/metrics.md defines them. Exit code: 0 all scored, 1 some case
+    could not be, 2 a mistake in the command or no case scored.
+
+    Examples:
+
+        dsdiff evaluate out cohort -o evaluation
+
+        dsdiff evaluate out cohort --protocol volume --fit -o evaluation-volume
+
+        dsdiff evaluate synthetic.nii.gz t1ce.nii.gz --t1 t1.nii.gz --seg seg.nii.gz
+    """
+    from rich.console import Console
+
+    from dsdiff import folders
+    from dsdiff.evaluation import cohort, pairs, protocols
+
+    protocols.named(protocol)
+    folders.refuse_foreign(out, "summary.json", cohort.WHAT, OURS)
+    console = Console(stderr=True)
+    found = pairs.find(prediction, truth, t1, seg)
+    results = _score(found, protocol, fit, console)
+    if not results.patients:
+        case, reason = next(iter(results.failed.items()))
+        raise InputError(f"no case could be scored; {case}: {reason}")
+    with folders.whole(out) as folder:
+        _write(results, found, folder, console)
+    _say(results, out, console)
+    if results.failed:
+        raise typer.Exit(1)
+
+
+def _score(found: "Pairs", protocol: str, fit: bool, console: "Console") -> "Results":
+    """Score every pair, with a bar and a line for each that could not be."""
+    from dsdiff.evaluation import cohort
+    from dsdiff.progress import bars
+
+    with bars(console, count=True) as progress:
+        task = progress.add_task(f"scoring by {protocol}", total=len(found.found))
+
+        def done(case: str, reason: str | None) -> None:
+            if reason is not None:
+                progress.console.print(f"{case}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+            progress.advance(task)
+
+        return cohort.evaluate(found, protocol, fit, done)
+
+
+def _write(results: "Results", found: "Pairs", folder: Path, console: "Console") -> None:
+    """The three files; the patients that the report shows are read once more, so that memory stays small."""
+    from dsdiff.evaluation import cohort, patient, pictures, report
+    from dsdiff.evaluation.pictures import Panel
+    from dsdiff.progress import bars
+
+    by_name = {case.name: (made, case) for made, case in found.found}
+    with bars(console, count=True) as progress:
+        task = progress.add_task("drawing", total=len(report.chosen(results)))
+
+        def draw(case: str) -> list[Panel]:
+            drawn = pictures.panels(patient.read(*by_name[case]))
+            progress.advance(task)
+            return drawn
+
+        (folder / "report.html").write_text(report.page(results, draw))
+    cohort.write_csv(results, folder / "patients.csv")
+    cohort.write_json(results, folder / "summary.json")
+
+
+def _say(results: "Results", out: Path, console: "Console") -> None:
+    """The main scores, the protocol beside them, and what is missing."""
+    from dsdiff.evaluation import cohort, measures
+
+    def tell(text: str) -> None:
+        console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    summed = cohort.summary(results)
+    fitted = ", fitted" if results.fit else ""
+    tell(f"protocol {results.protocol}{fitted}, {len(results.patients)} patients, mean [95 %]:")
+    for name in (results.main, "ssim_tumour", "auc_brain", "auc_tumour", "gain", "detection", "false_ml"):
+        if name in summed:
+            one, measure = summed[name], measures.describe(name)
+            numbers = f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}] {measure.unit}".rstrip()
+            tell(f"  {measure.title}: {numbers} ({one['n']} patients)")
+    if results.without_prediction:
+        tell(f"{len(results.without_prediction)} cases of TRUTH have no synthetic T1ce and are not in these numbers")
+    if results.failed:
+        tell(f"{len(results.failed)} cases could not be scored: {', '.join(results.failed)}")
+    tell(f"open {out / 'report.html'}")

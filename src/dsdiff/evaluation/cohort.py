@@ -1,0 +1,153 @@
+"""A cohort's scores: gathered patient by patient, summed up, and written so that every number names its protocol."""
+
+import csv
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from dsdiff import __version__
+from dsdiff.evaluation import patient, statistics, uncertainty
+from dsdiff.evaluation.pairs import Pairs
+from dsdiff.evaluation.protocols import PROTOCOLS
+
+WHAT = "scores of synthetic contrast-enhanced MRI by dsdiff evaluate"
+Scores = dict[str, float]
+Summary = dict[str, dict[str, float | int]]  # score -> n, mean, low, high, sd, median, least, most
+
+
+@dataclass(frozen=True)
+class Results:
+    """Scores of every patient by name, and why the others have none."""
+
+    protocol: str
+    fit: bool
+    patients: dict[str, Scores] = field(default_factory=dict)
+    failed: dict[str, str] = field(default_factory=dict)
+    without_prediction: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()  # name and hash of what made the volumes, where their provenance tells
+
+    @property
+    def main(self) -> str:
+        """The likeness that patients are ranked by where enhancement cannot rank them."""
+        return f"psnr_{PROTOCOLS[self.protocol].widest}"
+
+    def values(self, name: str) -> list[float]:
+        """One score of every patient; NaN where a patient lacks it."""
+        return [scores.get(name, float("nan")) for scores in self.patients.values()]
+
+    def names(self) -> list[str]:
+        """Every score that some patient has, in the order of scoring."""
+        return list(dict.fromkeys(name for scores in self.patients.values() for name in scores))
+
+    def ranked(self) -> list[str]:
+        """Patients, worst first: by AUC in the tumour; those without, by likeness, after them."""
+
+        def key(name: str) -> tuple[bool, float]:
+            auc = self.patients[name].get("auc_tumour", float("nan"))
+            return (False, auc) if np.isfinite(auc) else (True, self.patients[name][self.main])
+
+        return sorted(self.patients, key=key)
+
+
+def evaluate(pairs: Pairs, protocol: str, fit: bool, done: Callable[[str, str | None], None]) -> Results:
+    """Score every pair, one in memory at a time.
+
+    done: called after each case with its name and, where it could not be scored, why.
+    """
+    patients: dict[str, Scores] = {}
+    failed = dict(pairs.unpaired)
+    for made, case in pairs.found:
+        try:
+            patients[case.name] = patient.score(patient.read(made, case), protocol, fit)
+        except Exception as error:  # one odd case must not stop the others
+            failed[case.name] = str(error)
+        done(case.name, failed.get(case.name))
+    models = sorted({model for made, _ in pairs.found if made.mean and (model := _model(made.mean))})
+    return Results(protocol, fit, patients, failed, pairs.without_prediction, tuple(models))
+
+
+def _model(volume: Path) -> str | None:
+    """Name and hash of the model that made a volume, from the provenance beside it."""
+    try:
+        model = json.loads((volume.parent / "provenance.json").read_text())["model"]
+        return f"{model['name']} {model['hash']}"
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def summary(results: Results) -> Summary:
+    """Of every score: number of patients, mean, 95 % bootstrap interval over patients, SD, median, least and most."""
+    found: Summary = {}
+    for name in results.names():
+        values = np.array([value for value in results.values(name) if np.isfinite(value)])
+        if not len(values):
+            continue
+        mean, low, high = statistics.interval(values.tolist())
+        found[name] = {
+            "n": len(values),
+            "mean": mean,
+            "low": low,
+            "high": high,
+            "sd": float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
+            "median": float(np.median(values)),
+            "least": float(values.min()),
+            "most": float(values.max()),
+        }
+    return found
+
+
+def volume_agreement(results: Results) -> statistics.Agreement | None:
+    """Bland-Altman of the enhancing volume in the tumour, synthetic minus acquired, in ml."""
+    return statistics.agreement(results.values("enhancing_ml"), results.values("enhancing_ml_truth"))
+
+
+def calibration(results: Results) -> dict[float, float]:
+    """Mean coverage over patients by nominal level; empty where no patient has an uncertainty."""
+    summed = summary(results)
+    names = {level: f"coverage_{round(100 * level):02d}" for level in uncertainty.LEVELS}
+    return {level: summed[name]["mean"] for level, name in names.items() if name in summed}
+
+
+def write_csv(results: Results, path: Path) -> None:
+    """One row a patient, worst first, then those that could not be scored with the reason; empty where NaN."""
+    names = results.names()
+    with path.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["case", "protocol", "fit", *names, "error"])
+        for case in results.ranked():
+            scores = [results.patients[case].get(name, float("nan")) for name in names]
+            shown = ["" if np.isnan(score) else f"{score:.6g}" for score in scores]
+            writer.writerow([case, results.protocol, results.fit, *shown, ""])
+        for case, reason in results.failed.items():
+            writer.writerow([case, results.protocol, results.fit, *[""] * len(names), reason])
+
+
+def write_json(results: Results, path: Path) -> None:
+    """Everything of the results, NaN and infinity as null."""
+    agreement = volume_agreement(results)
+    facts = {
+        "what": WHAT,
+        "use": "research use, not for diagnosis",
+        "protocol": {"name": results.protocol, "says": PROTOCOLS[results.protocol].says, "fit": results.fit},
+        "models": list(results.models),
+        "versions": {"dsdiff": __version__, "numpy": np.__version__},
+        "summary": summary(results),
+        "enhancing_volume": vars(agreement) if agreement else None,
+        "calibration": {f"{level:.2f}": share for level, share in calibration(results).items()},
+        "patients": {case: results.patients[case] for case in results.ranked()},
+        "failed": results.failed,
+        "without_prediction": list(results.without_prediction),
+    }
+    path.write_text(json.dumps(_finite(facts), indent=1) + "\n")
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not np.isfinite(value) else value

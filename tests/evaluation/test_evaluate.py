@@ -1,0 +1,228 @@
+import csv
+import json
+import re
+
+import nibabel as nib
+import numpy as np
+import pytest
+from conftest import LPS, patient, write_case
+
+from dsdiff.errors import CaseError, ConfigError, GeometryError, InputError
+from dsdiff.evaluation import cohort, measures, pairs, pictures, plots, report, statistics, uncertainty
+from dsdiff.evaluation import patient as one
+
+RNG = np.random.default_rng(0)
+
+
+def save(path, array, affine=LPS):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nib.save(nib.Nifti1Image(np.asarray(array, np.float32), affine), path)
+    return path
+
+
+def synthesised(folder, name, image, std=None):
+    save(folder / name / f"{name}_desc-synthT1ce_T1w.nii.gz", image)
+    if std is not None:
+        save(folder / name / f"{name}_desc-stdT1ce_T1w.nii.gz", std)
+    return folder
+
+
+@pytest.fixture
+def truth(tmp_path):
+    for k, name in enumerate(("A", "B", "C")):
+        write_case(tmp_path / "truth", name, seed=k)
+    return tmp_path / "truth"
+
+
+@pytest.fixture
+def made(tmp_path):
+    """A is the truth itself in another unit, B a copy of T1, C is left out."""
+    synthesised(tmp_path / "made", "A", 3 * patient(0)["t1ce"])
+    return synthesised(tmp_path / "made", "B", patient(1)["t1"].astype(np.int16))
+
+
+def evaluated(made, truth, protocol="brain", fit=False):
+    said = []
+    found = pairs.find(made, truth, None, None)
+    return cohort.evaluate(found, protocol, fit, lambda case, reason: said.append((case, reason))), said, found
+
+
+def test_cases_are_paired_by_name_and_ranked_worst_first(made, truth):
+    results, said, _ = evaluated(made, truth)
+    assert said == [("A", None), ("B", None)]
+    assert results.without_prediction == ("C",)
+    assert results.ranked() == ["B", "A"]
+    perfect, copy = results.patients["A"], results.patients["B"]
+    assert perfect["psnr_brain"] > 50  # the truth was written as whole numbers
+    assert (perfect["detection"], perfect["false_lesions"]) == (1, 0)
+    assert perfect["gain"] == pytest.approx(1, abs=0.01)
+    assert (copy["gain"], copy["detection"], copy["false_ml"]) == pytest.approx((0, 0, 0), abs=1e-3)
+    assert np.isnan(copy["auc_tumour"])  # here the whole tumour enhances
+    assert copy["auc_brain"] == pytest.approx(0.5, abs=0.01)
+
+
+def test_a_case_that_cannot_be_scored_does_not_stop_the_others(made, truth):
+    synthesised(made, "C", np.zeros((44, 52, 24)))
+    synthesised(made, "D", patient(3)["t1ce"])
+    results, said, _ = evaluated(made, truth)
+    assert set(results.patients) == {"A", "B"}
+    assert "synthetic T1ce of case C cannot be scored: the image is constant" in results.failed["C"]
+    assert "no acquired T1ce by this name" in results.failed["D"]
+    assert said[-1] == ("C", results.failed["C"])
+
+
+def test_another_grid_is_said(made, truth):
+    synthesised(made, "C", patient(2)["t1ce"][1:])
+    with pytest.raises(GeometryError, match=r"the synthetic T1ce is \(43, 52, 24\), t1ce is \(44, 52, 24\) in case C"):
+        one.read(*pairs.find(made, truth, None, None).found[2])
+
+
+def test_orientation_does_not_matter(made, truth):
+    ras = np.diag([1.0, 1, 1, 1])
+    ras[:3, 3] = (-43, 0, 0)  # the same places, counted the other way along x and y
+    save(made / "A" / "A_desc-synthT1ce_T1w.nii.gz", 3 * patient(0)["t1ce"][::-1, ::-1], ras)
+    assert evaluated(made, truth)[0].patients["A"]["psnr_brain"] > 50
+
+
+def test_single_files(tmp_path):
+    images = patient(0)
+    files = {name: save(tmp_path / f"{name}.nii.gz", array) for name, array in images.items()}
+    bare = pairs.find(files["t1"], files["t1ce"], None, None)
+    scores = one.score(one.read(*bare.found[0]), "brain", False)
+    assert "gain" not in scores  # without T1 there is no enhancement
+    assert np.isnan(scores["psnr_tumour"])
+    full = pairs.find(files["t1"], files["t1ce"], files["t1"], files["seg"])
+    assert one.score(one.read(*full.found[0]), "brain", False)["gain"] == 0
+
+
+def test_segmentations_of_another_folder(made, truth, tmp_path):
+    for name in "ABC":
+        (tmp_path / "seg").mkdir(exist_ok=True)
+        (truth / name / f"{name}_seg.nii.gz").rename(tmp_path / "seg" / f"{name}_seg.nii.gz")
+    assert np.isnan(evaluated(made, truth)[0].patients["A"]["gain"])
+    found = pairs.find(made, truth, None, tmp_path / "seg")
+    assert one.score(one.read(*found.found[0]), "brain", False)["gain"] == pytest.approx(1, abs=0.01)
+
+
+def test_predictions_of_other_systems_are_known_by_the_names_of_the_field(truth, tmp_path):
+    for name in "AB":
+        save(tmp_path / "other" / f"{name}-t1c.nii.gz", patient(0)["t1ce"])
+    assert [case.name for _, case in pairs.find(tmp_path / "other", truth, None, None).found] == ["A", "B"]
+
+
+def test_mistakes_are_said(made, truth, tmp_path):
+    nothing = tmp_path / "nothing"
+    nothing.mkdir()
+    for prediction, acquired, t1, seg, error, says in [
+        (tmp_path / "absent", truth, None, None, InputError, "no such file"),
+        (nothing, truth, None, None, InputError, "holds no synthetic T1ce"),
+        (made, truth, truth / "A" / "A_t1.nii.gz", None, ConfigError, "--t1 goes with"),
+        (made, truth, None, truth / "A" / "A_seg.nii.gz", ConfigError, "one file for 3 cases"),
+    ]:
+        with pytest.raises(error, match=says):
+            pairs.find(prediction, acquired, t1, seg)
+    synthesised(tmp_path / "strange", "X", patient(0)["t1ce"])
+    synthesised(tmp_path / "strange", "Y", patient(0)["t1ce"])
+    with pytest.raises(InputError, match="found X against A; names must agree"):
+        pairs.find(tmp_path / "strange", truth, None, None)
+    save(made / "more" / "A_t1ce.nii.gz", patient(0)["t1ce"])
+    with pytest.raises(CaseError, match="case A has more than one synthetic T1ce"):
+        pairs.find(made, truth, None, None)
+
+
+def test_uncertainty_is_scored_from_spread_and_from_samples(truth, tmp_path):
+    images = patient(0)
+    brain, folder = images["t1ce"] > 0, tmp_path / "made"
+    synthesised(folder, "A", images["t1ce"] + 8 * RNG.normal(size=brain.shape) * brain, 8.0 * brain)
+    for k in range(6):
+        noisy = images["t1ce"] + 8 * RNG.normal(size=brain.shape) * brain
+        save(folder / "B" / f"B_desc-sample{k}T1ce_T1w.nii.gz", noisy)
+    synthesised(folder, "B", images["t1ce"])
+    write_case(tmp_path / "same", "A")
+    write_case(tmp_path / "same", "B")
+    results, _, _ = evaluated(folder, tmp_path / "same")
+    spread, samples = results.patients["A"], results.patients["B"]
+    read = one.read(*pairs.find(folder, tmp_path / "same", None, None).found[0]).boxed()
+    made, true, _ = read.robust()
+    inside = read.image[read.regions.brain]
+    std = read.std / (1.4826 * np.median(np.abs(inside - np.median(inside))))  # on the scale of the image it belongs to
+    expected = uncertainty.coverage(true, made, std, read.regions.brain)
+    assert spread["coverage_95"] == pytest.approx(expected[0.95])
+    assert spread["error_correlation"] != spread["error_correlation"]  # an even spread tells nothing of the error
+    assert 0 < samples["coverage_50"] < samples["coverage_95"] <= 1
+    assert len(cohort.calibration(results)) == 19
+    assert "Calibration curve" in report.drawn(results)["Calibration of the uncertainty"]
+
+
+def test_results_as_csv_and_json(made, truth, tmp_path):
+    synthesised(made, "C", np.zeros((44, 52, 24)))
+    results, _, _ = evaluated(made, truth, "volume", True)
+    cohort.write_csv(results, tmp_path / "patients.csv")
+    with (tmp_path / "patients.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["case"] for row in rows] == ["B", "A", "C"]
+    assert {(row["protocol"], row["fit"]) for row in rows} == {("volume", "True")}
+    assert float(rows[1]["gain"]) == pytest.approx(results.patients["A"]["gain"], abs=1e-5)
+    assert rows[0]["ms_ssim_tumour"] == ""
+    assert "constant" in rows[2]["error"]
+    cohort.write_json(results, tmp_path / "summary.json")
+    facts = json.loads((tmp_path / "summary.json").read_text())
+    assert facts["protocol"]["name"] == "volume"
+    assert facts["protocol"]["fit"]
+    assert facts["summary"]["gain"]["n"] == 2
+    mean, low, high = statistics.interval(results.values("gain"))
+    assert facts["summary"]["gain"]["mean"] == pytest.approx(mean)
+    assert (facts["summary"]["gain"]["low"], facts["summary"]["gain"]["high"]) == pytest.approx((low, high))
+    made_ml, true_ml = results.values("enhancing_ml"), results.values("enhancing_ml_truth")
+    assert facts["enhancing_volume"]["bias"] == pytest.approx(np.mean(made_ml) - np.mean(true_ml))
+    assert str(tmp_path) not in (tmp_path / "summary.json").read_text()
+
+
+def test_the_report_is_one_page_that_asks_for_nothing(made, truth):
+    results, _, found = evaluated(made, truth)
+    by_name = {case.name: (made_one, case) for made_one, case in found.found}
+    page = report.page(results, lambda case: pictures.panels(one.read(*by_name[case])))
+    assert not re.findall(r"""(?:src|href)=["'](?!data:)|https?://|@import|url\(""", page)
+    assert page.index("<h3>B") < page.index("<h3>A")  # the failure first
+    assert page.count("data:image/png;base64,") == 2 * 6
+    assert "1 of 1 lesion missed" in page
+    assert "prefers-color-scheme: dark" in page
+    assert "@media print" in page
+    assert "<svg" in page
+    assert "1 acquired case without a synthetic T1ce" in page
+
+
+def test_a_large_cohort_shows_worst_median_and_best():
+    patients = {f"p{k:02d}": {"auc_tumour": k / 20, "psnr_brain": 20.0} for k in range(20)}
+    patients["none"] = {"auc_tumour": float("nan"), "psnr_brain": 1.0}
+    places = report.chosen(cohort.Results("brain", False, patients))
+    assert list(places) == ["p00", "p01", "p02", "p09", "p10", "p19", "none"]
+    assert places["p09"] == "median, 10 of 21"
+
+
+def test_pictures_show_the_slice_with_most_enhancement(made, truth):
+    read = one.read(*pairs.find(made, truth, None, None).found[0])
+    nowhere = np.zeros_like(read.regions.brain)
+    assert pictures.show_slice(read, nowhere) == int(read.regions.enhancing.sum((0, 1)).argmax())
+    assert [panel.title for panel in pictures.panels(read)][:3] == ["T1", "synthetic T1ce", "acquired T1ce"]
+
+
+def test_boxes_stand_where_their_values_are():
+    drawn = plots.box_plot({"x": {"a": 0.0, "b": 1.0, "c": 2.0}, "empty": {"a": float("nan")}}, "dB", {"x": 0.5})
+    axis = plots.spanning([0.0, 2.0], plots.LEFT, plots.WIDTH - plots.RIGHT)
+    assert f'class="median" x1="{axis.at(1.0)}"' in drawn
+    assert f'class="mark" x1="{axis.at(0.5)}"' in drawn
+    assert drawn.count("<circle") == 3
+    assert "empty" not in drawn
+    assert plots.box_plot({}, "dB", {}) == ""
+    assert "&lt;b&gt;" in plots.box_plot({"<b>": {"a": 1.0}}, "", {})
+
+
+def test_every_score_has_a_name(made, truth):
+    for protocol in ("brain", "brasyn", "volume"):
+        for name in evaluated(made, truth, protocol)[0].names():
+            assert measures.describe(name).title
+    assert measures.describe("ms_ssim_rest") == measures.Measure("MS-SSIM, rest", "", "more")
+    assert measures.describe("coverage_35").better == "near 0.35"
+    with pytest.raises(KeyError):
+        measures.describe("nonesuch_brain")
