@@ -3,9 +3,9 @@
 python benchmarks/backbones.py PHANTOMS CASE OUT [--minutes 3] [--only NAME ...]
 
 Every configs/backbones/NAME-small.yaml goes through one command (it is printed), which differs in `backbone=` and in
-the steps that the CPU time allows; a third of the phantoms is kept for validation. CASE is a patient's folder with its
-T1ce. Everything is kept in OUT, and the same command goes on where it was stopped. Ends with a table (Markdown) and a
-picture.
+the steps that the CPU time allows. PHANTOMS come from `dsdiff phantom PHANTOMS -n 18 --seed 101`; a third of them is
+kept for validation. CASE is a patient's folder with its T1ce. Everything is kept in OUT, and the same command goes on
+where it was stopped. Ends with a table (Markdown) and a picture.
 """
 
 import argparse
@@ -56,6 +56,7 @@ def command(name: str, steps: int, phantoms: Path, out: Path) -> list[str]:
     backbone = BACKBONES / f"{name}-small.yaml"
     overrides = (
         f"backbone={backbone} data.root={phantoms} data.split={out / 'split.json'} data.fold=0 data.phantom_share=0 "
+        "data.target_style=own "
         f"training.steps={steps} training.warmup=30 training.validate_every={max(1, steps // 4)}"
     )
     program = "from dsdiff.cli.main import run; run()"
