@@ -29,9 +29,9 @@ def command(
     """List the backbones, one line each; with --profile, what each costs.
 
     GMAC: 10^9 multiply-accumulates of one forward of one slice, attention included. s: seconds of one forward of one
-    slice. GiB: memory above the empty process, of that forward and of one training step of one slice. GPU: estimated
-    from the activations, training at batch 8 in bf16, never measured. The last three columns are the original's
-    table: parameters, seconds a sample, GB.
+    slice (CPU seconds with one thread). GiB: memory above the empty process, of that forward and of one training step
+    of one slice. GPU: estimated from the activations, training at batch 8 in bf16, never measured. The last three
+    columns are the original's table: parameters, seconds a sample, GB.
 
     Example: dsdiff backbones --profile dit-table dit-as-written --size 256
     """
