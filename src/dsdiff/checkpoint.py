@@ -33,14 +33,16 @@ class ModelFolder:
     facts: Facts
 
 
-def save(folder: Path, weights: dict[str, Tensor], config: str, card: str, facts: Facts) -> None:
-    """Write a model folder, whole or not at all; floating-point weights are stored as float16.
+def save(
+    folder: Path, weights: dict[str, Tensor], config: str, card: str, facts: Facts, dtype: torch.dtype = torch.float16
+) -> None:
+    """Write a model folder, whole or not at all; floating-point weights are stored as `dtype`.
 
     Raises `OutputError` where it cannot be written.
     """
-    half = {k: (v.half() if v.is_floating_point() else v).contiguous().cpu() for k, v in weights.items()}
+    stored = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu() for k, v in weights.items()}
     with folders.whole(folder) as unfinished:
-        _save_tensors(half, unfinished / WEIGHTS, facts)
+        _save_tensors(stored, unfinished / WEIGHTS, facts)
         (unfinished / CONFIG).write_text(config)
         (unfinished / CARD).write_text(card)
 
@@ -76,7 +78,8 @@ def _save_tensors(tensors: dict[str, Tensor], path: Path, facts: Facts) -> None:
     try:
         beside.touch()
         mode = beside.stat().st_mode  # safetensors makes its file private; keep the user's umask
-        save_file({name: tensor.detach() for name, tensor in tensors.items()}, beside, {"facts": json.dumps(facts)})
+        apart = {name: tensor.detach().clone() for name, tensor in tensors.items()}  # tied weights share memory
+        save_file(apart, beside, {"facts": json.dumps(facts)})
         beside.chmod(mode)
         beside.replace(path)
     except (SafetensorError, OSError) as error:

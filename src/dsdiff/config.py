@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal, cast
 
+import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
@@ -161,6 +162,16 @@ class RunConfig(Part):
             )
         return backbone
 
+    def sketch(self) -> nn.Module:
+        """The network without its numbers (torch's meta device), for counting; someone else's class gets numbers.
+
+        Raises what `build_backbone` raises.
+        """
+        if registry.is_ours(self.backbone):
+            with torch.device("meta"):
+                return self.build_backbone()
+        return self.build_backbone()  # may compute while it is built
+
     def build_process(self) -> NoiseProcess:
         """The noise process."""
         return diffusion.build_process(self.process.target, self.process.params)
@@ -217,7 +228,11 @@ def read(path: Path, overrides: tuple[str, ...] = ()) -> Any:
 def _with_backbone(config: Any, file: Path) -> DictConfig:
     """The config with the whole backbone block of another YAML."""
     names = ("backbone", "unet_config")
-    blocks = [block for name, block in OmegaConf.load(file).items() if name in names]
+    try:
+        given = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
+    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
+        raise ConfigError(f"backbone={file}: not a config ({str(error).splitlines()[0]})") from error
+    blocks = [block for name, block in given.items() if name in names] if isinstance(given, dict) else []
     if len(blocks) != 1:
         raise ConfigError(f"backbone={file}: the file must have one backbone block, it has {len(blocks)}")
     kept = {name: block for name, block in config.items() if name not in names}

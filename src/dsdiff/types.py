@@ -77,7 +77,7 @@ class Prediction:
 class Backbone(Protocol):
     """A denoising network. It knows nothing of schedules, losses, slices or files.
 
-    `t` is on the scale of the field's integer timesteps, 0 to 1000, and need not be an integer.
+    `t` is on the scale of the field's integer timesteps: 0 to 1000, or to T - 1 for a DDPM of T; not always whole.
     """
 
     multiple: int  # h and w must be multiples of this

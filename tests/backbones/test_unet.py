@@ -3,6 +3,7 @@ import math
 import pytest
 import torch
 from conftest import wake
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dsdiff.backbones import registry
 from dsdiff.backbones.convolutions import AttentionBlock, ConvParams
@@ -104,3 +105,32 @@ def test_nonsense_is_refused_with_a_reason(params, says):
 def test_only_registered_names_are_looked_up():
     with pytest.raises(ConfigError, match=r"backbone 'os\.system' is unknown; there are: disc_unet.*--allow-code"):
         build(target="os.system")
+
+
+@pytest.mark.parametrize("new_order", [False, True])
+def test_attention_runs_on_a_fused_kernel(new_order):
+    params = ConvParams(num_heads=4, use_new_attention_order=new_order)
+    block, x = AttentionBlock(64, params), torch.randn(2, 64, 4, 6)
+    wake(block)
+    with sdpa_kernel(SDPBackend.FLASH_ATTENTION):  # any other is an error
+        fused = block(x)
+    with sdpa_kernel(SDPBackend.MATH):
+        assert torch.allclose(block(x), fused, atol=1e-5)
+
+
+@pytest.mark.parametrize("target", ["unet", "disc_unet", "ds_unet", "hybrid"])
+def test_the_first_level_may_have_a_width_of_its_own(target):
+    network = build(target, model_channels=64, channel_mult=[0.5, 1], num_res_blocks=1, use_scale_shift_norm=True)
+    wake(network)
+    cond = Condition(torch.randn(2, 3, 1, 16, 16), torch.ones(2, 3, dtype=torch.bool))
+    assert network(x_t=torch.randn(2, 1, 16, 16), t=torch.ones(2), cond=cond).value.std() > 0
+    with pytest.raises(ConfigError, match=r"makes levels of \[48\] channels"):
+        build(target, model_channels=64, channel_mult=[1, 0.75])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float64])
+def test_weights_of_another_precision_run(dtype):
+    network = build(model_channels=64, channel_mult=[1], num_res_blocks=1).to(dtype)
+    wake(network)
+    cond = Condition(torch.randn(2, 3, 1, 8, 8, dtype=dtype), torch.ones(2, 3, dtype=torch.bool))
+    assert network(torch.randn(2, 1, 8, 8, dtype=dtype), torch.ones(2), cond).value.isfinite().all()

@@ -34,13 +34,21 @@ def test_macs_of_a_trunk_are_those_of_the_formula():
     assert counted.macs == pixels * 9 * (4 * c + 2 * c * c + c) + c * emb + emb * emb + emb * c
 
 
+def test_fused_attention_keeps_no_weights_of_all_pairs():
+    params = {"hidden_size": 32, "depth": 1, "num_heads": 1, "patch_size": 4, "image_size": 128}
+    n = (128 // 4) ** 2
+    fused, plain = (profile.count(config("vit", **params, fused=fused), 128).activations for fused in (True, False))
+    assert plain - fused >= 2 * n * n  # bytes: a weight in bfloat16 for every pair
+    assert fused < 2 * n * n
+
+
 def test_activations_grow_with_the_image_and_shrink_with_checkpointing():
     params = {"model_channels": 64, "channel_mult": [1, 2], "num_res_blocks": 2}
     small, large = (profile.count(config("unet", **params), size) for size in (32, 64))
     again = profile.count(config("unet", **params, use_checkpoint=True), 64)
     assert 3.5 < large.activations / small.activations < 4.5
     assert again.activations < large.activations / 3
-    assert large.gpu_training > 16 * large.parameters / 2**30
+    assert large.gpu_training > 22 * large.parameters / 2**30
 
 
 def test_a_measurement_in_a_process_of_its_own(tmp_path):

@@ -21,7 +21,7 @@ SMALL = {
     "disc_unet": CONV,
     "ds_unet": CONV,
     "transformer": TOKENS,
-    "vit": {**TOKENS, "long_skips": True},
+    "vit": {**TOKENS, "depth": 3, "long_skips": True},
     "dit": TOKENS,
     "hybrid": {**CONV, "image_size": 16, "hidden_size": 32, "depth": 2, "transformer_heads": 4},
     "resnet_attention": {"model_channels": 64, "num_res_blocks": 2, "attention_every": 1, "stem": 2},

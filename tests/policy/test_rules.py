@@ -57,6 +57,21 @@ def test_every_config_builds_its_network(path):
         assert configs.load(path).build_backbone()
 
 
+def test_backbones_never_import_one_another():
+    modules = {path.split(":")[0] for path in registry.BACKBONES.values()}
+    for path in (ROOT / "src" / "dsdiff" / "backbones").glob("*.py"):
+        if f"dsdiff.backbones.{path.stem}" in modules:
+            imported = {
+                node.module for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.ImportFrom)
+            }
+            assert not imported & modules, path
+
+
+def test_a_config_goes_by_one_name():
+    names = [path.stem for path in CONFIGS]
+    assert len(names) == len(set(names))
+
+
 def test_no_room_but_backbones_knows_a_backbone_by_name():
     names = {*registry.BACKBONES, *registry.ALIASES}
     for path in SOURCES:

@@ -22,12 +22,12 @@ class ConvParams(BackboneParams):
     stem: folds stem x stem pixels into channels before the first and after the last convolution (pixel unshuffle): the
     network works on a coarser grid at a stem**2-th of the cost.
     num_head_channels: width of a head; where it is None (or -1, the field's way to say so) there are `num_heads`.
-    num_heads_upsample: heads in the decoder, where they differ. image_size and legacy change nothing here.
+    num_heads_upsample: heads in the decoder, where they differ and `legacy` is true. image_size changes nothing here.
     The last group is latent diffusion's: only the values that leave it out are taken.
     """
 
     model_channels: int = Field(64, ge=32, multiple_of=32)
-    channel_mult: tuple[int, ...] = Field((1, 2, 4, 8), min_length=1)
+    channel_mult: tuple[float, ...] = Field((1, 2, 4, 8), min_length=1)
     num_res_blocks: int | tuple[int, ...] = 2
     attention_resolutions: tuple[int, ...] = ()
     num_heads: int = Field(1, ge=-1)
@@ -47,6 +47,8 @@ class ConvParams(BackboneParams):
     use_fp16: Literal[False] = False
     use_spatial_transformer: Literal[False] = False
     context_dim: None = None
+    transformer_depth: Literal[1] = 1
+    n_embed: None = None
 
     @field_validator("num_head_channels", mode="before")
     @classmethod
@@ -61,7 +63,11 @@ class ConvParams(BackboneParams):
             raise ValueError(f"num_res_blocks is {self.num_res_blocks}; it must be 1 or more")
         if self.num_head_channels is None and self.num_heads < 1:
             raise ValueError("num_heads or num_head_channels is needed: both are -1")
-        widths = [multiplier * self.model_channels for multiplier in self.channel_mult]
+        widths = self.widths
+        if bad := [width for width in widths if width < 32 or width % 32]:
+            raise ValueError(
+                f"channel_mult {self.channel_mult} makes levels of {bad} channels; a width is 32, 64, 96 ..."
+            )
         attended = {w for f, w in zip(self.factors, widths, strict=True) if f in self.attention_resolutions}
         for channels in sorted(attended | {widths[-1]}):
             for heads in {self.heads(channels), self.heads(channels, up=True)}:
@@ -79,6 +85,11 @@ class ConvParams(BackboneParams):
         return tuple(self.stem * 2**level for level in range(len(self.channel_mult)))
 
     @property
+    def widths(self) -> tuple[int, ...]:
+        """Channels of each level."""
+        return tuple(int(multiplier * self.model_channels) for multiplier in self.channel_mult)
+
+    @property
     def blocks(self) -> tuple[int, ...]:
         """Residual blocks of each level."""
         n = self.num_res_blocks
@@ -93,7 +104,8 @@ class ConvParams(BackboneParams):
         """Attention heads at a width, in the encoder or in the decoder."""
         if self.num_head_channels:
             return channels // self.num_head_channels
-        return self.num_heads_upsample if up and self.num_heads_upsample > 0 else self.num_heads
+        separate = up and self.legacy and self.num_heads_upsample > 0  # latent diffusion ignores it where not legacy
+        return self.num_heads_upsample if separate else self.num_heads
 
     @property
     def doubts(self) -> tuple[str, ...]:
@@ -197,7 +209,7 @@ class AttentionBlock(nn.Module):
         tokens = x.flatten(2)  # b c n
         qkv = self.qkv(self.norm(tokens))  # b 3c n
         heads = (3, self.num_heads, -1) if self.new_order else (self.num_heads, 3, -1)
-        qkv = qkv.unflatten(1, heads).transpose(-1, -2)
+        qkv = qkv.unflatten(1, heads).transpose(-1, -2).contiguous()  # fused kernels take no other layout
         q, k, v = qkv.unbind(1 if self.new_order else 2)  # b heads n e
         out = attention(q, k, v, self.fused).transpose(-1, -2).flatten(1, 2)  # b c n
         return x + self.proj_out(out).unflatten(2, x.shape[2:])
@@ -212,12 +224,11 @@ def _block(channels: int, out: int, params: ConvParams, factor: int, up: bool) -
 
 def encoder(in_channels: int, params: ConvParams) -> tuple[nn.ModuleList, list[int]]:
     """The blocks from the image to the coarsest level, and the width after each."""
-    channels = params.model_channels
+    channels = params.widths[0]
     first = nn.Conv2d(in_channels * params.stem**2, channels, 3, padding=1)
     blocks, widths = nn.ModuleList([TimestepEmbedSequential(first)]), [channels]
-    for level, (factor, multiplier) in enumerate(zip(params.factors, params.channel_mult, strict=True)):
+    for level, (factor, out) in enumerate(zip(params.factors, params.widths, strict=True)):
         for _ in range(params.blocks[level]):
-            out = multiplier * params.model_channels
             blocks.append(_block(channels, out, params, factor, up=False))
             channels = out
             widths.append(channels)
@@ -238,10 +249,9 @@ def middle(channels: int, params: ConvParams) -> TimestepEmbedSequential:
 def decoder(widths: Sequence[int], params: ConvParams) -> nn.ModuleList:
     """The blocks back to the image; each takes the skip of the encoder's block across, of the width given there."""
     blocks, remaining, channels = nn.ModuleList(), list(widths), widths[-1]
-    levels = list(zip(params.factors, params.channel_mult, strict=True))
-    for level, (factor, multiplier) in reversed(list(enumerate(levels))):
+    levels = list(zip(params.factors, params.widths, strict=True))
+    for level, (factor, out) in reversed(list(enumerate(levels))):
         for i in range(params.blocks[level] + 1):
-            out = multiplier * params.model_channels
             block = _block(channels + remaining.pop(), out, params, factor, up=True)
             channels = out
             if level and i == params.blocks[level]:
@@ -259,7 +269,7 @@ def time_embed(params: ConvParams) -> nn.Sequential:
 
 def head(params: ConvParams) -> nn.Sequential:
     """From features to the output, on the coarse grid of the stem; starts at zero."""
-    width = params.model_channels
+    width = params.widths[0]
     last = zero_module(nn.Conv2d(width, params.out_channels * params.stem**2, 3, padding=1))
     return nn.Sequential(normalization(width), nn.SiLU(), last)
 

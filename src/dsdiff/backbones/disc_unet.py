@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dsdiff.backbones.convolutions import ConvParams, decode, decoder, head, middle, time_embed
-from dsdiff.backbones.layers import run, timestep_embedding
+from dsdiff.backbones.layers import embedded, run
 from dsdiff.backbones.streams import SqueezeExcitation, Streams, all_there, mean, shared
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
@@ -39,7 +39,7 @@ class DisentangledUNet(nn.Module):
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         there, kept = all_there(cond.present), self.params.use_checkpoint
-        emb = self.time_embed(timestep_embedding(t, self.params.model_channels))
+        emb = embedded(self.time_embed, t, self.params.model_channels)
         features = self.streams(x_t, cond, emb)
         common, distinct = shared(self.common, features[-1]), shared(self.distinct, features[-1])
         apart = distinct * there[:, :, None, None, None]  # nothing of an absent contrast goes on

@@ -6,7 +6,7 @@ Source: Peebles and Xie 2023 (arXiv:2212.09748, section 3.2 and fig. 3), written
 
 import torch
 from jaxtyping import Float
-from pydantic import AliasChoices, Field
+from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
 
 from dsdiff.backbones.layers import run, zero_module
@@ -39,6 +39,21 @@ class DiTParams(TokenParams):
     class_dropout_prob: float = Field(0.1, ge=0, le=1)
     class_label: int | None = Field(None, ge=0)
     learn_sigma: bool = False
+
+    @model_validator(mode="after")
+    def _label_fits(self) -> "DiTParams":
+        if self.num_classes is None and self.class_label is not None:
+            raise ValueError("class_label is given, but num_classes is not")
+        if self.num_classes is not None and self.class_label is None and self.class_dropout_prob == 0:
+            raise ValueError("class_label is needed: with class_dropout_prob 0 there is no label for none")
+        if self.class_label is not None and self.class_label >= self.rows:
+            raise ValueError(f"class_label {self.class_label} is not among {self.rows} labels")
+        return self
+
+    @property
+    def rows(self) -> int:
+        """Labels, the one for none among them."""
+        return (self.num_classes or 0) + int(self.class_dropout_prob > 0)
 
     @property
     def outputs(self) -> int:
@@ -107,7 +122,7 @@ class DiT(nn.Module):
         self.x_embedder = PatchEmbed(1 + layout.channels, params.patch_size, width)
         self.t_embedder = TimestepEmbedder(width)
         if params.num_classes is not None:
-            self.y_embedder = LabelEmbedder(params.num_classes + int(params.class_dropout_prob > 0), width)
+            self.y_embedder = LabelEmbedder(params.rows, width)
         self.pos_embed = nn.Parameter(sincos_positions(params.grid, width), requires_grad=False)
         self.blocks = nn.ModuleList(DiTBlock(params) for _ in range(params.depth))
         self.final_layer = FinalLayer(width, params.patch_size**2 * params.outputs)

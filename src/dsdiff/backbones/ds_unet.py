@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 from dsdiff.backbones.convolutions import ConvParams, decode, decoder, head, middle, time_embed
-from dsdiff.backbones.layers import run, timestep_embedding, zero_module
+from dsdiff.backbones.layers import embedded, run, zero_module
 from dsdiff.backbones.streams import SqueezeExcitation, Streams, all_there, mean, shared
 from dsdiff.errors import ConfigError
 from dsdiff.types import Condition, ConditionLayout, Prediction
@@ -70,7 +70,7 @@ class DSUNet(nn.Module):
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         there, kept = all_there(cond.present), self.params.use_checkpoint
-        emb = self.time_embed(timestep_embedding(t, self.params.model_channels))
+        emb = embedded(self.time_embed, t, self.params.model_channels)
         features = self.streams(x_t, cond, emb)
         noisy, contrasts = features[-1][:, 0], features[-1][:, 1:]
         said = {name: shared(self.heads[name], contrasts[:, reads]) for name, reads in self.reads.items()}

@@ -12,7 +12,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dsdiff.backbones.convolutions import ConvParams, decode, decoder, encode, encoder, head, time_embed
-from dsdiff.backbones.layers import run, timestep_embedding, zero_module
+from dsdiff.backbones.layers import embedded, run, zero_module
 from dsdiff.backbones.tokens import TokenParams, TransformerBlock, learnt_positions, positions
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
@@ -92,7 +92,7 @@ class Hybrid(nn.Module):
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         kept = self.params.use_checkpoint
-        emb = self.time_embed(timestep_embedding(t, self.params.model_channels))
+        emb = embedded(self.time_embed, t, self.params.model_channels)
         h = self.unshuffle(torch.cat([x_t, cond.maps()], 1))
         skips = encode(self.input_blocks, h, emb, kept)
         h = decode(self.output_blocks, self.middle(skips[-1], emb), skips, emb, kept)

@@ -51,6 +51,11 @@ def timestep_embedding(t: Float[Tensor, " b"], dim: int, max_period: float = 100
     return embedding if dim % 2 == 0 else F.pad(embedding, (0, 1))
 
 
+def embedded(mlp: nn.Module, t: Float[Tensor, " b"], dim: int) -> Float[Tensor, "b e"]:
+    """Sinusoids of the timestep through an MLP, in the precision of its weights."""
+    return mlp(timestep_embedding(t, dim).to(next(mlp.parameters()).dtype))
+
+
 def zero_module(module: nn.Module) -> nn.Module:
     """Set every parameter to zero, so that the block starts as the identity (or the network at its declared start)."""
     for parameter in module.parameters():
@@ -69,7 +74,8 @@ def attention(
     """softmax(q k^T / sqrt(e)) v, by torch's fused kernel or step by step."""
     if fused:
         return F.scaled_dot_product_attention(q, k, v)
-    return torch.softmax(q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1]), -1) @ v
+    scores = q @ k.transpose(-1, -2) / math.sqrt(q.shape[-1])
+    return torch.softmax(scores.float(), -1).type(v.dtype) @ v
 
 
 def run(block: Callable[..., Any], *args: Tensor | list[Tensor], use_checkpoint: bool) -> Any:

@@ -94,8 +94,8 @@ def lookup(target: str) -> type[nn.Module]:
     module, attribute = BACKBONES[name].split(":")
     try:
         return getattr(import_module(module), attribute)
-    except (ImportError, AttributeError) as error:
-        raise ConfigError(f"backbone '{target}' cannot be imported: {error}") from error
+    except Exception as error:  # whatever stands in someone's module
+        raise ConfigError(f"backbone '{target}' cannot be imported: {type(error).__name__}: {error}") from error
 
 
 def parse(spec: BackboneTarget) -> BackboneParams | None:
@@ -103,15 +103,19 @@ def parse(spec: BackboneTarget) -> BackboneParams | None:
 
     Raises `ConfigError` for unknown or impossible ones.
     """
-    backbone = lookup(spec.target)
-    if not hasattr(backbone, "Params"):
+    if not is_ours(spec):
         return None
     if spec.multiple is not None:
         raise ConfigError(f"backbone.multiple is for classes named by a dotted path; '{spec.target}' knows its own")
     try:
-        return backbone.Params(**spec.params)
+        return lookup(spec.target).Params(**spec.params)  # type: ignore[attr-defined]
     except ValidationError as error:
         raise ConfigError(f"backbone.params of '{spec.target}': {explain(error)}") from error
+
+
+def is_ours(spec: BackboneTarget) -> bool:
+    """Whether the class is one that checks its params by `Params`, as those here do."""
+    return hasattr(lookup(spec.target), "Params")
 
 
 def doubts(spec: BackboneTarget) -> tuple[str, ...]:
@@ -130,7 +134,8 @@ def build(spec: BackboneTarget, layout: ConditionLayout) -> nn.Module:
     in_channels = 1 + layout.channels
     if params is None:
         network = foreign.adapted(lookup(spec.target), spec.params, spec.multiple, in_channels)
-        network.register_forward_pre_hook(_size_fits)
+        network.register_forward_pre_hook(_size_fits, with_kwargs=True)
+        network.register_forward_hook(foreign.check_answer, with_kwargs=True)
         return network
     if params.in_channels not in (None, in_channels):
         raise ConfigError(
@@ -138,13 +143,13 @@ def build(spec: BackboneTarget, layout: ConditionLayout) -> nn.Module:
             "leave it out, or change data.contrasts, data.slab or conditioning.structure"
         )
     network = lookup(spec.target)(params, layout)
-    network.register_forward_pre_hook(_size_fits)
+    network.register_forward_pre_hook(_size_fits, with_kwargs=True)
     return network
 
 
-def _size_fits(network: nn.Module, args: tuple[Any, ...]) -> None:
+def _size_fits(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
     multiple = cast(Backbone, network).multiple
-    h, w = args[0].shape[-2:]
+    h, w = (kwargs["x_t"] if "x_t" in kwargs else args[0]).shape[-2:]
     if h % multiple or w % multiple:
         raise GeometryError(f"a slice is {h} x {w}; both sides must be multiples of {multiple}")
 

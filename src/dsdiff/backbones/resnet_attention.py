@@ -18,14 +18,14 @@ from dsdiff.backbones.convolutions import (
     head,
     time_embed,
 )
-from dsdiff.backbones.layers import timestep_embedding
+from dsdiff.backbones.layers import embedded
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
 
 class ResNetAttentionParams(ConvParams):
     """`model_channels` wide throughout, `num_res_blocks` deep; there is one level, so channel_mult stays (1,)."""
 
-    channel_mult: tuple[int, ...] = (1,)
+    channel_mult: tuple[float, ...] = (1,)
     num_res_blocks: int = Field(12, ge=1)
     attention_every: int = Field(4, ge=1)
     stem: int = Field(4, ge=1)
@@ -36,6 +36,10 @@ class ResNetAttentionParams(ConvParams):
             raise ValueError(f"channel_mult is {self.channel_mult}; a trunk has one level, (1,)")
         if self.attention_resolutions:
             raise ValueError("attention_resolutions are a UNet's; set attention_every")
+        if self.resblock_updown or not self.conv_resample or self.num_heads_upsample != -1:
+            raise ValueError(
+                "resblock_updown, conv_resample and num_heads_upsample are a UNet's: a trunk has one level"
+            )
         return self
 
     @property
@@ -67,7 +71,7 @@ class ResNetAttention(nn.Module):
         self.out = head(params)
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
-        emb = self.time_embed(timestep_embedding(t, self.params.model_channels))
+        emb = embedded(self.time_embed, t, self.params.model_channels)
         h = self.unshuffle(torch.cat([x_t, cond.maps()], 1))
         h = encode(self.blocks, h, emb, self.params.use_checkpoint)[-1]
         return Prediction(self.shuffle(self.out(h)).float())

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dsdiff.backbones.layers import BackboneParams, run, timestep_embedding, zero_module
+from dsdiff.backbones.layers import BackboneParams, embedded, run, zero_module
 from dsdiff.errors import ConfigError
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
@@ -72,7 +72,7 @@ class SmpUNet(nn.Module):
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         kept = self.params.use_checkpoint
-        emb = self.time_embed(timestep_embedding(t, self.params.time_channels))
+        emb = embedded(self.time_embed, t, self.params.time_channels)
         given, *features = run(self.unet.encoder, torch.cat([x_t, cond.maps()], 1), use_checkpoint=kept)
         timed = [given]
         for film, feature in zip(self.film, features, strict=True):

@@ -11,7 +11,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dsdiff.backbones.layers import BackboneParams, attention, timestep_embedding
+from dsdiff.backbones.layers import BackboneParams, attention, embedded
 
 
 class TokenParams(BackboneParams):
@@ -23,7 +23,7 @@ class TokenParams(BackboneParams):
     hidden_size: int = Field(512, ge=4, multiple_of=4)
     depth: int = Field(12, ge=1)
     num_heads: int = Field(8, ge=1)
-    mlp_ratio: float = Field(4.0, gt=0)
+    mlp_ratio: float = Field(4.0, ge=0.25)
 
     @model_validator(mode="after")
     def _fits(self) -> "TokenParams":
@@ -155,7 +155,7 @@ class TimestepEmbedder(nn.Module):
         self.mlp = nn.Sequential(linear(frequencies, hidden_size), nn.SiLU(), linear(hidden_size, hidden_size))
 
     def forward(self, t: Float[Tensor, " b"]) -> Float[Tensor, "b e"]:
-        return self.mlp(timestep_embedding(t, self.frequencies))
+        return embedded(self.mlp, t, self.frequencies)
 
 
 def learnt_positions(n: int, hidden_size: int) -> nn.Parameter:

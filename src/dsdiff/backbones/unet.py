@@ -23,7 +23,7 @@ from dsdiff.backbones.convolutions import (
     middle,
     time_embed,
 )
-from dsdiff.backbones.layers import run, timestep_embedding
+from dsdiff.backbones.layers import embedded, run
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
 __all__ = ["AttentionBlock", "Downsample", "ResBlock", "TimestepEmbedSequential", "UNetModel", "Upsample"]
@@ -46,7 +46,7 @@ class UNetModel(nn.Module):
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         kept = self.params.use_checkpoint
-        emb = self.time_embed(timestep_embedding(t, self.params.model_channels))
+        emb = embedded(self.time_embed, t, self.params.model_channels)
         h = self.unshuffle(torch.cat([x_t, cond.maps()], 1))
         skips = encode(self.input_blocks, h, emb, kept)
         h = run(self.middle_block, skips[-1], emb, use_checkpoint=kept)

@@ -24,9 +24,20 @@ from dsdiff.types import Condition, ConditionLayout, Prediction
 
 
 class ViTParams(TokenParams):
-    """long_skips: the first half of the blocks is joined to the second, from the outside inwards (U-ViT)."""
+    """long_skips: the blocks before the middle are joined to those after it, from the outside inwards (U-ViT)."""
 
     long_skips: bool = False
+
+    @property
+    def skips(self) -> int:
+        """How many long skips there are: a block in the middle has none across."""
+        return (self.depth - 1) // 2 if self.long_skips else 0
+
+    @property
+    def doubts(self) -> tuple[str, ...]:
+        if self.long_skips and not self.skips:
+            return (f"long_skips joins no blocks: depth {self.depth} has no two on either side of a middle",)
+        return ()
 
 
 class VisionTransformer(nn.Module):
@@ -37,12 +48,12 @@ class VisionTransformer(nn.Module):
     def __init__(self, params: ViTParams, layout: ConditionLayout) -> None:
         super().__init__()
         self.params, self.multiple = params, params.patch_size
-        width, half = params.hidden_size, params.depth // 2
+        width = params.hidden_size
         self.x_embedder = PatchEmbed(1 + layout.channels, params.patch_size, width)
         self.t_embedder = TimestepEmbedder(width)
         self.pos_embed = learnt_positions(math.prod(params.grid), width)
         self.blocks = nn.ModuleList(TransformerBlock(params) for _ in range(params.depth))
-        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(half if params.long_skips else 0))
+        self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(params.skips))
         self.norm = nn.LayerNorm(width)
         self.head = zero_module(nn.Linear(width, params.patch_size**2 * params.out_channels))
 

@@ -12,9 +12,11 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsdiff import config as configs
@@ -25,7 +27,7 @@ from dsdiff.config import RunConfig
 from dsdiff.types import Condition
 
 GIB = 2**30
-TRAINING_BYTES = 16  # of every parameter: weight, gradient and AdamW's two moments, in float32
+TRAINING_BYTES = 22  # of every parameter: weight, gradient, AdamW's two moments, average in float32; copy in bfloat16
 GPU_BATCH = 8
 ENOUGH = 10.0  # seconds of measuring one network's forward
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux: the peak can be read and reset
@@ -46,7 +48,10 @@ class Counted:
 
     @property
     def gpu_training(self) -> float:
-        """GiB that training at batch 8 in bf16 would take on a GPU: an estimate, without the allocator's waste."""
+        """GiB that training at batch 8 in bf16 would take on a GPU: an estimate, without the allocator's waste.
+
+        Every activation is taken for bfloat16, and of a checkpointed block only the input is counted.
+        """
         return (TRAINING_BYTES * self.parameters + GPU_BATCH * self.activations) / GIB
 
 
@@ -64,8 +69,8 @@ class Measured:
 
 def count(config: RunConfig, size: int) -> Counted:
     """Count one slice of size x size. Raises what building the backbone raises, and `GeometryError` for a bad size."""
-    with torch.device("meta"):
-        network = config.build_backbone()
+    network = config.sketch()
+    with next(network.parameters()).device:
         given = inputs(config, size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         network.eval()(*given)
@@ -79,10 +84,29 @@ def count(config: RunConfig, size: int) -> Counted:
         return tensor
 
     alive: list[Tensor] = []  # a storage that is freed could lend its address to another
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
         network.train()(*given)
     weights = sum(p.numel() for p in network.parameters() if p.requires_grad)
     return Counted(weights, counter.get_total_flops() // 2, sum(kept.values()) // 2)
+
+
+class _Attention(torch.autograd.Function):
+    """Attention that computes nothing and keeps what the fused kernels keep: queries, keys, values and the output."""
+
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        out = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, out)
+        return out
+
+
+class _FusedAttention(TorchFunctionMode):
+    """On the meta device torch takes attention apart and would keep its n x n weights, which no fused kernel does."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3])
+        return func(*args, **(kwargs or {}))
 
 
 def inputs(config: RunConfig, size: int) -> tuple[Tensor, Tensor, Condition]:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from dsdiff.errors import ConfigError, UserError
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -40,6 +42,8 @@ def command(
     from dsdiff import config as configs
     from dsdiff.backbones import registry
 
+    if not profile and (files or allow_code):
+        raise ConfigError("a CONFIG is for profiling: add --profile")
     if not profile:
         for name, line in registry.summaries().items():
             typer.echo(f"{name:18}{line}")
@@ -55,7 +59,6 @@ def _profile(paths: list[Path], size: int, device: str, threads: int, allow_code
     from dsdiff.backbones import registry
     from dsdiff.backbones.printed import PRINTED
     from dsdiff.benchmark import profile
-    from dsdiff.errors import ConfigError
     from dsdiff.progress import bars
 
     typer.echo(
@@ -71,7 +74,7 @@ def _profile(paths: list[Path], size: int, device: str, threads: int, allow_code
                 registry.allow(config.backbone.target)
             try:
                 counted = profile.count(config, size)
-            except ConfigError as error:
+            except UserError as error:
                 typer.echo(f"| {path.stem} | {error} |" + " |" * 8)
                 progress.advance(task)
                 continue

@@ -37,7 +37,6 @@ def command(
 
     Example: dsdiff train bridge-small data.root=cohort data.split=split.json data.fold=0 -o runs/fold0
     """
-    import torch
     from rich.console import Console
 
     from dsdiff import config as configs
@@ -49,8 +48,7 @@ def command(
     console = Console(stderr=True)
     for doubt in registry.doubts(loaded.backbone):
         console.print(f"note: {doubt}", markup=False, highlight=False, soft_wrap=True)
-    with torch.device("meta"):
-        n = sum(parameter.numel() for parameter in loaded.build_backbone().parameters())
+    n = sum(p.numel() for p in loaded.sketch().parameters() if p.requires_grad)
     if dry_run:
         typer.echo(configs.dump(loaded) + f"# {n / 1e6:.2f} M parameters")
         return

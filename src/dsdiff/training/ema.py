@@ -16,4 +16,7 @@ class EMA:
         """Move towards the network's weights after step number `step` (from 1)."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in network.state_dict().items():
-            self.weights[name].lerp_(value.to(self.weights[name].dtype), 1 - decay)
+            if value.is_floating_point():
+                self.weights[name].lerp_(value, 1 - decay)
+            else:  # a count, as a batch norm keeps
+                self.weights[name].copy_(value)
