@@ -11,6 +11,7 @@ from yaml import YAMLError
 
 from dsdiff.backbones import registry
 from dsdiff.conditioning.condition import ConditioningConfig
+from dsdiff.conditioning.network import Conditioner, Network
 from dsdiff.diffusion import registry as diffusion
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
@@ -145,7 +146,7 @@ class RunConfig(Part):
         return self
 
     def build_backbone(self) -> nn.Module:
-        """A fresh network. Raises `ConfigError` where backbone and data do not fit."""
+        """A fresh backbone. Raises `ConfigError` where backbone and data do not fit."""
         backbone = registry.build(self.backbone, self.conditioning.layout(self.data.contrasts, self.data.slab))
         params, wanted = registry.parse(self.backbone), self.build_process().out_channels
         if params is not None and params.outputs != wanted:
@@ -153,13 +154,19 @@ class RunConfig(Part):
                 f"backbone '{self.backbone.target}' gives {params.outputs} channels, process '{self.process.target}' "
                 f"takes {wanted}: see out_channels and learn_sigma"
             )
-        multiple = cast(Backbone, backbone).multiple
-        if any(size % multiple for size in self.data.crop):
-            raise ConfigError(
-                f"data.crop {list(self.data.crop)} must be multiples of {multiple}: "
-                f"backbone '{self.backbone.target}' asks for it"
-            )
+        self._check_crop(cast(Backbone, backbone).multiple, f"backbone '{self.backbone.target}' asks for it")
         return backbone
+
+    def build_network(self) -> Network:
+        """A fresh backbone with its conditioner. Raises `ConfigError` where they and the data do not fit."""
+        backbone = self.build_backbone()
+        network = Network(backbone, Conditioner(self.conditioning, len(self.data.contrasts), self.data.slab))
+        self._check_crop(network.multiple, "backbone and conditioning.encoder_params ask for it")
+        return network
+
+    def _check_crop(self, multiple: int, why: str) -> None:
+        if any(size % multiple for size in self.data.crop):
+            raise ConfigError(f"data.crop {list(self.data.crop)} must be multiples of {multiple}: {why}")
 
     def build_process(self) -> NoiseProcess:
         """The noise process."""

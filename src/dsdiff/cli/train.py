@@ -50,7 +50,7 @@ def command(
     for doubt in registry.doubts(loaded.backbone):
         console.print(f"note: {doubt}", markup=False, highlight=False, soft_wrap=True)
     with torch.device("meta"):
-        n = sum(parameter.numel() for parameter in loaded.build_backbone().parameters())
+        n = sum(parameter.numel() for parameter in loaded.build_network().parameters())
     if dry_run:
         typer.echo(configs.dump(loaded) + f"# {n / 1e6:.2f} M parameters")
         return

@@ -16,7 +16,6 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dsdiff import device as devices
-from dsdiff.conditioning import condition
 from dsdiff.data import cases, nifti, preprocess, slices
 from dsdiff.data.preprocess import Prepared
 from dsdiff.data.slices import SliceBatch
@@ -150,7 +149,7 @@ def predict(model: Model, batch: SliceBatch, steps: int, samples: int, seed: int
     with devices.autocast(model.device):
         sources = torch.from_numpy(batch.sources).to(model.device)
         present = torch.ones(sources.shape[:2], dtype=torch.bool, device=model.device)
-        cond = condition.build(model.config.conditioning, sources, present)
+        cond = model.network.condition(sources, present)
         start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
         brain = torch.from_numpy(batch.brain).to(model.device)
         denoise: Denoiser = partial(_denoise, model, cond, start, brain)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dsdiff import checkpoint, device
 from dsdiff import config as configs
-from dsdiff.conditioning import condition
+from dsdiff.conditioning.network import Network, named
 from dsdiff.config import RunConfig, TrainingConfig
 from dsdiff.data import cases, cohort, splits
 from dsdiff.data.cohort import Batch, Patient
@@ -33,13 +33,13 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.device = config, where
         self.process = config.build_process()
-        self.network = config.build_backbone().to(where)
+        self.network = config.build_network().to(where)
         self.ema = EMA(self.network, config.training.ema)
         settings = config.training
         self.optimizer = torch.optim.AdamW(self.network.parameters(), settings.lr, weight_decay=settings.weight_decay)
         self.step = 0
 
-    def loss(self, network: nn.Module, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, network: Network, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The loss and the predicted x_0 (robust z-scores) of a batch noised to `time`."""
         sources = batch.sources.to(self.device)
         target, region = batch.target.to(self.device), batch.region.to(self.device)
@@ -48,7 +48,7 @@ class Trainer:
         start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
         with device.autocast(self.device, self.config.training.precision):
             present = torch.ones(sources.shape[:2], dtype=torch.bool, device=self.device)
-            cond = condition.build(self.config.conditioning, sources, present)
+            cond = network.condition(sources, present)
             x_t = process.q_sample(x_0, start, time, noise)
             output = network(x_t, process.timestep(time).to(self.device), cond).value.float()
         predicted = process.predicted(output, start)
@@ -90,8 +90,8 @@ class Trainer:
         for name, tensor in tensors.items():
             part, key = name.split(".", 1)
             parts[part][key] = tensor
-        self.network.load_state_dict(parts["network"])
-        self.ema.weights = {k: v.to(self.device) for k, v in parts["ema"].items()}
+        self.network.load_state_dict(named(parts["network"]))
+        self.ema.weights = {k: v.to(self.device) for k, v in named(parts["ema"]).items()}
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in parts["optimizer"].items():
             index, moment = key.split(".")
@@ -99,9 +99,9 @@ class Trainer:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.step = int(facts["step"])
 
-    def averaged(self) -> nn.Module:
+    def averaged(self) -> Network:
         """A network with the averaged weights, for validation."""
-        network = self.config.build_backbone().to(self.device).eval()
+        network = self.config.build_network().to(self.device).eval()
         network.load_state_dict(self.ema.weights)
         return network
 
