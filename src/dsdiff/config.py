@@ -37,6 +37,9 @@ class DataConfig(Part):
     lesion_share: of the training slices, how many are drawn where there is tumour. augment: see `data.augment`.
     target_style: "own" trains on the T1ce as it is, "average" on one whose tissue contrast is that of the average
     training patient (see `data.style`).
+    contrast_dropout: of the training slices, how many lack a contrast (each but `start`, by itself); above 0 the model
+    also takes cases without it. style_dropout: how many are told the average style in place of the target's own, where
+    conditioning tells one.
     """
 
     root: Path | None = None
@@ -52,6 +55,13 @@ class DataConfig(Part):
     lesion_share: float = Field(0.5, ge=0, le=1)
     augment: bool = True
     target_style: Literal["own", "average"] = "own"
+    contrast_dropout: float = Field(0.0, ge=0, lt=1)
+    style_dropout: float = Field(0.5, ge=0, le=1)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The contrasts that a case may lack: those that training left out now and then."""
+        return tuple(name for name in self.contrasts if name != self.start and self.contrast_dropout > 0)
 
     @model_validator(mode="after")
     def _start_is_a_source(self) -> "DataConfig":
@@ -143,6 +153,15 @@ class RunConfig(Part):
     @model_validator(mode="after")
     def _process_and_sampler_fit(self) -> "RunConfig":
         self.build_sampler()
+        return self
+
+    @model_validator(mode="after")
+    def _a_style_that_is_told_is_the_targets(self) -> "RunConfig":
+        if self.conditioning.style != "none" and self.data.target_style != "own":
+            raise ValueError(
+                f"conditioning.style '{self.conditioning.style}' tells the style of each target; with "
+                f"data.target_style '{self.data.target_style}' all have one: set it to own"
+            )
         return self
 
     def build_backbone(self) -> nn.Module:

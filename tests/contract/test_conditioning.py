@@ -19,7 +19,7 @@ OPTIONS = {
     "shared encoder": {"structure": "none", "encoder": "shared"},
     "own encoders, at every scale": {"encoder": "per_contrast", "inject": "scales"},
     "edges at every scale": {"structure": "canny", "inject": "scales"},
-    "learned edges": {"structure": "learned"},
+    "learned edges, style, dropout": {"structure": "learned", "style": "linear"},
 }  # fmt: skip
 
 
@@ -56,7 +56,9 @@ def trained(made, patients):
 @pytest.mark.parametrize("option", OPTIONS)
 @pytest.mark.parametrize("name", NAMES)
 def test_every_conditioning_goes_with_every_backbone(name, option, patients, volumes):
-    made = config(name, OPTIONS[option])
+    made = config(name, OPTIONS[option], contrast_dropout=0.4 if "dropout" in option else 0)
+    if made.conditioning.style != "none":
+        patients = cohort.with_styles(patients, cohort.average_style(patients))
     before = {k: v.clone() for k, v in loop.Trainer(made, CPU).network.state_dict().items()}
     trainer, loss = trained(made, patients)
     assert np.isfinite(loss)

@@ -41,8 +41,8 @@ class Conditioner(nn.Module):
         if self.encoder is not None:
             cond = replace(cond, encoded=self.encoder(cond.known, present))
         if self.config.style != "none":
-            code = cast(Tensor, self.average_style)
-            cond = replace(cond, style=style.image(code, cond) if styled is None else styled)
+            average = style.image(cast(Tensor, self.average_style), sources, present)
+            cond = replace(cond, style=average if styled is None else styled)
         return cond
 
 

@@ -5,15 +5,15 @@ Told as numbers it would be taken out again by every norm over a slice; told as 
 """
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from dsdiff.types import Condition
 
-
-def image(code: Float[Tensor, " k"], cond: Condition) -> Float[Tensor, "b 1 h w"]:
+def image(
+    code: Float[Tensor, " f"], sources: Float[Tensor, "b s d h w"], present: Bool[Tensor, "b s"]
+) -> Float[Tensor, "b 1 h w"]:
     """The slice in a style: weights of the sources and a constant; an absent contrast counts as its median, 0."""
-    known = cond.known[:, :, cond.sources.shape[2] // 2]  # b s h w
+    known = sources[:, :, sources.shape[2] // 2].where(present[:, :, None, None], 0)  # b s h w
     weights = code[:-1].to(known)
     drawn = torch.einsum("s,bshw->bhw", weights, known)[:, None] + code[-1].to(known)
     return drawn * (known != 0).any(1, keepdim=True)

@@ -1,5 +1,6 @@
 """A trained model, ready to predict: its config, network, process and sampler."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -34,8 +35,12 @@ class Model:
 
     @property
     def contrasts(self) -> tuple[str, ...]:
-        """The contrasts that it needs."""
+        """The contrasts that it takes."""
         return self.config.data.contrasts
+
+    def wanted(self, available: Container[str]) -> tuple[str, ...]:
+        """The contrasts to read of a case where these are available: all but those that are absent and may be."""
+        return tuple(name for name in self.contrasts if name in available or name not in self.config.data.optional)
 
     @property
     def multiple(self) -> int:

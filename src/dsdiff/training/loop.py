@@ -47,8 +47,8 @@ class Trainer:
         x_0, noise = target / process.scale, noise.to(self.device)
         start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
         with device.autocast(self.device, self.config.training.precision):
-            present = torch.ones(sources.shape[:2], dtype=torch.bool, device=self.device)
-            cond = network.condition(sources, present)
+            styled = None if batch.styled is None else batch.styled.to(self.device)
+            cond = network.condition(sources, batch.present.to(self.device), styled)
             x_t = process.q_sample(x_0, start, time, noise)
             output = network(x_t, process.timestep(time).to(self.device), cond).value.float()
         predicted = process.predicted(output, start)
@@ -64,8 +64,7 @@ class Trainer:
             group["lr"] = learning_rate(settings, self.step)
         total = 0.0
         for part in torch.arange(len(time)).chunk(settings.accumulate):
-            piece = Batch(batch.sources[part], batch.target[part], batch.region[part])
-            loss, _ = self.loss(self.network, piece, time[part], noise[part])
+            loss, _ = self.loss(self.network, batch.part(part), time[part], noise[part])
             (loss * len(part) / len(time)).backward()
             total += loss.item() * len(part) / len(time)
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
@@ -99,6 +98,13 @@ class Trainer:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.step = int(facts["step"])
 
+    def learn_style(self, patients: Sequence[Patient]) -> None:
+        """Keep the average style of the training patients with the weights, where the network is told one."""
+        if patients[0].styles is not None:
+            average = torch.from_numpy(patients[0].styles[1]).float()
+            for weights in (self.network.state_dict(), self.ema.weights):
+                weights["conditioner.average_style"].copy_(average)
+
     def averaged(self) -> Network:
         """A network with the averaged weights, for validation."""
         network = self.config.build_network().to(self.device).eval()
@@ -124,6 +130,7 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console) -
         console.print(f"{run}: resumed at step {trainer.step} of {config.training.steps}")
     if trainer.step < config.training.steps:
         training, phantoms, validation = load_patients(config, console)
+        trainer.learn_style(training)
         _steps(trainer, run, training, phantoms, validation, console)
     model = run / "model"
     card, facts = _card(config, trainer)
@@ -178,17 +185,22 @@ def draw(
     rng: np.random.Generator,
     generator: torch.Generator,
 ) -> Batch:
-    """The batch of one step: phantoms at their share, the rest patients; augmented if the config says so."""
+    """The batch of one step: phantoms at their share, the rest patients; augmented and without some contrasts if the
+    config says so.
+    """
     data, size = config.data, config.training.batch_size * config.training.accumulate
     n_phantoms = int(rng.binomial(size, data.phantom_share)) if phantoms else 0
     parts = [
-        cohort.draw(patients, n, data.crop, data.slab, data.lesion_share, rng)
+        cohort.draw(patients, n, data.crop, data.slab, data.lesion_share, rng, data.style_dropout)
         for patients, n in ((training, size - n_phantoms), (phantoms, n_phantoms))
         if n
     ]
-    fields = ("sources", "target", "region")
-    batch = Batch(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
-    return cohort.augmented(batch, generator) if data.augment else batch
+    batch = Batch.joined(parts)
+    if data.augment:
+        batch = cohort.augmented(batch, generator)
+    if not data.contrast_dropout:
+        return batch
+    return cohort.withheld(batch, data.contrast_dropout, data.contrasts.index(data.start), generator)
 
 
 @torch.inference_mode()
@@ -256,9 +268,10 @@ def load_patients(config: RunConfig, console: Console) -> tuple[list[Patient], l
                 into = "held" if case.name in held_out else kind
                 loaded[into].append(cohort.load(case, data.contrasts, data.target, data.start))
                 progress.advance(task)
-    if data.target_style == "average":
-        wanted = cohort.average_style(loaded["train"] or loaded["phantom"])
-        loaded |= {kind: cohort.in_style(loaded[kind], wanted) for kind in ("train", "phantom")}
+    if data.target_style == "average" or config.conditioning.style != "none":
+        change = cohort.in_style if data.target_style == "average" else cohort.with_styles
+        average = cohort.average_style(loaded["train"] or loaded["phantom"])
+        loaded |= {kind: change(loaded[kind], average) for kind in ("train", "phantom")}
     return loaded["train"] or loaded["phantom"], loaded["phantom"], loaded["held"]
 
 
