@@ -17,6 +17,7 @@ from dsdiff.volume import Volume
 CPU = torch.device("cpu")
 OPTIONS = {
     "shared encoder": {"structure": "none", "encoder": "shared"},
+    "disentangled": {"encoder": "shared", "disentangle": [{"target": "common_distinct"}, {"target": "swap"}]},
     "own encoders, at every scale": {"encoder": "per_contrast", "inject": "scales"},
     "edges at every scale": {"structure": "canny", "inject": "scales"},
     "learned edges, style, dropout": {"structure": "learned", "style": "linear"},

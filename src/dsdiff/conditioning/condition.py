@@ -3,9 +3,10 @@
 from typing import Literal
 
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 
+from dsdiff.conditioning.disentangle import DisentangleConfig
 from dsdiff.conditioning.encoder import EncoderParams
 from dsdiff.conditioning.structure import structure
 from dsdiff.types import Condition, ConditionLayout, Inject
@@ -15,6 +16,7 @@ class ConditioningConfig(BaseModel):
     """What the network is told beside the sources.
 
     structure: the edge map given beside every source. encoder: none, one for all contrasts (shared), or one each.
+    disentangle: losses on shared and specific features, summed (see `conditioning.disentangle`); empty for none.
     inject: structure and encoded maps as channels beside x_t (maps), or into the network at each of its scales.
     style: none, or linear: the slice in the target's style (see `conditioning.style`).
     """
@@ -24,8 +26,20 @@ class ConditioningConfig(BaseModel):
     structure: Literal["sobel", "canny", "laplacian", "learned", "none"] = "sobel"
     encoder: Literal["none", "shared", "per_contrast"] = "none"
     encoder_params: EncoderParams = EncoderParams()
+    disentangle: tuple[DisentangleConfig, ...] = ()
     inject: Inject = "maps"
     style: Literal["none", "linear"] = "none"
+
+    @model_validator(mode="after")
+    def _swapping_needs_an_encoder(self) -> "ConditioningConfig":
+        if self.swaps and self.encoder == "none":
+            raise ValueError("disentangle target 'swap' rebuilds contrasts from encoded maps; encoder is 'none'")
+        return self
+
+    @property
+    def swaps(self) -> bool:
+        """Whether contrasts are rebuilt from swapped codes."""
+        return any(term.target == "swap" for term in self.disentangle)
 
     def layout(self, contrasts: tuple[str, ...], slab: int) -> ConditionLayout:
         """What the conditions built under this config will hold."""

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from dsdiff.conditioning import condition, style
 from dsdiff.conditioning.condition import ConditioningConfig
+from dsdiff.conditioning.disentangle import SwapDecoder
 from dsdiff.conditioning.encoder import ConditionEncoder
 from dsdiff.conditioning.structure import LearnedStructure
 from dsdiff.types import Backbone, Condition, Prediction
@@ -26,6 +27,8 @@ class Conditioner(nn.Module):
         self.encoder: ConditionEncoder | None = None
         if config.encoder != "none":
             self.encoder = ConditionEncoder(contrasts, slab, config.encoder_params, config.encoder == "per_contrast")
+        params = config.encoder_params
+        self.decoder = SwapDecoder(params.channels, params.stem) if config.swaps else None
         self.register_buffer("average_style", torch.zeros(contrasts + 1) if config.style != "none" else None)
 
     def forward(

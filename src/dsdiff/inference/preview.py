@@ -70,7 +70,7 @@ def draw(
                     seen = np.where(brain & (over > ENHANCEMENT_RANGE[0]), over, np.nan)[box]
                     _show_map(axis, plane(seen, at, name), ENHANCEMENT_COLOURS, *ENHANCEMENT_RANGE)
             axis.set_aspect(aspect(prepared.spacing, name))
-            _bare(axis)
+            bare(axis)
         row[0].set_ylabel(name, color=FAINT, fontsize=8)
         if name != "sagittal":
             for x, side, align in ((0.02, "R", "left"), (0.98, "L", "right")):
@@ -87,7 +87,8 @@ def _show_map(axis: Axes, image: Float[np.ndarray, "h w"], cmap: Colormap, low: 
     axis.imshow(np.ma.masked_invalid(image), cmap=colours, vmin=low, vmax=high, alpha=0.85, interpolation="nearest")
 
 
-def _bare(axis: Axes) -> None:
+def bare(axis: Axes) -> None:
+    """An axis without ticks and frame."""
     axis.set_facecolor("black")
     axis.set_xticks([])
     axis.set_yticks([])
@@ -102,7 +103,7 @@ def _legend(figure: Figure, with_spread: bool) -> None:
     for left, cmap, (low, high), text in bars:
         axis = figure.add_axes((left, 0.034, 0.09, 0.014))
         axis.imshow(np.linspace(0, 1, 64)[None], aspect="auto", cmap=cmap)
-        _bare(axis)
+        bare(axis)
         figure.text(left - 0.005, 0.041, f"{low:g}", color=FAINT, fontsize=7, ha="right", va="center")
         figure.text(left + 0.095, 0.041, f"{high:g}  {text}", color=FAINT, fontsize=7, va="center")
     figure.text(

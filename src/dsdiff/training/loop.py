@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from dsdiff import checkpoint, device
 from dsdiff import config as configs
+from dsdiff.conditioning import disentangle
 from dsdiff.conditioning.network import Network, named
 from dsdiff.config import RunConfig, TrainingConfig
 from dsdiff.data import cases, cohort, splits
@@ -22,6 +23,7 @@ from dsdiff.progress import bars
 from dsdiff.training import losses
 from dsdiff.training.ema import EMA
 from dsdiff.training.pictures import save_samples
+from dsdiff.types import Condition, Prediction
 
 STATE, LOG = "state.safetensors", "log.jsonl"
 
@@ -50,10 +52,18 @@ class Trainer:
             styled = None if batch.styled is None else batch.styled.to(self.device)
             cond = network.condition(sources, batch.present.to(self.device), styled)
             x_t = process.q_sample(x_0, start, time, noise)
-            output = network(x_t, process.timestep(time).to(self.device), cond).value.float()
-        predicted = process.predicted(output, start)
+            prediction = network(x_t, process.timestep(time).to(self.device), cond)
+            apart = self._disentangled(network, cond, prediction)
+        predicted = process.predicted(prediction.value.float(), start)
         wanted, made = process.target(x_0, start, time, noise), process.x_0(predicted, x_t, time) * process.scale
-        return losses.total(self.config.loss, predicted, wanted, made, target, region), made
+        return losses.total(self.config.loss, predicted, wanted, made, target, region) + apart, made
+
+    def _disentangled(self, network: Network, cond: Condition, prediction: Prediction) -> Tensor | float:
+        """The losses on features: of training alone, so that validation compares runs with and without them."""
+        terms = self.config.conditioning.disentangle
+        if not terms or not network.training:
+            return 0.0
+        return disentangle.total(terms, cond, prediction, network.conditioner.decoder)
 
     def train_step(self, batch: Batch, generator: torch.Generator) -> float:
         """One optimiser step on a batch, in `accumulate` parts whose gradients add up to the whole batch's."""
