@@ -135,9 +135,23 @@ def run(
 
     `progress` is told the share of the work that is done.
     """
+    prepared = preprocess.apply(volumes, model.config.data.start)
+    return complete(prepared, model, steps=steps, samples=samples, seed=seed, style=style, progress=progress)
+
+
+def complete(
+    prepared: Prepared,
+    model: Model,
+    *,
+    steps: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    style: Reference | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Result:
+    """`run` from the network's axes on: contrasts that `prepared` does not hold are absent."""
     steps = plan(model, steps, samples, seed)
     data = model.config.data
-    prepared = preprocess.apply(volumes, data.start)
     code = None if style is None else torch.from_numpy(style.code).float()
     mean = np.zeros(prepared.brain.shape, np.float32)
     spread = np.zeros_like(mean)
