@@ -71,7 +71,9 @@ def test_what_a_model_cannot_do_without_is_mirrored(prepared):
 def test_enhancements_are_the_largest_and_in_millilitres():
     image = np.zeros((30, 30, 30), np.float32)
     image[2:8, 2:8, 2:8], image[15:20, 15:20, 15:20], image[25, 25, 25] = 2.0, 3.0, 9.0
-    found = explain.enhancements(image, {"t1": image / 2, "t2": -image}, (1.0, 1.0, 2.0))
+    lesion = image.copy()
+    lesion[17, 17, 17] = 5
+    found = explain.enhancements(image, {"t1": image / 2, "t2": -image}, lesion, (1.0, 1.0, 2.0))
     assert [(round(e.ml, 3), e.mean) for e in found] == [(0.432, 2.0), (0.25, 3.0)]
     assert found[0].owed == {"t1": pytest.approx(0.5), "t2": pytest.approx(-1)}
     assert found[1].point == (17, 17, 17)

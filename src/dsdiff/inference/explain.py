@@ -10,19 +10,20 @@ from scipy import ndimage
 
 from dsdiff.data import slices
 from dsdiff.data.preprocess import Prepared
+from dsdiff.inference import preview
 from dsdiff.inference.model import Model
 from dsdiff.inference.synthesize import Result, complete
 from dsdiff.types import Condition
 
 ENHANCES = 1.0  # robust SD above T1 from which a voxel counts as enhancing
 LEAST_ML = 0.1  # of an enhancement that is told of
-MOST = 3  # enhancements told of, the one with most in it first
+MOST = 3  # enhancements told of, the one with most lesion in it first
 Image = Float[np.ndarray, "x y z"]
 
 
 @dataclass(frozen=True)
 class Enhancement:
-    """One connected enhancement. point: where there is most of it. owed: contrast -> share of its mean that goes when
+    """One connected enhancement. point: where there is most of the lesion. owed: contrast -> share of its mean that goes when
     the contrast is taken away; below 0 where more enhances without it."""
 
     point: tuple[int, int, int]
@@ -70,7 +71,7 @@ def explain(
         taken[contrast] = "withheld" if may_lack else "mirrored"
     spread = complete(prepared, model, samples=samples).z_std if samples > 1 else None
     progress(1.0)
-    found = enhancements(enhancement, lost, prepared.spacing)
+    found = enhancements(enhancement, lost, preview.lesion_mass(enhancement, prepared), prepared.spacing)
     return Explanation(result, enhancement, lost, taken, spread, found)
 
 
@@ -94,26 +95,24 @@ def exchanged(prepared: Prepared, contrast: str) -> Prepared:
 
 
 def enhancements(
-    enhancement: Image, lost: dict[str, Image], spacing: tuple[float, float, float]
+    enhancement: Image, lost: dict[str, Image], lesion: Image, spacing: tuple[float, float, float]
 ) -> tuple[Enhancement, ...]:
-    """The connected enhancements with most in them, and what each owes to every contrast."""
-    labels, _ = ndimage.label(enhancement > ENHANCES)
-    mass = ndimage.sum_labels(enhancement, labels, np.arange(1, labels.max() + 1))
+    """The connected enhancements with most lesion in them, and what each owes to every contrast.
+
+    lesion: see `preview.lesion_mass`.
+    """
+    labels, n = ndimage.label(enhancement > ENHANCES)
+    ml = np.bincount(labels.ravel(), minlength=n + 1)[1:] * float(np.prod(spacing)) / 1000
+    mass = ndimage.sum_labels(lesion, labels, np.arange(1, n + 1))
+    order = [i for i in np.argsort(-mass) if ml[i] >= LEAST_ML][:MOST]
     found = []
-    for label in 1 + np.argsort(-mass)[:MOST]:
-        inside = labels == label
-        ml = float(inside.sum() * np.prod(spacing) / 1000)
-        if ml >= LEAST_ML:
-            mean = float(enhancement[inside].mean())
-            owed = {contrast: float(change[inside].mean() / mean) for contrast, change in lost.items()}
-            found.append(Enhancement(_densest(enhancement * inside, spacing), ml, mean, owed))
+    for i in order:
+        inside = labels == 1 + i
+        mean = float(enhancement[inside].mean())
+        owed = {contrast: float(change[inside].mean() / mean) for contrast, change in lost.items()}
+        x, y, z = (int(at) for at in np.unravel_index(np.where(inside, lesion, -1).argmax(), inside.shape))
+        found.append(Enhancement((x, y, z), float(ml[i]), mean, owed))
     return tuple(found)
-
-
-def _densest(mass: Image, spacing: tuple[float, float, float]) -> tuple[int, int, int]:
-    smooth = ndimage.gaussian_filter(mass, [3 / mm for mm in spacing])
-    x, y, z = (int(i) for i in np.unravel_index(smooth.argmax(), smooth.shape))
-    return x, y, z
 
 
 @torch.inference_mode()

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
@@ -18,7 +18,7 @@ from dsdiff.types import Condition
 LOST: Colormap = matplotlib.colormaps["RdBu_r"]
 LOST_RANGE, LEAST_LOST = (-3.0, 3.0), 0.4  # robust SD; what is smaller is not drawn
 COLOURS = ("#8ab4f8", "#fdd663", "#81c995", "#ff8bcb")  # of the contrasts' bars
-Image = Float[np.ndarray, "x y _"]
+Image = Shaped[np.ndarray, "x y _"]
 Panel = tuple[str, Image, Image | None, Colormap, tuple[float, float]]  # title, grey, over it, its colours and range
 
 
@@ -35,9 +35,11 @@ def draw(told: Explanation, model: Model, title: str) -> Figure:
     for i, row in enumerate(rows):
         for j, panel in enumerate(row):
             axis = figure.add_subplot(grid[i, j])
-            _show(axis, panel, box, preview.aspect(prepared.spacing, "axial"))
+            _show(axis, panel, prepared.brain[..., point[2], None], box, preview.aspect(prepared.spacing, "axial"))
             if i == j == 0:
                 _sides(axis)
+            if panel[0] == "enhancement":
+                _numbers(axis, told, point[2], box)
     if told.found:
         _bars(figure.add_subplot(grid[1, len(rows[1]) + 1 :]), told)
     figure.text(0.01, 0.968, title, color=preview.INK, fontsize=11, va="center")
@@ -109,9 +111,10 @@ def _maps(cond: Condition, model: Model) -> Iterator[tuple[str, Float[np.ndarray
         yield "style told", cond.style[0, 0].float().cpu().numpy()
 
 
-def _show(axis: Axes, panel: Panel, box: tuple[slice, ...], aspect: float) -> None:
+def _show(axis: Axes, panel: Panel, brain: Image, box: tuple[slice, ...], aspect: float) -> None:
     label, grey, over, colours, (low, high) = panel
     window = (low, high) if over is None else (-3.0, 4.0)
+    grey = np.where(brain, grey, window[0])
     axis.imshow(_axial(grey, box), cmap="gray", vmin=window[0], vmax=window[1], interpolation="lanczos")
     if over is not None:
         seen = np.ma.masked_invalid(_axial(over, box))
@@ -130,6 +133,15 @@ def _sides(axis: Axes) -> None:
         axis.text(x, 0.97, side, color=preview.FAINT, fontsize=8, transform=axis.transAxes, va="top", ha=align)
 
 
+def _numbers(axis: Axes, told: Explanation, z: int, box: tuple[slice, ...]) -> None:
+    """The number of every enhancement that lies in the slice."""
+    for number, found in enumerate(told.found, 1):
+        if found.point[2] == z:
+            x, y = box[0].stop - 1 - found.point[0], box[1].stop - 1 - found.point[1]
+            axis.annotate(str(number), (x, y), (12, -12), textcoords="offset points", color=preview.INK, fontsize=9,
+                          arrowprops={"arrowstyle": "-", "color": preview.INK, "linewidth": 0.8})  # fmt: skip
+
+
 def _bars(axis: Axes, told: Explanation) -> None:
     """What each enhancement owes to every contrast, in per cent of its mean."""
     contrasts = list(told.lost)
@@ -143,6 +155,8 @@ def _bars(axis: Axes, told: Explanation) -> None:
         f"{i + 1}: {found.ml:.1f} ml, mostly {preview.LABELS.get(found.driver, found.driver)}"
         for i, found in enumerate(told.found)
     ]
+    place_of = axis.get_position()  # room for the numbers below
+    axis.set_position((place_of.x0, place_of.y0 + 0.03, place_of.width, place_of.height - 0.03))
     axis.set_yticks(range(len(said)), said, fontsize=8, color=preview.INK)
     axis.invert_yaxis()
     axis.axvline(0, color=preview.FAINT, linewidth=0.8)
@@ -151,5 +165,12 @@ def _bars(axis: Axes, told: Explanation) -> None:
     for side, spine in axis.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(preview.FAINT)
-    axis.set_title("per cent of each enhancement that goes without", color=preview.INK, fontsize=9, pad=3)
-    axis.legend(fontsize=8, labelcolor=preview.INK, frameon=False, ncols=len(contrasts), loc="lower right")
+    axis.set_title("per cent of each enhancement that goes without", color=preview.INK, fontsize=9, pad=3, loc="left")
+    axis.legend(
+        fontsize=8,
+        labelcolor=preview.INK,
+        frameon=False,
+        ncols=len(contrasts),
+        loc="upper right",
+        bbox_to_anchor=(1, 1.12),
+    )

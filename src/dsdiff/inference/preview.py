@@ -17,7 +17,17 @@ BACKGROUND, INK, FAINT = "#0b0d10", "#e8eaed", "#9aa0a6"
 
 
 def show_point(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> tuple[int, int, int]:
-    """The voxel to show: the middle of the largest mass of lesion, 8 mm or more below the brain's surface.
+    """The voxel to show: the middle of the largest mass of lesion."""
+    mass = lesion_mass(enhancement, prepared)
+    if mass.max() <= 0:
+        x, y, z = (round(float(c)) for c in ndimage.center_of_mass(prepared.brain))
+    else:
+        x, y, z = (int(i) for i in np.unravel_index(mass.argmax(), mass.shape))
+    return x, y, z
+
+
+def lesion_mass(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> Float[np.ndarray, "x y z"]:
+    """How much lesion lies about each voxel, 8 mm or more below the brain's surface; zero elsewhere.
 
     A lesion is bright on FLAIR and, if it enhances, on the T1ce too; sinuses and plexus enhance and are dark on FLAIR.
     """
@@ -25,12 +35,7 @@ def show_point(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> t
     bright = np.clip(prepared.images["flair"], 0, 4) if "flair" in prepared.images else np.ones(brain.shape)
     depth = ndimage.distance_transform_edt(np.pad(brain, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
     mass = bright * (0.1 + np.clip(enhancement, 0, 4)) * brain
-    mass = ndimage.gaussian_filter(mass, [5 / mm for mm in spacing]) * (depth > 8)
-    if mass.max() <= 0:
-        x, y, z = (round(float(c)) for c in ndimage.center_of_mass(brain))
-    else:
-        x, y, z = (int(i) for i in np.unravel_index(mass.argmax(), mass.shape))
-    return x, y, z
+    return ndimage.gaussian_filter(mass, [5 / mm for mm in spacing]) * (depth > 8)
 
 
 def draw(
