@@ -104,4 +104,9 @@ def structure(name: str, images: Maps) -> Maps | None:
     if name not in STRUCTURES:
         raise ConfigError(f"structure '{name}' is unknown; there are: {', '.join(STRUCTURES)}")
     operator = STRUCTURES[name]
-    return None if operator is None else operator(images)
+    if operator is None:
+        return None
+    if operator is sobel:  # as the shipped model was trained: in the precision of the network
+        return operator(images)
+    with torch.autocast(images.device.type, enabled=False):
+        return operator(images.float())

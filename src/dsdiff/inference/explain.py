@@ -23,8 +23,10 @@ Image = Float[np.ndarray, "x y z"]
 
 @dataclass(frozen=True)
 class Enhancement:
-    """One connected enhancement. point: where there is most of the lesion. owed: contrast -> share of its mean that goes when
-    the contrast is taken away; below 0 where more enhances without it."""
+    """One connected enhancement. point: where there is most of the lesion.
+
+    owed: contrast -> share of its mean that goes when the contrast is taken away; below 0 where more enhances without.
+    """
 
     point: tuple[int, int, int]
     ml: float

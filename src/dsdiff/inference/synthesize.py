@@ -1,6 +1,6 @@
 """From a case's volumes to its T1ce: the seven hops of a tensor, all visible here.
 
-nifti.read -> preprocess.apply -> slices.batches -> condition.build -> sampler(denoise) -> preprocess.restore
+nifti.read -> preprocess.apply -> slices.batches -> network.condition -> sampler(denoise) -> preprocess.restore
 -> nifti.write
 """
 

@@ -56,7 +56,7 @@ class Trainer:
             apart = self._disentangled(network, cond, prediction)
         predicted = process.predicted(prediction.value.float(), start)
         wanted, made = process.target(x_0, start, time, noise), process.x_0(predicted, x_t, time) * process.scale
-        return losses.total(self.config.loss, predicted, wanted, made, target, region) + apart, made
+        return losses.total(self.config.loss, predicted, wanted, made, target, start, region) + apart, made
 
     def _disentangled(self, network: Network, cond: Condition, prediction: Prediction) -> Tensor | float:
         """The losses on features: of training alone, so that validation compares runs with and without them."""
