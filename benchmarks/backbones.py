@@ -43,7 +43,8 @@ def steps_within(backbone: Path, minutes: float) -> int:
     trainer, generator = Trainer(config, torch.device("cpu")), torch.Generator().manual_seed(0)
     size, data = config.training.batch_size, config.data
     sources = torch.randn(size, len(data.contrasts), data.slab, *data.crop)
-    batch = Batch(sources, sources[:, :1, 0], torch.ones(size, 1, *data.crop, dtype=torch.uint8))
+    there = torch.ones(size, len(data.contrasts), dtype=torch.bool)
+    batch = Batch(sources, sources[:, :1, 0], torch.ones(size, 1, *data.crop, dtype=torch.uint8), there)
     trainer.train_step(batch, generator)
     since = time.process_time()
     for _ in range(6):

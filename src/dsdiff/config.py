@@ -12,6 +12,7 @@ from yaml import YAMLError
 
 from dsdiff.backbones import registry
 from dsdiff.conditioning.condition import ConditioningConfig
+from dsdiff.conditioning.network import Conditioner, Network
 from dsdiff.diffusion import registry as diffusion
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
@@ -37,6 +38,9 @@ class DataConfig(Part):
     lesion_share: of the training slices, how many are drawn where there is tumour. augment: see `data.augment`.
     target_style: "own" trains on the T1ce as it is, "average" on one whose tissue contrast is that of the average
     training patient (see `data.style`).
+    contrast_dropout: of the training slices, how many lack a contrast (each but `start`, by itself); above 0 the model
+    also takes cases without it. style_dropout: how many are told the average style in place of the target's own, where
+    conditioning tells one.
     """
 
     root: Path | None = None
@@ -52,6 +56,13 @@ class DataConfig(Part):
     lesion_share: float = Field(0.5, ge=0, le=1)
     augment: bool = True
     target_style: Literal["own", "average"] = "own"
+    contrast_dropout: float = Field(0.0, ge=0, lt=1)
+    style_dropout: float = Field(0.5, ge=0, le=1)
+
+    @property
+    def optional(self) -> tuple[str, ...]:
+        """The contrasts that a case may lack: those that training left out now and then."""
+        return tuple(name for name in self.contrasts if name != self.start and self.contrast_dropout > 0)
 
     @model_validator(mode="after")
     def _start_is_a_source(self) -> "DataConfig":
@@ -67,13 +78,14 @@ class DataConfig(Part):
 class LossConfig(Part):
     """One term of the loss, each voxel weighted by what it is.
 
-    charbonnier, l1 and l2 judge what the network predicts; ssim and gradient judge the T1ce that it stands for.
+    charbonnier, l1 and l2 judge what the network predicts; ssim and gradient judge the T1ce that it stands for, edges
+    whether its edges run along those of the start, but for what enhances.
     weight: of the term in the sum. epsilon: of charbonnier alone, where it turns from quadratic to linear (1.0).
     Voxels outside the brain count nothing; of tumour and enhancing tumour (where a segmentation exists) `tumour` and
     `enhancing` times as much as others.
     """
 
-    target: Literal["charbonnier", "l1", "l2", "ssim", "gradient"] = "charbonnier"
+    target: Literal["charbonnier", "l1", "l2", "ssim", "gradient", "edges"] = "charbonnier"
     weight: float = Field(1.0, gt=0)
     epsilon: float | None = Field(None, gt=0)
     tumour: float = Field(3.0, gt=0)
@@ -145,8 +157,17 @@ class RunConfig(Part):
         self.build_sampler()
         return self
 
+    @model_validator(mode="after")
+    def _a_style_that_is_told_is_the_targets(self) -> "RunConfig":
+        if self.conditioning.style != "none" and self.data.target_style != "own":
+            raise ValueError(
+                f"conditioning.style '{self.conditioning.style}' tells the style of each target; with "
+                f"data.target_style '{self.data.target_style}' all have one: set it to own"
+            )
+        return self
+
     def build_backbone(self) -> nn.Module:
-        """A fresh network. Raises `ConfigError` where backbone and data do not fit."""
+        """A fresh backbone. Raises `ConfigError` where backbone and data do not fit."""
         backbone = registry.build(self.backbone, self.conditioning.layout(self.data.contrasts, self.data.slab))
         params, wanted = registry.parse(self.backbone), self.build_process().out_channels
         if params is not None and params.outputs != wanted:
@@ -154,23 +175,29 @@ class RunConfig(Part):
                 f"backbone '{self.backbone.target}' gives {params.outputs} channels, process '{self.process.target}' "
                 f"takes {wanted}: see out_channels and learn_sigma"
             )
-        multiple = cast(Backbone, backbone).multiple
-        if any(size % multiple for size in self.data.crop):
-            raise ConfigError(
-                f"data.crop {list(self.data.crop)} must be multiples of {multiple}: "
-                f"backbone '{self.backbone.target}' asks for it"
-            )
+        self._check_crop(cast(Backbone, backbone).multiple, f"backbone '{self.backbone.target}' asks for it")
         return backbone
 
-    def sketch(self) -> nn.Module:
+    def build_network(self) -> Network:
+        """A fresh backbone with its conditioner. Raises `ConfigError` where they and the data do not fit."""
+        backbone = self.build_backbone()
+        network = Network(backbone, Conditioner(self.conditioning, len(self.data.contrasts), self.data.slab))
+        self._check_crop(network.multiple, "backbone and conditioning.encoder_params ask for it")
+        return network
+
+    def _check_crop(self, multiple: int, why: str) -> None:
+        if any(size % multiple for size in self.data.crop):
+            raise ConfigError(f"data.crop {list(self.data.crop)} must be multiples of {multiple}: {why}")
+
+    def sketch(self) -> Network:
         """The network without its numbers (torch's meta device), for counting; someone else's class gets numbers.
 
-        Raises what `build_backbone` raises.
+        Raises what `build_network` raises.
         """
         if registry.is_ours(self.backbone):
             with torch.device("meta"):
-                return self.build_backbone()
-        return self.build_backbone()  # may compute while it is built
+                return self.build_network()
+        return self.build_network()  # may compute while it is built
 
     def build_process(self) -> NoiseProcess:
         """The noise process."""

@@ -5,11 +5,14 @@ In a slice h runs from the patient's left to right and w from posterior to anter
 """
 
 from dataclasses import dataclass, field
-from typing import Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
+
+Inject = Literal["maps", "scales"]
 
 
 @dataclass(frozen=True)
@@ -17,21 +20,61 @@ class ConditionLayout:
     """What a `Condition` will hold, known before there is one: it decides how wide a network's input is.
 
     contrasts: names of the sources, in their order. slab: slices of each. structure: whether there are edge maps.
+    encoded: channels of what the encoder finds common, and of what it finds of each contrast; 0 without an encoder.
+    style: whether there is an image of the target's style. inject: see `Condition`.
     """
 
     contrasts: tuple[str, ...]
     slab: int = 1
     structure: bool = False
+    encoded: int = 0
+    style: bool = False
+    inject: Inject = "maps"
 
     @property
     def stream_channels(self) -> int:
         """Maps of one contrast: see `Condition.stream`."""
-        return self.slab + int(self.structure)
+        guidance = int(self.structure) + 2 * self.encoded if self.inject == "maps" else 0
+        return self.slab + guidance + int(self.style)
 
     @property
     def channels(self) -> int:
         """Maps of all contrasts together: see `Condition.maps`."""
-        return len(self.contrasts) * self.stream_channels
+        guidance = self.guidance if self.inject == "maps" else 0
+        return len(self.contrasts) * self.slab + guidance + int(self.style)
+
+    @property
+    def guidance(self) -> int:
+        """Maps at every scale: see `Condition.guidance`."""
+        return len(self.contrasts) * int(self.structure) + (1 + len(self.contrasts)) * self.encoded
+
+    @property
+    def injected(self) -> int:
+        """Of these, how many enter inside the network rather than beside x_t."""
+        return self.guidance if self.inject == "scales" else 0
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """What the condition encoder made of the sources, scale by scale, the finest first.
+
+    shared: what every contrast says of the anatomy; specific: what it says of itself; common: the mean of shared over
+    the contrasts that are there. What an absent contrast would say is zero.
+    """
+
+    shared: tuple[Float[Tensor, "b s c _ _"], ...]
+    specific: tuple[Float[Tensor, "b s c _ _"], ...]
+    common: tuple[Float[Tensor, "b c _ _"], ...]
+
+    def at(self, size: tuple[int, int]) -> list[Float[Tensor, "b c _ _"]]:
+        """What is common, then what is each contrast's own, at a size: the sum over the scales.
+
+        Source: the sum of resized levels of Kirillov et al. 2019 (panoptic FPN, arXiv:1901.02446, section 3.1).
+        """
+        levels = zip(self.common, self.specific, strict=True)
+        summed = sum(resized(torch.cat([one, own.flatten(1, 2)], 1), size) for one, own in levels)
+        assert isinstance(summed, Tensor)
+        return list(summed.split(self.common[0].shape[1], 1))
 
 
 @dataclass(frozen=True)
@@ -41,28 +84,71 @@ class Condition:
     sources:   robust z-scores of every source contrast in the slice and its neighbours, the slice itself in the middle.
     present:   which contrasts this case has; code branches on it, never on values.
     structure: one edge map per contrast, or None when structure guidance is off.
+    encoded:   what the condition encoder made of the sources, or None without one.
+    style:     the slice as the style of the target would have it without agent, or None when style is not told.
+    inject:    whether structure and encoded are channels beside x_t ("maps") or enter at every scale ("scales").
 
-    Networks read it through `maps` or `stream`, where an absent contrast is zero whatever was put in its place: no
-    contrast that is there is zero all over the brain, so a network can tell.
+    Networks read it through `maps` or `stream`, and `guidance` at their scales, where an absent contrast is zero
+    whatever was put in its place: no contrast that is there is zero all over the brain, so a network can tell.
     """
 
     sources: Float[Tensor, "b s d h w"]
     present: Bool[Tensor, "b s"]
     structure: Float[Tensor, "b s h w"] | None = None
+    encoded: Encoded | None = None
+    style: Float[Tensor, "b 1 h w"] | None = None
+    inject: Inject = "maps"
+
+    @property
+    def known(self) -> Float[Tensor, "b s d h w"]:
+        """The sources, an absent one zero."""
+        return self.sources.where(self.present[:, :, None, None, None], 0)
 
     def maps(self) -> Float[Tensor, "b c h w"]:
-        """Everything that has the slice's shape, as channels: sources (contrast by contrast), then structure."""
-        there = self.present[:, :, None, None]  # b s 1 1
-        stacked = self.sources.where(there[..., None], 0).flatten(1, 2)  # b (s d) h w
-        return stacked if self.structure is None else torch.cat([stacked, self.structure.where(there, 0)], 1)
+        """Everything that has the slice's shape, as channels: sources (contrast by contrast), guidance, style."""
+        stacked = [self.known.flatten(1, 2)]  # b (s d) h w
+        if self.inject == "maps":
+            stacked += self._guidance(self._size)
+        return torch.cat([*stacked, *self._style()], 1)
 
     def stream(self, contrast: int) -> Float[Tensor, "b c h w"]:
-        """What there is of one contrast: its slices, then its edge map."""
+        """What there is of one contrast: its slices, edge map, what all have in common, what is its own; style."""
         there = self.present[:, contrast, None, None, None]  # b 1 1 1
-        source = self.sources[:, contrast].where(there, 0)  # b d h w
-        if self.structure is None:
-            return source
-        return torch.cat([source, self.structure[:, contrast, None].where(there, 0)], 1)
+        stacked = [self.known[:, contrast]]  # b d h w
+        if self.inject == "maps" and self.structure is not None:
+            stacked.append(self.structure[:, contrast, None].where(there, 0))
+        if self.inject == "maps" and self.encoded is not None:
+            common, *specific = self.encoded.at(self._size)
+            stacked += [common, specific[contrast]]
+        return torch.cat([*stacked, *self._style()], 1)
+
+    def guidance(self, size: tuple[int, int]) -> Float[Tensor, "b c _ _"]:
+        """Structure and encoded maps at a size: edge maps, what is common, what is each contrast's own."""
+        return torch.cat(self._guidance(size), 1)
+
+    def _guidance(self, size: tuple[int, int]) -> list[Tensor]:
+        told = []
+        if self.structure is not None:
+            told.append(resized(self.structure.where(self.present[:, :, None, None], 0), size))
+        if self.encoded is not None:
+            told += self.encoded.at(size)
+        return told
+
+    def _style(self) -> list[Tensor]:
+        return [] if self.style is None else [self.style]
+
+    @property
+    def _size(self) -> tuple[int, int]:
+        return self.sources.shape[-2], self.sources.shape[-1]
+
+
+def resized(maps: Float[Tensor, "b c _ _"], size: tuple[int, int]) -> Float[Tensor, "b c _ _"]:
+    """Maps at another size: means over areas where it is smaller, bilinear where it is larger."""
+    if tuple(maps.shape[-2:]) == size:
+        return maps
+    if size[1] < maps.shape[-1]:
+        return F.interpolate(maps, size, mode="area")
+    return F.interpolate(maps, size, mode="bilinear", align_corners=False)
 
 
 @dataclass(frozen=True)

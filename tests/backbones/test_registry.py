@@ -117,7 +117,7 @@ def test_the_page_on_weights_does_what_it_says(tmp_path, monkeypatch):
     torch.save({"state_dict": old | {"betas": torch.ones(3)}}, tmp_path / "old.ckpt")
     monkeypatch.chdir(tmp_path)
     exec(block("weights.md"), {})  # noqa: S102 (our own page)
-    loaded = models.load(tmp_path / "mine", torch.device("cpu")).network
+    loaded = models.load(tmp_path / "mine", torch.device("cpu")).network.backbone
     for name, w in network.state_dict().items():
         assert torch.equal(loaded.state_dict()[name], w)
 

@@ -319,7 +319,18 @@ def test_version_and_help(cli):
     assert cli("--version") == (0, "dsdiff 0.1.0\n")
     code, said = cli()
     assert (code, "Usage" in said) == (0, True)
-    commands = ("synth", "train", "phantom", "demo", "split", "import-config", "evaluate", "backbones")
+    commands = (
+        "synth",
+        "train",
+        "phantom",
+        "demo",
+        "split",
+        "import-config",
+        "evaluate",
+        "backbones",
+        "probe",
+        "explain",
+    )
     for command in ((), *((name,) for name in commands)):
         code, said = cli(*command, "--help")
         assert code == 0

@@ -54,7 +54,7 @@ def test_every_config_builds_its_network(path):
     if path.name.startswith("smp_unet") and find_spec("segmentation_models_pytorch") is None:
         pytest.skip("needs the extra smp: make test-smp")
     with torch.device("meta"):
-        assert configs.load(path).build_backbone()
+        assert configs.load(path).build_network()
 
 
 def test_backbones_never_import_one_another():
@@ -92,3 +92,11 @@ def test_formulations_differ_in_process_and_sampler_alone():
     assert len(paths) == 6
     for path in paths:
         assert configs.load(path).model_dump(exclude={"process", "sampler"}) == same, path
+
+
+def test_conditionings_differ_in_conditioning_alone():
+    paths = [path for path in CONFIGS if path.parent.name == "conditioning"]
+    assert len(paths) == 6
+    rest = [configs.load(path).model_dump(exclude={"conditioning"}) for path in paths]
+    assert all(one == rest[0] for one in rest)
+    assert len({configs.load(path).conditioning.model_dump_json() for path in paths}) == 6

@@ -48,7 +48,7 @@ def test_a_stopped_run_resumed_is_the_run_that_never_stopped(cohort, tmp_path, m
         loop.train(config(cohort, steps=6), tmp_path / "stopped", CPU, QUIET)
     resumed = loop.train(config(cohort, steps=6), tmp_path / "stopped", CPU, QUIET)
     steps = [json.loads(line)["step"] for line in (tmp_path / "stopped" / "log.jsonl").read_text().splitlines()]
-    assert steps == [1, 2, 3, 4, 5, 6]
+    assert steps == [0, 1, 2, 3, 4, 5, 6]
     a, b = load_file(whole / "model.safetensors"), load_file(resumed / "model.safetensors")
     assert a.keys() == b.keys()
     assert all(torch.equal(a[name], b[name]) for name in a)
@@ -61,9 +61,9 @@ def test_a_run_learns_and_leaves_what_it_promises(cohort, tmp_path):
     before = loop.validate(untrained, loop.load_patients(settings, QUIET)[2], tmp_path / "before")
     model = loop.train(settings, run, CPU, QUIET)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
-    assert [entry["step"] for entry in log] == list(range(1, 41))
+    assert [entry["step"] for entry in log] == list(range(41))
     assert log[-1]["validation"] < 0.7 * before
-    assert sum("validation" in entry for entry in log) == 2
+    assert sum("validation" in entry for entry in log) == 3
     facts = checkpoint.read(model).facts
     assert facts == {"steps": 40, "split": splits.read(cohort / "split.json").hash, "fold": 0}
     assert (run / "samples" / "step-000020.png").stat().st_size > 1000

@@ -18,7 +18,7 @@ PLAIN = {"tumour": 1.0, "enhancing": 1.0}
 
 
 def of(*terms, region=REGION):
-    return losses.total([LossConfig(**term) for term in terms], ERROR, ZERO, 2 * ERROR, ZERO, region).item()
+    return losses.total([LossConfig(**term) for term in terms], ERROR, ZERO, 2 * ERROR, ZERO, ZERO, region).item()
 
 
 def test_loss_by_hand():
@@ -32,6 +32,25 @@ def test_loss_by_hand():
 def test_gradient_by_hand_is_of_x_0():
     """x_0's error is 0 6 / 0 8: outside 6 + 0, brain 2, tumour 8, enhancing 0."""
     assert of({"target": "gradient", **PLAIN}) == pytest.approx((0 * 6 + 2 + 8 + 0) / 4)
+
+
+def test_edges_must_run_along_those_of_the_start_but_for_what_enhances():
+    start = torch.zeros(1, 1, 16, 16)
+    start[..., 8:, :] = 3.0
+    term, brain = [LossConfig(target="edges", **PLAIN)], torch.ones(1, 1, 16, 16, dtype=torch.uint8)
+
+    def of_image(image, region=brain):
+        return losses.total(term, image, image, image, image, start, region).item()
+
+    assert of_image(-2 * start) == pytest.approx(of_image(start), abs=3e-3)  # neither sign nor height matters
+    across = start.mT
+    assert of_image(across) > of_image(start) + 0.1
+    rim = start.clone()
+    rim[..., 11:13, 3:6] = 9.0  # enhancement: edges that the start does not have
+    enhancing = brain.clone()
+    enhancing[..., 11:13, 3:6] = 3
+    assert of_image(rim, enhancing) == pytest.approx(of_image(start, enhancing), abs=1e-6)
+    assert losses.misaligned(start, start).min().item() == pytest.approx(1 - (1.5**2 / (1.5**2 + 0.04)) ** 2, rel=1e-4)
 
 
 def test_terms_add_up_by_their_weights():

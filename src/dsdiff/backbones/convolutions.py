@@ -4,7 +4,7 @@ Names and order of the modules are those of guided-diffusion and latent-diffusio
 Source: Ho et al. 2020 (arXiv:2006.11239), Dhariwal and Nichol 2021 (arXiv:2105.05233).
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Literal
 
 import torch
@@ -274,13 +274,25 @@ def head(params: ConvParams) -> nn.Sequential:
     return nn.Sequential(normalization(width), nn.SiLU(), last)
 
 
+def level_starts(params: ConvParams) -> list[int]:
+    """Numbers of the encoder's blocks after which a level begins: the first, and every one that halves the size."""
+    starts = [0]
+    for n in params.blocks[:-1]:
+        starts.append(starts[-1] + n + 1)
+    return starts
+
+
 def encode(
-    blocks: Iterable[nn.Module], h: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"], use_checkpoint: bool
+    blocks: Iterable[nn.Module],
+    h: Float[Tensor, "b c h w"],
+    emb: Float[Tensor, "b e"],
+    use_checkpoint: bool,
+    after: Callable[[int, Tensor], Tensor] = lambda i, h: h,
 ) -> list[Tensor]:
-    """Features after each block of an encoder, the last being what goes on."""
+    """Features after each block of an encoder, the last being what goes on. `after` may change those of block i."""
     features = []
-    for block in blocks:
-        h = run(block, h, emb, use_checkpoint=use_checkpoint)
+    for i, block in enumerate(blocks):
+        h = after(i, run(block, h, emb, use_checkpoint=use_checkpoint))
         features.append(h)
     return features
 

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
 
+from dsdiff.backbones.injection import TokenInjection
 from dsdiff.backbones.layers import run, zero_module
 from dsdiff.backbones.tokens import (
     Attention,
@@ -124,13 +125,15 @@ class DiT(nn.Module):
         if params.num_classes is not None:
             self.y_embedder = LabelEmbedder(params.rows, width)
         self.pos_embed = nn.Parameter(sincos_positions(params.grid, width), requires_grad=False)
+        self.inject = TokenInjection(width, layout)
         self.blocks = nn.ModuleList(DiTBlock(params) for _ in range(params.depth))
         self.final_layer = FinalLayer(width, params.patch_size**2 * params.outputs)
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         patch, (height, width) = self.params.patch_size, x_t.shape[-2:]
-        placed = positions(self.pos_embed, self.params.grid, (height // patch, width // patch))
-        tokens = self.x_embedder(torch.cat([x_t, cond.maps()], 1)) + placed  # b n e
+        grid = height // patch, width // patch
+        placed = positions(self.pos_embed, self.params.grid, grid)
+        tokens = self.inject(cond, self.x_embedder(torch.cat([x_t, cond.maps()], 1)) + placed, grid)  # b n e
         emb = self.t_embedder(t)  # b e
         if self.params.num_classes is not None:
             label = self.params.class_label

@@ -5,13 +5,15 @@ arXiv:2301.11093, section 3.4), with the blocks of our UNet.
 """
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dsdiff.backbones.convolutions import ConvParams, decode, decoder, encode, encoder, head, time_embed
+from dsdiff.backbones.convolutions import ConvParams, decode, decoder, encode, encoder, head, level_starts, time_embed
+from dsdiff.backbones.injection import Injection
 from dsdiff.backbones.layers import embedded, run, zero_module
 from dsdiff.backbones.tokens import TokenParams, TransformerBlock, learnt_positions, positions
 from dsdiff.types import Condition, ConditionLayout, Prediction
@@ -86,6 +88,7 @@ class Hybrid(nn.Module):
         self.time_embed = time_embed(params)
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(params.stem), nn.PixelShuffle(params.stem)
         self.input_blocks, widths = encoder(1 + layout.channels, params)
+        self.inject = Injection({i: widths[i] for i in level_starts(params)}, layout)
         self.middle = TransformerMiddle(widths[-1], params.emb_channels, params.tokens, params.use_checkpoint)
         self.output_blocks = decoder(widths, params)
         self.out = head(params)
@@ -94,6 +97,6 @@ class Hybrid(nn.Module):
         kept = self.params.use_checkpoint
         emb = embedded(self.time_embed, t, self.params.model_channels)
         h = self.unshuffle(torch.cat([x_t, cond.maps()], 1))
-        skips = encode(self.input_blocks, h, emb, kept)
+        skips = encode(self.input_blocks, h, emb, kept, partial(self.inject, cond))
         h = decode(self.output_blocks, self.middle(skips[-1], emb), skips, emb, kept)
         return Prediction(self.shuffle(self.out(h)).float())

@@ -133,6 +133,11 @@ def build(spec: BackboneTarget, layout: ConditionLayout) -> nn.Module:
     params = parse(spec)
     in_channels = 1 + layout.channels
     if params is None:
+        if layout.injected:
+            raise ConfigError(
+                f"conditioning.inject is 'scales', and '{spec.target}' is someone else's class, whose scales are its "
+                "own: set inject to maps"
+            )
         network = foreign.adapted(lookup(spec.target), spec.params, spec.multiple, in_channels)
         network.register_forward_pre_hook(_size_fits, with_kwargs=True)
         network.register_forward_hook(foreign.check_answer, with_kwargs=True)
@@ -140,7 +145,7 @@ def build(spec: BackboneTarget, layout: ConditionLayout) -> nn.Module:
     if params.in_channels not in (None, in_channels):
         raise ConfigError(
             f"backbone.params.in_channels is {params.in_channels}, but x_t and the condition make {in_channels}; "
-            "leave it out, or change data.contrasts, data.slab or conditioning.structure"
+            "leave it out, or change data.contrasts, data.slab or conditioning"
         )
     network = lookup(spec.target)(params, layout)
     network.register_forward_pre_hook(_size_fits, with_kwargs=True)

@@ -4,6 +4,8 @@ Pixels are folded into channels once, by `stem`; after every `attention_every` r
 Source: the residual trunk of He et al. 2016 (arXiv:1512.03385) with the blocks of Ho et al. 2020 (arXiv:2006.11239).
 """
 
+from functools import partial
+
 import torch
 from jaxtyping import Float
 from pydantic import Field, model_validator
@@ -18,6 +20,7 @@ from dsdiff.backbones.convolutions import (
     head,
     time_embed,
 )
+from dsdiff.backbones.injection import Injection
 from dsdiff.backbones.layers import embedded
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
@@ -63,6 +66,7 @@ class ResNetAttention(nn.Module):
         self.unshuffle, self.shuffle = nn.PixelUnshuffle(params.stem), nn.PixelShuffle(params.stem)
         first = nn.Conv2d((1 + layout.channels) * params.stem**2, width, 3, padding=1)
         self.blocks = nn.ModuleList([TimestepEmbedSequential(first)])
+        self.inject = Injection({0: width}, layout)
         for i in range(params.num_res_blocks):
             block = TimestepEmbedSequential(ResBlock(width, width, params))
             if (i + 1) % params.attention_every == 0:
@@ -73,5 +77,5 @@ class ResNetAttention(nn.Module):
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         emb = embedded(self.time_embed, t, self.params.model_channels)
         h = self.unshuffle(torch.cat([x_t, cond.maps()], 1))
-        h = encode(self.blocks, h, emb, self.params.use_checkpoint)[-1]
+        h = encode(self.blocks, h, emb, self.params.use_checkpoint, partial(self.inject, cond))[-1]
         return Prediction(self.shuffle(self.out(h)).float())

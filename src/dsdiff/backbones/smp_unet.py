@@ -11,6 +11,7 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from dsdiff.backbones.injection import Injection
 from dsdiff.backbones.layers import BackboneParams, embedded, run, zero_module
 from dsdiff.errors import ConfigError
 from dsdiff.types import Condition, ConditionLayout, Prediction
@@ -68,6 +69,7 @@ class SmpUNet(nn.Module):
         self.film = nn.ModuleList(
             zero_module(nn.Linear(width, 2 * channels)) for channels in self.unet.encoder.out_channels[1:]
         )
+        self.inject = Injection(dict(enumerate(self.unet.encoder.out_channels[1:])), layout)
         _without_statistics(self.unet)
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
@@ -75,9 +77,9 @@ class SmpUNet(nn.Module):
         emb = embedded(self.time_embed, t, self.params.time_channels)
         given, *features = run(self.unet.encoder, torch.cat([x_t, cond.maps()], 1), use_checkpoint=kept)
         timed = [given]
-        for film, feature in zip(self.film, features, strict=True):
+        for i, (film, feature) in enumerate(zip(self.film, features, strict=True)):
             scale, shift = film(emb)[:, :, None, None].chunk(2, 1)  # b c 1 1
-            timed.append(feature * (1 + scale) + shift)
+            timed.append(self.inject(cond, i, feature * (1 + scale) + shift))
         return Prediction(self.unet.segmentation_head(run(self.unet.decoder, timed, use_checkpoint=kept)).float())
 
 

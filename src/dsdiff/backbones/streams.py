@@ -1,14 +1,22 @@
 """Several encoders side by side: one stream for the noisy image, one for each contrast, all told the time.
 
+What is injected at every scale enters the noisy image's stream: the others see their contrast.
+
 Stream 0 is the noisy image and is always there; stream 1 + i is contrast i, there where `present` says so.
 """
+
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dsdiff.backbones.convolutions import ConvParams, encode, encoder
+from dsdiff.backbones.convolutions import ConvParams, encode, encoder, level_starts
+from dsdiff.backbones.injection import Injection
+from dsdiff.conditioning.encoder import mean
 from dsdiff.types import Condition, ConditionLayout
+
+__all__ = ["SqueezeExcitation", "Streams", "all_there", "mean", "shared"]
 
 
 class Streams(nn.Module):
@@ -19,13 +27,15 @@ class Streams(nn.Module):
         self.use_checkpoint = params.use_checkpoint
         self.unshuffle = nn.PixelUnshuffle(params.stem)
         self.noisy, self.widths = encoder(1, params)
+        self.inject = Injection({i: self.widths[i] for i in level_starts(params)}, layout)
         self.contrasts = nn.ModuleList(encoder(layout.stream_channels, params)[0] for _ in layout.contrasts)
 
     def forward(
         self, x_t: Float[Tensor, "b 1 h w"], cond: Condition, emb: Float[Tensor, "b e"]
     ) -> list[Float[Tensor, "b s c h2 w2"]]:
         """Features of all streams after each block."""
-        features = [encode(self.noisy, self.unshuffle(x_t), emb, self.use_checkpoint)]
+        noisy = encode(self.noisy, self.unshuffle(x_t), emb, self.use_checkpoint, partial(self.inject, cond))
+        features = [noisy]
         for i, blocks in enumerate(self.contrasts):
             assert isinstance(blocks, nn.ModuleList)
             features.append(encode(blocks, self.unshuffle(cond.stream(i)), emb, self.use_checkpoint))
@@ -48,12 +58,6 @@ class SqueezeExcitation(nn.Module):
 def all_there(present: Bool[Tensor, "b n"]) -> Bool[Tensor, "b s"]:
     """`present` with the noisy image's stream before the contrasts."""
     return torch.cat([torch.ones_like(present[:, :1]), present], 1)
-
-
-def mean(features: Float[Tensor, "b s c h w"], there: Bool[Tensor, "b s"]) -> Float[Tensor, "b c h w"]:
-    """Mean over the streams that are there; zero where none is."""
-    weights = there / there.sum(1, keepdim=True).clamp(min=1)  # b s
-    return (features * weights[:, :, None, None, None].type(features.dtype)).sum(1)
 
 
 def shared(head: nn.Module, features: Float[Tensor, "b s c h w"]) -> Float[Tensor, "b s c2 h w"]:

@@ -11,6 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dsdiff.backbones.injection import TokenInjection
 from dsdiff.backbones.layers import run, zero_module
 from dsdiff.backbones.tokens import (
     PatchEmbed,
@@ -40,14 +41,16 @@ class Transformer(nn.Module):
         self.t_embedder = TimestepEmbedder(width)
         self.pos_embed = learnt_positions(math.prod(params.grid), width)
         self.image_embed = learnt_positions(1 + len(layout.contrasts), width)
+        self.inject = TokenInjection(width, layout)
         self.blocks = nn.ModuleList(TransformerBlock(params) for _ in range(params.depth))
         self.norm = nn.LayerNorm(width)
         self.head = zero_module(nn.Linear(width, patch**2 * params.out_channels))
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         patch, (height, width) = self.params.patch_size, x_t.shape[-2:]
-        placed = positions(self.pos_embed, self.params.grid, (height // patch, width // patch))
-        images = [self.x_embedder(x_t)]
+        grid = height // patch, width // patch
+        placed = positions(self.pos_embed, self.params.grid, grid)
+        images = [self.inject(cond, self.x_embedder(x_t), grid)]
         images += [embed(cond.stream(i)) for i, embed in enumerate(self.source_embedders)]
         marked = [image + placed + self.image_embed[:, i, None] for i, image in enumerate(images)]
         tokens = torch.cat([*marked, self.t_embedder(t)[:, None]], 1)  # b (images n + 1) e

@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dsdiff.backbones.injection import TokenInjection
 from dsdiff.backbones.layers import run, zero_module
 from dsdiff.backbones.tokens import (
     PatchEmbed,
@@ -52,6 +53,7 @@ class VisionTransformer(nn.Module):
         self.x_embedder = PatchEmbed(1 + layout.channels, params.patch_size, width)
         self.t_embedder = TimestepEmbedder(width)
         self.pos_embed = learnt_positions(math.prod(params.grid), width)
+        self.inject = TokenInjection(width, layout)
         self.blocks = nn.ModuleList(TransformerBlock(params) for _ in range(params.depth))
         self.skips = nn.ModuleList(nn.Linear(2 * width, width) for _ in range(params.skips))
         self.norm = nn.LayerNorm(width)
@@ -59,8 +61,9 @@ class VisionTransformer(nn.Module):
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
         patch, (height, width) = self.params.patch_size, x_t.shape[-2:]
-        placed = positions(self.pos_embed, self.params.grid, (height // patch, width // patch))
-        tokens = self.x_embedder(torch.cat([x_t, cond.maps()], 1)) + placed  # b n e
+        grid = height // patch, width // patch
+        placed = positions(self.pos_embed, self.params.grid, grid)
+        tokens = self.inject(cond, self.x_embedder(torch.cat([x_t, cond.maps()], 1)) + placed, grid)  # b n e
         tokens = tokens + self.t_embedder(t)[:, None]
         shallow: list[Tensor] = []
         for i, block in enumerate(self.blocks):

@@ -22,9 +22,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from dsdiff import config as configs
 from dsdiff import device as devices
 from dsdiff.backbones import registry
-from dsdiff.conditioning import condition
+from dsdiff.conditioning.network import Network
 from dsdiff.config import RunConfig
-from dsdiff.types import Condition
 
 GIB = 2**30
 TRAINING_BYTES = 22  # of every parameter: weight, gradient, AdamW's two moments, average in float32; copy in bfloat16
@@ -32,7 +31,8 @@ GPU_BATCH = 8
 ENOUGH = 10.0  # seconds of measuring one network's forward
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux: the peak can be read and reset
 MEMORY = Path("/proc/meminfo")
-Job = Callable[[RunConfig, tuple[Tensor, Tensor, Condition], torch.device], float]
+Given = tuple[Tensor, Tensor, Tensor, Tensor]  # sources, present, x_t, t
+Job = Callable[[RunConfig, Given, torch.device], float]
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def count(config: RunConfig, size: int) -> Counted:
     with next(network.parameters()).device:
         given = inputs(config, size)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
-        network.eval()(*given)
+        forward(network.eval(), given)
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -85,7 +85,7 @@ def count(config: RunConfig, size: int) -> Counted:
 
     alive: list[Tensor] = []  # a storage that is freed could lend its address to another
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
-        network.train()(*given)
+        forward(network.train(), given)
     weights = sum(p.numel() for p in network.parameters() if p.requires_grad)
     return Counted(weights, counter.get_total_flops() // 2, sum(kept.values()) // 2)
 
@@ -109,12 +109,17 @@ class _FusedAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def inputs(config: RunConfig, size: int) -> tuple[Tensor, Tensor, Condition]:
-    """A slice of noise with its condition, on torch's default device."""
-    data = config.data
-    sources = torch.randn(1, len(data.contrasts), data.slab, size, size)
-    cond = condition.build(config.conditioning, sources, torch.ones(1, len(data.contrasts), dtype=torch.bool))
-    return torch.randn(1, 1, size, size), torch.full((1,), 500.0), cond
+def inputs(config: RunConfig, size: int) -> Given:
+    """A slice of noise, on torch's default device."""
+    n, slab = len(config.data.contrasts), config.data.slab
+    sources, present = torch.randn(1, n, slab, size, size), torch.ones(1, n, dtype=torch.bool)
+    return sources, present, torch.randn(1, 1, size, size), torch.full((1,), 500.0)
+
+
+def forward(network: Network, given: Given) -> Tensor:
+    """Condition and one step: what a slice costs."""
+    sources, present, x_t, t = given
+    return network(x_t, t, network.condition(sources, present)).value
 
 
 def measure(file: Path, size: int, device: str, threads: int, counted: Counted) -> Measured:
@@ -148,26 +153,26 @@ def _alone(job: Job, allowed: dict[str, str], file: Path, size: int, device: str
     return seconds, (_used(where) - before) / GIB
 
 
-def _infer(config: RunConfig, given: tuple[Tensor, Tensor, Condition], where: torch.device) -> float:
-    network = config.build_backbone().to(where).eval()
+def _infer(config: RunConfig, given: Given, where: torch.device) -> float:
+    network = config.build_network().to(where).eval()
     one_thread = where.type == "cpu" and torch.get_num_threads() == 1
     clock = time.process_time if one_thread else time.perf_counter  # the first does not count what others compute
     taken: list[float] = []
     with torch.inference_mode(), devices.autocast(where):
-        network(*given).value.sum().item()
+        forward(network, given).sum().item()
         while len(taken) < 3 and sum(taken) < ENOUGH:
             since = clock()
-            network(*given).value.sum().item()
+            forward(network, given).sum().item()
             taken.append(clock() - since)
     return statistics.median(taken)
 
 
-def _train(config: RunConfig, given: tuple[Tensor, Tensor, Condition], where: torch.device) -> float:
-    network = config.build_backbone().to(where)
+def _train(config: RunConfig, given: Given, where: torch.device) -> float:
+    network = config.build_network().to(where)
     optimizer = torch.optim.AdamW(network.parameters())
     since = time.perf_counter()
     with devices.autocast(where):
-        loss = network(*given).value.square().mean()
+        loss = forward(network, given).square().mean()
     loss.backward()
     optimizer.step()
     return time.perf_counter() - since

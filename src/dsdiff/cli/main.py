@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dsdiff import __version__
-from dsdiff.cli import backbones, demo, evaluate, import_config, phantom, split, synth, train
+from dsdiff.cli import backbones, demo, evaluate, explain, import_config, phantom, probe, split, synth, train
 from dsdiff.errors import DsdiffError
 
 STOPPED = 130  # by the keyboard: 128 + SIGINT
@@ -27,6 +27,8 @@ app.command("demo")(demo.command)
 app.command("phantom")(phantom.command)
 app.command("train")(train.command)
 app.command("split")(split.command)
+app.command("explain")(explain.command)
+app.command("probe")(probe.command)
 app.command("backbones")(backbones.command)
 app.command("import-config")(import_config.command)
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from dsdiff.data.cases import Case
     from dsdiff.inference.model import Model
+    from dsdiff.inference.reference import Reference
 
 
 def command(
@@ -41,6 +42,14 @@ def command(
     samples: Annotated[
         int, typer.Option(min=1, help="Samples; above 1 their mean and standard deviation are written.")
     ] = 1,
+    style: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CASE",
+            help="Folder of another patient of the same scanner, with T1ce and T1, T2, FLAIR: its tissue contrast is "
+            "taken, for models that are told a style. Default: the average.",
+        ),
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples' noise.")] = 0,
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or the cores there are.")
@@ -60,8 +69,9 @@ def command(
 
     Each case gets OUT/<case>/ with <case>_desc-synthT1ce_T1w.nii.gz (on T1's grid and intensity scale, zero outside
     the brain), preview.png and provenance.json; with --samples also the voxel-wise standard deviation. Inputs must be
-    skull-stripped and co-registered. A folder appears when it is complete. Exit code: 0 all done, 1 some case failed,
-    2 a mistake in the command or the only case, or an output that cannot be written.
+    skull-stripped and co-registered; T2 or FLAIR may be missing where the model was
+    trained for it. A folder appears when it is complete. Exit code: 0 all done, 1 some case failed, 2 a mistake in
+    the command or the only case, or an output that cannot be written.
 
     Examples:
 
@@ -77,7 +87,7 @@ def command(
         from dsdiff.backbones import registry
 
         registry.allow(configs.load(allow_code).backbone.target)
-    _synthesize(todo, out, model, steps, samples, seed, threads, device, resume)
+    _synthesize(todo, out, model, steps, samples, seed, style, threads, device, resume)
 
 
 def _cases(inputs: list[Path], files: dict[str, Path | None], name: str | None) -> "list[Case]":
@@ -112,6 +122,7 @@ def _synthesize(
     steps: int | None,
     samples: int,
     seed: int,
+    style: Path | None,
     threads: int | None,
     device: str,
     resume: bool,
@@ -122,6 +133,7 @@ def _synthesize(
     from dsdiff import device as devices
     from dsdiff.inference import case as case_io
     from dsdiff.inference import model as models
+    from dsdiff.inference import reference as references
     from dsdiff.inference.synthesize import plan
 
     console = Console(stderr=True)
@@ -130,13 +142,14 @@ def _synthesize(
     devices.set_threads(threads)
     loaded = models.load(model, devices.pick(device))
     taken = plan(loaded, steps, samples, seed)
+    told = references.read(style, loaded) if style else None
     everything = len(todo)
     if resume:
-        todo = [c for c in todo if not case_io.is_finished(out, c, loaded, taken, samples, seed)]
+        todo = [c for c in todo if not case_io.is_finished(out, c, loaded, taken, samples, seed, told)]
         console.print(f"{everything - len(todo)} of {everything} cases are finished already")
     failed: dict[str, Exception] = {}
     try:
-        _run(todo, out, loaded, taken, samples, seed, console, failed)
+        _run(todo, out, loaded, taken, samples, seed, told, console, failed)
     finally:
         if failed and everything > 1:
             console.print(f"[bold red]{len(failed)} of {everything} cases failed:[/]")
@@ -155,6 +168,7 @@ def _run(
     steps: int,
     samples: int,
     seed: int,
+    style: "Reference | None",
     console: "Console",
     failed: dict[str, Exception],
 ) -> None:
@@ -169,7 +183,7 @@ def _run(
             task = progress.add_task(case.name, total=1.0)
             try:
                 result = synthesize_case(
-                    case, out, model, steps=steps, samples=samples, seed=seed,
+                    case, out, model, steps=steps, samples=samples, seed=seed, style=style,
                     progress=partial(_show, progress, task),
                 )  # fmt: skip
             except OutputError:

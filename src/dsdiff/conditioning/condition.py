@@ -3,26 +3,61 @@
 from typing import Literal
 
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, model_validator
 from torch import Tensor
 
+from dsdiff.conditioning.disentangle import DisentangleConfig
+from dsdiff.conditioning.encoder import EncoderParams
 from dsdiff.conditioning.structure import structure
-from dsdiff.types import Condition, ConditionLayout
+from dsdiff.types import Condition, ConditionLayout, Inject
 
 
 class ConditioningConfig(BaseModel):
-    """`structure`: the edge map given beside every source."""
+    """What the network is told beside the sources.
+
+    structure: the edge map given beside every source. encoder: none, one for all contrasts (shared), or one each.
+    disentangle: losses on shared and specific features, summed (see `conditioning.disentangle`); empty for none.
+    inject: structure and encoded maps as channels beside x_t (maps), or into the network at each of its scales.
+    style: none, or linear: the slice in the target's style (see `conditioning.style`).
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    structure: Literal["sobel", "none"] = "sobel"
+    structure: Literal["sobel", "canny", "laplacian", "learned", "none"] = "sobel"
+    encoder: Literal["none", "shared", "per_contrast"] = "none"
+    encoder_params: EncoderParams = EncoderParams()
+    disentangle: tuple[DisentangleConfig, ...] = ()
+    inject: Inject = "maps"
+    style: Literal["none", "linear"] = "none"
+
+    @model_validator(mode="after")
+    def _swapping_needs_an_encoder(self) -> "ConditioningConfig":
+        if self.swaps and self.encoder == "none":
+            raise ValueError("disentangle target 'swap' rebuilds contrasts from encoded maps; encoder is 'none'")
+        return self
+
+    @property
+    def swaps(self) -> bool:
+        """Whether contrasts are rebuilt from swapped codes."""
+        return any(term.target == "swap" for term in self.disentangle)
 
     def layout(self, contrasts: tuple[str, ...], slab: int) -> ConditionLayout:
         """What the conditions built under this config will hold."""
-        return ConditionLayout(contrasts, slab, self.structure != "none")
+        return ConditionLayout(
+            contrasts,
+            slab,
+            structure=self.structure != "none",
+            encoded=0 if self.encoder == "none" else self.encoder_params.channels,
+            style=self.style != "none",
+            inject=self.inject,
+        )
+
+
+def middle(sources: Float[Tensor, "b s d h w"]) -> Float[Tensor, "b s h w"]:
+    """The slice itself, without its neighbours."""
+    return sources[:, :, sources.shape[2] // 2]
 
 
 def build(config: ConditioningConfig, sources: Float[Tensor, "b s d h w"], present: Bool[Tensor, "b s"]) -> Condition:
-    """The condition of a batch; structure is that of the slice in the middle of the slab."""
-    middle = sources[:, :, sources.shape[2] // 2]  # b s h w
-    return Condition(sources, present, structure(config.structure, middle))
+    """The part of the condition that needs no weights; structure is that of the slice in the middle of the slab."""
+    return Condition(sources, present, structure(config.structure, middle(sources)), inject=config.inject)

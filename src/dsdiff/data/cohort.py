@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from dsdiff.data import augment, cases, preprocess, style
@@ -17,11 +17,15 @@ from dsdiff.errors import InputError
 
 @dataclass(frozen=True)
 class Patient:
-    """One case in the brain's bounding box, slices first. region: 0 outside, 1 brain, 2 tumour, 3 enhancing."""
+    """One case in the brain's bounding box, slices first. region: 0 outside, 1 brain, 2 tumour, 3 enhancing.
+
+    styles: codes of the target's own style and of the average one (see `data.style`), where style is to be told.
+    """
 
     name: str
     images: Float[np.ndarray, "c z x y"]  # sources, then the target; float16
     region: Integer[np.ndarray, "z x y"]
+    styles: tuple[Float[np.ndarray, " f"], Float[np.ndarray, " f"]] | None = None
 
     def slices_with(self, least: int) -> np.ndarray:
         """Slices in which some voxel's region is at least `least`."""
@@ -30,11 +34,29 @@ class Patient:
 
 @dataclass(frozen=True)
 class Batch:
-    """Training slices. sources: robust z-scores; region as in `Patient`."""
+    """Training slices. sources: robust z-scores; region as in `Patient`; present: see `Condition`.
+
+    styled: the slices in the style that is told, None where none is or the average is to be taken.
+    """
 
     sources: Float[Tensor, "b s d h w"]
     target: Float[Tensor, "b 1 h w"]
     region: Integer[Tensor, "b 1 h w"]
+    present: Bool[Tensor, "b s"]
+    styled: Float[Tensor, "b 1 h w"] | None = None
+
+    def part(self, index: Integer[Tensor, " n"]) -> "Batch":
+        """Some of the slices."""
+        styled = None if self.styled is None else self.styled[index]
+        return Batch(self.sources[index], self.target[index], self.region[index], self.present[index], styled)
+
+    @staticmethod
+    def joined(parts: Sequence["Batch"]) -> "Batch":
+        """The slices of several batches, all with a style or all without."""
+        fields = ("sources", "target", "region", "present")
+        whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in fields}
+        styled = [part.styled for part in parts if part.styled is not None]
+        return Batch(**whole, styled=torch.cat(styled) if styled else None)
 
 
 def load(case: Case, contrasts: Sequence[str], target: str, start: str = "t1") -> Patient:
@@ -69,6 +91,11 @@ def in_style(patients: Sequence[Patient], wanted: LinearRegression) -> list[Pati
     return restyled
 
 
+def with_styles(patients: Sequence[Patient], average: LinearRegression) -> list[Patient]:
+    """The patients with the codes of their targets' own style and of the average one."""
+    return [replace(patient, styles=(_own_style(patient).weights, average.weights)) for patient in patients]
+
+
 def _own_style(patient: Patient) -> LinearRegression:
     *sources, target = patient.images
     return style.own_style(sources, target.astype(np.float32), patient.region == 1)
@@ -81,14 +108,16 @@ def draw(
     slab: int,
     lesion_share: float,
     rng: np.random.Generator,
+    style_dropout: float = 0.0,
 ) -> Batch:
     """Random slices of random patients, cropped about a random brain (or lesion) voxel.
 
+    style_dropout: share of the slices that are told the average style in place of their own.
     Raises `InputError` where there is no patient to draw from.
     """
     if not patients:
         raise InputError("there is no patient to draw slices from")
-    sources, targets, regions = [], [], []
+    sources, targets, regions, styled = [], [], [], []
     for _ in range(size):
         patient = patients[int(rng.integers(len(patients)))]
         least = 2 if rng.random() < lesion_share else 1
@@ -100,8 +129,15 @@ def draw(
         sources.append(images[:-1])
         targets.append(images[-1:, slab // 2])
         regions.append(region[None])
+        if patient.styles is not None:
+            code = patient.styles[int(rng.random() < style_dropout)]
+            styled.append(style.told(images[:-1, slab // 2], code, region > 0)[None])
     return Batch(
-        torch.from_numpy(np.stack(sources)), torch.from_numpy(np.stack(targets)), torch.from_numpy(np.stack(regions))
+        torch.from_numpy(np.stack(sources)),
+        torch.from_numpy(np.stack(targets)),
+        torch.from_numpy(np.stack(regions)),
+        torch.ones(size, len(sources[0]), dtype=torch.bool),
+        torch.from_numpy(np.stack(styled)) if styled else None,
     )
 
 
@@ -135,12 +171,20 @@ def _cut(
 
 
 def augmented(batch: Batch, generator: torch.Generator) -> Batch:
-    """Flip and warp sources, target and region alike; restyle the sources alone."""
+    """Flip and warp sources, target, style and region alike; restyle the sources alone."""
     b, s, d, h, w = batch.sources.shape
-    stacked = torch.cat([batch.sources.flatten(1, 2), batch.target, batch.region.float()], 1)
+    told = [] if batch.styled is None else [batch.styled]
+    stacked = torch.cat([batch.sources.flatten(1, 2), batch.target, *told, batch.region.float()], 1)
     stacked = augment.flip(stacked, generator)
     grid = augment.affine_grid(b, (h, w), generator)
     images = augment.warp(stacked[:, :-1], grid)
     region = augment.warp(stacked[:, -1:], grid, "nearest").to(batch.region.dtype)
-    sources = images[:, :-1].unflatten(1, (s, d))
-    return Batch(augment.restyle(sources, generator), images[:, -1:], region)
+    sources, target, styled = images[:, : s * d].unflatten(1, (s, d)), images[:, s * d, None], images[:, s * d + 1 :]
+    return Batch(augment.restyle(sources, generator), target, region, batch.present, styled if told else None)
+
+
+def withheld(batch: Batch, share: float, kept: int, generator: torch.Generator) -> Batch:
+    """Every contrast but number `kept` is absent from a share of the slices, each by itself."""
+    there = torch.rand(batch.present.shape, generator=generator) >= share
+    there[:, kept] = True
+    return replace(batch, present=batch.present & there)

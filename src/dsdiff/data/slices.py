@@ -23,11 +23,15 @@ class Box:
 
 @dataclass(frozen=True)
 class SliceBatch:
-    """Slices of one shape. sources: robust z-scores, contrasts in the order they were asked for. brain: where it is."""
+    """Slices of one shape. sources: robust z-scores, contrasts in the order they were asked for. brain: where it is.
+
+    absent: numbers of the contrasts that the case does not have.
+    """
 
     boxes: tuple[Box, ...]
     sources: Float[np.ndarray, "b s d h w"]
     brain: Bool[np.ndarray, "b 1 h w"]
+    absent: tuple[int, ...] = ()
 
 
 def boxes(brain: Bool[np.ndarray, "x y z"], multiple: int) -> list[Box]:
@@ -46,9 +50,11 @@ def _grow(start: int, stop: int, multiple: int) -> tuple[int, int]:
 
 
 def stack(prepared: Prepared, contrasts: Sequence[str], slab: int) -> Float[np.ndarray, "s z x y"]:
-    """Contrasts stacked, slices first, with room for a slab beyond the first and the last slice."""
-    reach = slab // 2
-    stacked = np.stack([prepared.images[contrast].transpose(2, 0, 1) for contrast in contrasts])
+    """Contrasts stacked, slices first, with room for a slab beyond the first and the last slice; NaN for an absent one,
+    so that whoever reads it by mistake will notice.
+    """
+    reach, nothing = slab // 2, np.full(prepared.brain.shape, np.nan, np.float32)
+    stacked = np.stack([prepared.images.get(contrast, nothing).transpose(2, 0, 1) for contrast in contrasts])
     return np.pad(stacked, ((0, 0), (reach, reach), (0, 0), (0, 0)))
 
 
@@ -77,9 +83,10 @@ def batches(
     groups: dict[tuple[int, int], list[Box]] = defaultdict(list)
     for box in boxes(prepared.brain, multiple):
         groups[box.h, box.w].append(box)
+    absent = tuple(i for i, contrast in enumerate(contrasts) if contrast not in prepared.images)
     stacked, brain = stack(prepared, contrasts, slab), prepared.brain.transpose(2, 0, 1)[None]
     for _, group in sorted(groups.items(), key=lambda item: -item[0][0] * item[0][1]):
         for start in range(0, len(group), batch_size):
             part = tuple(group[start : start + batch_size])
             sources = np.stack([take(stacked, box, slab) for box in part])
-            yield SliceBatch(part, sources, np.concatenate([take(brain, box, 1) for box in part]))
+            yield SliceBatch(part, sources, np.concatenate([take(brain, box, 1) for box in part]), absent)

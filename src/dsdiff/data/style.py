@@ -28,10 +28,15 @@ class LinearRegression:
         self.gram += x.T @ x / len(x)
         self.moment += x.T @ truth[region].astype(np.float64) / len(x)
 
+    @property
+    def weights(self) -> Float[np.ndarray, " f"]:
+        """The style as a code: a weight for every source, then a constant. `LinAlgError` before anything was learnt."""
+        return np.linalg.solve(self.gram, self.moment)
+
     def predict(self, sources: Sequence[Image], brain: Mask) -> Image:
         """The T1ce of one patient, zero outside the brain. `numpy.linalg.LinAlgError` before anything was learnt."""
         out = np.zeros(brain.shape)
-        out[brain] = self._design(sources, brain) @ np.linalg.solve(self.gram, self.moment)
+        out[brain] = self._design(sources, brain) @ self.weights
         return out
 
     @staticmethod
@@ -50,6 +55,13 @@ class LinearRegression:
     def _design(sources: Sequence[Image], region: Mask) -> Float[np.ndarray, "n f"]:
         columns = [np.asarray(source[region], np.float64) for source in sources]
         return np.stack([*columns, np.ones_like(columns[0])], 1)
+
+
+def told(
+    sources: Float[np.ndarray, "s h w"], code: Float[np.ndarray, " f"], brain: Bool[np.ndarray, "h w"]
+) -> Float[np.ndarray, "h w"]:
+    """A slice in the style of a code, zero outside the brain."""
+    return (np.tensordot(code[:-1], sources, 1) * brain + code[-1] * brain).astype(np.float32)
 
 
 def own_style(sources: Sequence[Image], truth: Image, healthy: Mask, rounds: int = 3) -> LinearRegression:

@@ -17,6 +17,7 @@ from dsdiff.data import cases, nifti
 from dsdiff.data.cases import Case
 from dsdiff.inference import preview
 from dsdiff.inference.model import Model
+from dsdiff.inference.reference import Reference
 from dsdiff.inference.synthesize import Result, run
 
 PROVENANCE = "provenance.json"
@@ -25,14 +26,17 @@ WHAT = "synthetic contrast-enhanced T1-weighted MRI; no contrast agent was given
 OURS = re.compile(r".*_desc-(synth|std)T1ce_T1w\.nii\.gz|preview\.png|comparison\.png|provenance\.json")
 
 
-def is_finished(out: Path, case: Case, model: Model, steps: int, samples: int, seed: int) -> bool:
+def is_finished(
+    out: Path, case: Case, model: Model, steps: int, samples: int, seed: int, style: Reference | None = None
+) -> bool:
     """Whether the result of these inputs, this model and these settings stands in `out`."""
     try:
         found = json.loads((out / case.name / PROVENANCE).read_text())
-        inputs = {name: file_hash(case.files[name]) for name in model.contrasts}
+        inputs = {name: file_hash(case.files[name]) for name in model.wanted(case.files)}
         made = (found["model"]["hash"], found["steps"], found["samples"], found["seed"], found["versions"]["dsdiff"])
+        same_style = found.get("style") == described(model, style.name if style else None)
         same_inputs = {name: entry["sha256"] for name, entry in found["inputs"].items()} == inputs
-        return made == (model.hash, steps, samples, seed, __version__) and same_inputs
+        return made == (model.hash, steps, samples, seed, __version__) and same_style and same_inputs
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -45,16 +49,17 @@ def synthesize_case(
     steps: int | None,
     samples: int,
     seed: int,
+    style: Reference | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Result:
     """Read, synthesise and write one case into `out/<case name>`, replacing an earlier result of dsdiff.
 
     Raises what reading raises, and `OutputError` where the folder cannot be written or holds something else.
     """
-    volumes = cases.load(case, model.contrasts)
+    volumes = cases.load(case, model.wanted({*case.files, *case.doubles}))
     check_place(out / case.name)
     with folders.whole(out / case.name) as folder:
-        result = run(volumes, model, steps=steps, samples=samples, seed=seed, progress=progress)
+        result = run(volumes, model, steps=steps, samples=samples, seed=seed, style=style, progress=progress)
         write(result, case, folder, model)
     return result
 
@@ -78,11 +83,27 @@ def picture(result: Result, name: str, model: Model) -> Any:
     """The preview of a result: its inputs, T1ce, enhancement map and uncertainty in three planes."""
     prepared, start = result.prepared, model.config.data.start
     enhancement = np.where(prepared.brain, result.z - prepared.images[start], 0)
-    columns = {**{c: prepared.images[c] for c in model.contrasts}, "synthetic T1ce": result.z}
+    columns = {**{c: prepared.images[c] for c in model.contrasts if c in prepared.images}, "synthetic T1ce": result.z}
     point = preview.show_point(enhancement, prepared)
     overlay = {"enhancement": (result.z, enhancement)}
     title = f"{name}   model {model.name} {model.hash}"
+    if lacking := absent(result, model):
+        title += f"   without {' and '.join(preview.LABELS.get(c, c) for c in lacking)}"
+    if style := described(model, result.style):
+        title += f"   style: {style}"
     return preview.draw(columns, overlay, prepared, point, title, result.z_std)
+
+
+def absent(result: Result, model: Model) -> list[str]:
+    """The contrasts that the case did not have."""
+    return [contrast for contrast in model.contrasts if contrast not in result.prepared.images]
+
+
+def described(model: Model, reference: str | None) -> str | None:
+    """The style of a T1ce in words, None for a model that is told none."""
+    if model.config.conditioning.style == "none":
+        return None
+    return "average" if reference is None else f"of {reference}"
 
 
 def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
@@ -100,8 +121,10 @@ def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "inputs": {
             contrast: {"file": case.files[contrast].name, "sha256": file_hash(case.files[contrast])}
-            for contrast in model.contrasts
+            for contrast in model.wanted(case.files)
         },
+        "absent": absent(result, model),
+        "style": described(model, result.style),
         "versions": {"dsdiff": __version__} | {name: version(name) for name in ("torch", "numpy", "nibabel")},
         "warnings": list(result.warnings),
     }

@@ -1,23 +1,22 @@
 """A trained model, ready to predict: its config, network, process and sampler."""
 
+from collections.abc import Container
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
-from typing import cast
 
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from torch import nn
 from yaml import YAMLError
 
 from dsdiff import checkpoint
 from dsdiff import config as configs
+from dsdiff.conditioning.network import Network, named
 from dsdiff.config import RunConfig
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError, ModelError
-from dsdiff.types import Backbone
 
 DEFAULT = "default"
 
@@ -29,20 +28,24 @@ class Model:
     name: str
     hash: str
     config: RunConfig
-    network: nn.Module
+    network: Network
     process: NoiseProcess
     sampler: Sampler
     device: torch.device
 
     @property
     def contrasts(self) -> tuple[str, ...]:
-        """The contrasts that it needs."""
+        """The contrasts that it takes."""
         return self.config.data.contrasts
+
+    def wanted(self, available: Container[str]) -> tuple[str, ...]:
+        """The contrasts to read of a case where these are available: all but those that are absent and may be."""
+        return tuple(name for name in self.contrasts if name in available or name not in self.config.data.optional)
 
     @property
     def multiple(self) -> int:
         """What the sides of a slice must be multiples of."""
-        return cast(Backbone, self.network).multiple
+        return self.network.multiple
 
 
 def shipped() -> list[str]:
@@ -65,8 +68,8 @@ def load(name_or_folder: str | Path, device: torch.device) -> Model:
         config = configs.parse(
             OmegaConf.to_container(OmegaConf.create(held.config), resolve=False), f"{folder}/config.yaml"
         )
-        network = config.build_backbone()
-        network.load_state_dict(held.weights)
+        network = config.build_network()
+        network.load_state_dict(named(held.weights))
     except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:
         raise ModelError(f"{folder}: weights and config do not make a model ({str(error).splitlines()[0]})") from error
     network = network.eval().to(device)

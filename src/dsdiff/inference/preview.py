@@ -17,7 +17,17 @@ BACKGROUND, INK, FAINT = "#0b0d10", "#e8eaed", "#9aa0a6"
 
 
 def show_point(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> tuple[int, int, int]:
-    """The voxel to show: the middle of the largest mass of lesion, 8 mm or more below the brain's surface.
+    """The voxel to show: the middle of the largest mass of lesion."""
+    mass = lesion_mass(enhancement, prepared)
+    if mass.max() <= 0:
+        x, y, z = (round(float(c)) for c in ndimage.center_of_mass(prepared.brain))
+    else:
+        x, y, z = (int(i) for i in np.unravel_index(mass.argmax(), mass.shape))
+    return x, y, z
+
+
+def lesion_mass(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> Float[np.ndarray, "x y z"]:
+    """How much lesion lies about each voxel, 8 mm or more below the brain's surface; zero elsewhere.
 
     A lesion is bright on FLAIR and, if it enhances, on the T1ce too; sinuses and plexus enhance and are dark on FLAIR.
     """
@@ -25,12 +35,7 @@ def show_point(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> t
     bright = np.clip(prepared.images["flair"], 0, 4) if "flair" in prepared.images else np.ones(brain.shape)
     depth = ndimage.distance_transform_edt(np.pad(brain, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
     mass = bright * (0.1 + np.clip(enhancement, 0, 4)) * brain
-    mass = ndimage.gaussian_filter(mass, [5 / mm for mm in spacing]) * (depth > 8)
-    if mass.max() <= 0:
-        x, y, z = (round(float(c)) for c in ndimage.center_of_mass(brain))
-    else:
-        x, y, z = (int(i) for i in np.unravel_index(mass.argmax(), mass.shape))
-    return x, y, z
+    return ndimage.gaussian_filter(mass, [5 / mm for mm in spacing]) * (depth > 8)
 
 
 def draw(
@@ -70,7 +75,7 @@ def draw(
                     seen = np.where(brain & (over > ENHANCEMENT_RANGE[0]), over, np.nan)[box]
                     _show_map(axis, plane(seen, at, name), ENHANCEMENT_COLOURS, *ENHANCEMENT_RANGE)
             axis.set_aspect(aspect(prepared.spacing, name))
-            _bare(axis)
+            bare(axis)
         row[0].set_ylabel(name, color=FAINT, fontsize=8)
         if name != "sagittal":
             for x, side, align in ((0.02, "R", "left"), (0.98, "L", "right")):
@@ -87,7 +92,8 @@ def _show_map(axis: Axes, image: Float[np.ndarray, "h w"], cmap: Colormap, low: 
     axis.imshow(np.ma.masked_invalid(image), cmap=colours, vmin=low, vmax=high, alpha=0.85, interpolation="nearest")
 
 
-def _bare(axis: Axes) -> None:
+def bare(axis: Axes) -> None:
+    """An axis without ticks and frame."""
     axis.set_facecolor("black")
     axis.set_xticks([])
     axis.set_yticks([])
@@ -102,7 +108,7 @@ def _legend(figure: Figure, with_spread: bool) -> None:
     for left, cmap, (low, high), text in bars:
         axis = figure.add_axes((left, 0.034, 0.09, 0.014))
         axis.imshow(np.linspace(0, 1, 64)[None], aspect="auto", cmap=cmap)
-        _bare(axis)
+        bare(axis)
         figure.text(left - 0.005, 0.041, f"{low:g}", color=FAINT, fontsize=7, ha="right", va="center")
         figure.text(left + 0.095, 0.041, f"{high:g}  {text}", color=FAINT, fontsize=7, va="center")
     figure.text(

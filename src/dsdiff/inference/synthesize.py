@@ -1,6 +1,6 @@
 """From a case's volumes to its T1ce: the seven hops of a tensor, all visible here.
 
-nifti.read -> preprocess.apply -> slices.batches -> condition.build -> sampler(denoise) -> preprocess.restore
+nifti.read -> preprocess.apply -> slices.batches -> network.condition -> sampler(denoise) -> preprocess.restore
 -> nifti.write
 """
 
@@ -16,14 +16,16 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dsdiff import device as devices
-from dsdiff.conditioning import condition
+from dsdiff.conditioning import style as styles
 from dsdiff.data import cases, nifti, preprocess, slices
 from dsdiff.data.preprocess import Prepared
 from dsdiff.data.slices import SliceBatch
 from dsdiff.diffusion.samplers import Denoiser
 from dsdiff.errors import CaseError, ConfigError, InputError
 from dsdiff.inference import model as models
+from dsdiff.inference import reference as references
 from dsdiff.inference.model import Model
+from dsdiff.inference.reference import Reference
 from dsdiff.types import Condition
 from dsdiff.volume import Volume
 
@@ -46,6 +48,7 @@ class Result:
     steps: int
     samples: int
     seed: int
+    style: str | None  # name of the case whose style it has
 
     @property
     def warnings(self) -> tuple[str, ...]:
@@ -61,6 +64,7 @@ def synthesize(
     steps: int | None = None,
     samples: int = 1,
     seed: int = 0,
+    style: str | Path | None = None,
     device: str = "auto",
 ) -> Result:
     """Synthesise the T1ce of one patient.
@@ -68,19 +72,22 @@ def synthesize(
     inputs: contrast name ("t1", "t2", "flair") -> array (x, y, z) or path of a NIfTI file.
     affine: (4, 4) voxel to mm in RAS+ world, needed for arrays (1 mm along the axes when left out).
     model: a loaded model, a shipped model's name or a model folder. steps: by default the model's (see `plan`).
+    style: folder of another patient with T1ce, whose tissue contrast is taken (see `reference.read`).
 
     Raises `UserError` and its kinds: see `dsdiff.errors`.
     """
     loaded = model if isinstance(model, Model) else models.load(model, devices.pick(device))
     if unknown := sorted(set(inputs) - set(loaded.contrasts)):
         raise CaseError(f"contrast {unknown[0]} is not one that the model takes ({', '.join(loaded.contrasts)})")
-    if absent := [name for name in loaded.contrasts if name not in inputs]:
-        raise CaseError(f"the model needs {', '.join(loaded.contrasts)}; {', '.join(absent)} is missing")
+    wanted = loaded.wanted(inputs)
+    if absent := [name for name in wanted if name not in inputs]:
+        raise CaseError(f"the model needs {', '.join(wanted)}; {', '.join(absent)} is missing")
     placed = np.eye(4) if affine is None else np.asarray(affine, np.float64)
     nifti.check_affine(placed, "the given array")
-    volumes = {name: _volume(inputs[name], placed, name) for name in loaded.contrasts}
+    volumes = {name: _volume(inputs[name], placed, name) for name in wanted}
     cases.check_grids(volumes, "given")
-    return run(volumes, loaded, steps=steps, samples=samples, seed=seed)
+    told = references.read(Path(style), loaded) if style is not None else None
+    return run(volumes, loaded, steps=steps, samples=samples, seed=seed, style=told)
 
 
 def _volume(given: Any, affine: np.ndarray, name: str) -> Volume:
@@ -121,18 +128,37 @@ def run(
     steps: int | None = None,
     samples: int = 1,
     seed: int = 0,
+    style: Reference | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Result:
-    """Synthesise from volumes that share one grid. `progress` is told the share of the work that is done."""
+    """Synthesise from volumes that share one grid, by default in the average style where the model is told one.
+
+    `progress` is told the share of the work that is done.
+    """
+    prepared = preprocess.apply(volumes, model.config.data.start)
+    return complete(prepared, model, steps=steps, samples=samples, seed=seed, style=style, progress=progress)
+
+
+def complete(
+    prepared: Prepared,
+    model: Model,
+    *,
+    steps: int | None = None,
+    samples: int = 1,
+    seed: int = 0,
+    style: Reference | None = None,
+    progress: Callable[[float], None] = lambda share: None,
+) -> Result:
+    """`run` from the network's axes on: contrasts that `prepared` does not hold are absent."""
     steps = plan(model, steps, samples, seed)
     data = model.config.data
-    prepared = preprocess.apply(volumes, data.start)
+    code = None if style is None else torch.from_numpy(style.code).float()
     mean = np.zeros(prepared.brain.shape, np.float32)
     spread = np.zeros_like(mean)
     total = len(slices.boxes(prepared.brain, model.multiple))
     done = 0
     for batch in slices.batches(prepared, data.contrasts, data.slab, model.multiple, BATCH):
-        drawn = predict(model, batch, steps, samples, seed).numpy()  # k b h w
+        drawn = predict(model, batch, steps, samples, seed, code).numpy()  # k b h w
         for index, box in enumerate(batch.boxes):
             slices.put(mean, drawn[:, index].mean(0), box)
             slices.put(spread, drawn[:, index].std(0, ddof=1) if samples > 1 else 0 * drawn[0, index], box)
@@ -140,17 +166,27 @@ def run(
         progress(done / total)
     std = preprocess.restore(prepared, spread, data.start, spread=True) if samples > 1 else None
     t1ce = preprocess.restore(prepared, mean, data.start)
-    return Result(t1ce, std, prepared, mean * prepared.brain, spread if samples > 1 else None, steps, samples, seed)
+    z, z_std, named = mean * prepared.brain, spread if samples > 1 else None, None if style is None else style.name
+    return Result(t1ce, std, prepared, z, z_std, steps, samples, seed, named)
 
 
 @torch.inference_mode()
-def predict(model: Model, batch: SliceBatch, steps: int, samples: int, seed: int) -> Float[Tensor, "k b h w"]:
+def predict(
+    model: Model,
+    batch: SliceBatch,
+    steps: int,
+    samples: int,
+    seed: int,
+    code: Float[Tensor, " f"] | None = None,
+) -> Float[Tensor, "k b h w"]:
     """Samples of a batch of slices, robust z-scores. The noise of a slice depends on seed, sample and slice alone."""
     data = model.config.data
     with devices.autocast(model.device):
         sources = torch.from_numpy(batch.sources).to(model.device)
         present = torch.ones(sources.shape[:2], dtype=torch.bool, device=model.device)
-        cond = condition.build(model.config.conditioning, sources, present)
+        present[:, list(batch.absent)] = False
+        styled = None if code is None else styles.image(code, sources, present)
+        cond = model.network.condition(sources, present, styled)
         start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
         brain = torch.from_numpy(batch.brain).to(model.device)
         denoise: Denoiser = partial(_denoise, model, cond, start, brain)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from dsdiff import checkpoint, device
 from dsdiff import config as configs
-from dsdiff.conditioning import condition
+from dsdiff.conditioning import disentangle
+from dsdiff.conditioning.network import Network, named
 from dsdiff.config import RunConfig, TrainingConfig
 from dsdiff.data import cases, cohort, splits
 from dsdiff.data.cohort import Batch, Patient
@@ -22,6 +23,7 @@ from dsdiff.progress import bars
 from dsdiff.training import losses
 from dsdiff.training.ema import EMA
 from dsdiff.training.pictures import save_samples
+from dsdiff.types import Condition, Prediction
 
 STATE, LOG = "state.safetensors", "log.jsonl"
 
@@ -33,13 +35,13 @@ class Trainer:
         torch.manual_seed(config.seed)
         self.config, self.device = config, where
         self.process = config.build_process()
-        self.network = config.build_backbone().to(where)
+        self.network = config.build_network().to(where)
         self.ema = EMA(self.network, config.training.ema)
         settings = config.training
         self.optimizer = torch.optim.AdamW(self.network.parameters(), settings.lr, weight_decay=settings.weight_decay)
         self.step = 0
 
-    def loss(self, network: nn.Module, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    def loss(self, network: Network, batch: Batch, time: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """The loss and the predicted x_0 (robust z-scores) of a batch noised to `time`."""
         sources = batch.sources.to(self.device)
         target, region = batch.target.to(self.device), batch.region.to(self.device)
@@ -47,13 +49,21 @@ class Trainer:
         x_0, noise = target / process.scale, noise.to(self.device)
         start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
         with device.autocast(self.device, self.config.training.precision):
-            present = torch.ones(sources.shape[:2], dtype=torch.bool, device=self.device)
-            cond = condition.build(self.config.conditioning, sources, present)
+            styled = None if batch.styled is None else batch.styled.to(self.device)
+            cond = network.condition(sources, batch.present.to(self.device), styled)
             x_t = process.q_sample(x_0, start, time, noise)
-            output = network(x_t, process.timestep(time).to(self.device), cond).value.float()
-        predicted = process.predicted(output, start)
+            prediction = network(x_t, process.timestep(time).to(self.device), cond)
+            apart = self._disentangled(network, cond, prediction)
+        predicted = process.predicted(prediction.value.float(), start)
         wanted, made = process.target(x_0, start, time, noise), process.x_0(predicted, x_t, time) * process.scale
-        return losses.total(self.config.loss, predicted, wanted, made, target, region), made
+        return losses.total(self.config.loss, predicted, wanted, made, target, start, region) + apart, made
+
+    def _disentangled(self, network: Network, cond: Condition, prediction: Prediction) -> Tensor | float:
+        """The losses on features: of training alone, so that validation compares runs with and without them."""
+        terms = self.config.conditioning.disentangle
+        if not terms or not network.training:
+            return 0.0
+        return disentangle.total(terms, cond, prediction, network.conditioner.decoder)
 
     def train_step(self, batch: Batch, generator: torch.Generator) -> float:
         """One optimiser step on a batch, in `accumulate` parts whose gradients add up to the whole batch's."""
@@ -64,8 +74,7 @@ class Trainer:
             group["lr"] = learning_rate(settings, self.step)
         total = 0.0
         for part in torch.arange(len(time)).chunk(settings.accumulate):
-            piece = Batch(batch.sources[part], batch.target[part], batch.region[part])
-            loss, _ = self.loss(self.network, piece, time[part], noise[part])
+            loss, _ = self.loss(self.network, batch.part(part), time[part], noise[part])
             (loss * len(part) / len(time)).backward()
             total += loss.item() * len(part) / len(time)
         nn.utils.clip_grad_norm_(self.network.parameters(), settings.clip)
@@ -90,8 +99,8 @@ class Trainer:
         for name, tensor in tensors.items():
             part, key = name.split(".", 1)
             parts[part][key] = tensor
-        self.network.load_state_dict(parts["network"])
-        self.ema.weights = {k: v.to(self.device) for k, v in parts["ema"].items()}
+        self.network.load_state_dict(named(parts["network"]))
+        self.ema.weights = {k: v.to(self.device) for k, v in named(parts["ema"]).items()}
         state: dict[int, dict[str, Tensor]] = {}
         for key, tensor in parts["optimizer"].items():
             index, moment = key.split(".")
@@ -99,9 +108,16 @@ class Trainer:
         self.optimizer.load_state_dict({**self.optimizer.state_dict(), "state": state})
         self.step = int(facts["step"])
 
-    def averaged(self) -> nn.Module:
+    def learn_style(self, patients: Sequence[Patient]) -> None:
+        """Keep the average style of the training patients with the weights, where the network is told one."""
+        if patients[0].styles is not None:
+            average = torch.from_numpy(patients[0].styles[1]).float()
+            for weights in (self.network.state_dict(), self.ema.weights):
+                weights["conditioner.average_style"].copy_(average)
+
+    def averaged(self) -> Network:
         """A network with the averaged weights, for validation."""
-        network = self.config.build_backbone().to(self.device).eval()
+        network = self.config.build_network().to(self.device).eval()
         network.load_state_dict(self.ema.weights)
         return network
 
@@ -124,6 +140,7 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console) -
         console.print(f"{run}: resumed at step {trainer.step} of {config.training.steps}")
     if trainer.step < config.training.steps:
         training, phantoms, validation = load_patients(config, console)
+        trainer.learn_style(training)
         _steps(trainer, run, training, phantoms, validation, console)
     model = run / "model"
     card, facts = _card(config, trainer)
@@ -178,17 +195,22 @@ def draw(
     rng: np.random.Generator,
     generator: torch.Generator,
 ) -> Batch:
-    """The batch of one step: phantoms at their share, the rest patients; augmented if the config says so."""
+    """The batch of one step: phantoms at their share, the rest patients; augmented and without some contrasts if the
+    config says so.
+    """
     data, size = config.data, config.training.batch_size * config.training.accumulate
     n_phantoms = int(rng.binomial(size, data.phantom_share)) if phantoms else 0
     parts = [
-        cohort.draw(patients, n, data.crop, data.slab, data.lesion_share, rng)
+        cohort.draw(patients, n, data.crop, data.slab, data.lesion_share, rng, data.style_dropout)
         for patients, n in ((training, size - n_phantoms), (phantoms, n_phantoms))
         if n
     ]
-    fields = ("sources", "target", "region")
-    batch = Batch(*(torch.cat([getattr(part, name) for part in parts]) for name in fields))
-    return cohort.augmented(batch, generator) if data.augment else batch
+    batch = Batch.joined(parts)
+    if data.augment:
+        batch = cohort.augmented(batch, generator)
+    if not data.contrast_dropout:
+        return batch
+    return cohort.withheld(batch, data.contrast_dropout, data.contrasts.index(data.start), generator)
 
 
 @torch.inference_mode()
@@ -256,9 +278,10 @@ def load_patients(config: RunConfig, console: Console) -> tuple[list[Patient], l
                 into = "held" if case.name in held_out else kind
                 loaded[into].append(cohort.load(case, data.contrasts, data.target, data.start))
                 progress.advance(task)
-    if data.target_style == "average":
-        wanted = cohort.average_style(loaded["train"] or loaded["phantom"])
-        loaded |= {kind: cohort.in_style(loaded[kind], wanted) for kind in ("train", "phantom")}
+    if data.target_style == "average" or config.conditioning.style != "none":
+        change = cohort.in_style if data.target_style == "average" else cohort.with_styles
+        average = cohort.average_style(loaded["train"] or loaded["phantom"])
+        loaded |= {kind: change(loaded[kind], average) for kind in ("train", "phantom")}
     return loaded["train"] or loaded["phantom"], loaded["phantom"], loaded["held"]
 
 

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Integer
 from torch import Tensor
 
+from dsdiff.conditioning.structure import gradients
 from dsdiff.config import LossConfig
 
 RANGE = 10.0  # robust z-scores that a T1ce spans, for the constants of SSIM
@@ -47,12 +48,25 @@ def dissimilarity(x: Image, y: Image) -> Image:
     return 1 - similarity / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
 
 
-def error_map(term: LossConfig, predicted: Image, wanted: Image, x_0: Image, truth: Image) -> Image:
+def misaligned(x: Image, y: Image, eta: float = 0.2) -> Image:
+    """1 - the squared cosine between the gradients of two images: 0 where their edges run alike, whatever their sign
+    and height; edges far below eta (per pixel) count as none.
+
+    Source: Haber and Modersitzki 2006 (normalised gradient fields, doi:10.1007/11866763_89, eq. 6).
+    """
+    of_x, of_y = gradients(x), gradients(y)  # 2 b 1 h w
+    sizes = [of.square().sum(0) + eta**2 for of in (of_x, of_y)]
+    return 1 - (of_x * of_y).sum(0).square() / (sizes[0] * sizes[1])
+
+
+def error_map(term: LossConfig, predicted: Image, wanted: Image, x_0: Image, truth: Image, start: Image) -> Image:
     """What is wrong in every voxel by one term: with the prediction, or with the T1ce (z-scores) that it stands for."""
     if term.epsilon is not None:
         return charbonnier(predicted - wanted, term.epsilon)
     if term.target == "ssim":
         return dissimilarity(x_0, truth)
+    if term.target == "edges":
+        return misaligned(x_0, start)
     if term.target == "gradient":
         return gradient(x_0 - truth)
     return (predicted - wanted).abs() if term.target == "l1" else (predicted - wanted).square()
@@ -64,13 +78,17 @@ def total(
     wanted: Image,
     x_0: Image,
     truth: Image,
+    start: Image,
     region: Integer[Tensor, "b 1 h w"],
 ) -> Float[Tensor, ""]:
     """Sum of the terms, each the mean over the crop of its map, each voxel weighted by its region (see
-    `cohort.Patient`): 0 outside the brain. A plain mean, so that the parts of an accumulated batch add up to the whole.
+    `cohort.Patient`): 0 outside the brain; for edges also in and next to what enhances, whose edges the start (robust
+    z-scores) does not have. A plain mean, so that the parts of an accumulated batch add up to the whole.
     """
     loss = x_0.new_zeros(())
     for term in terms:
         weights = x_0.new_tensor([0.0, 1.0, term.tumour, term.enhancing])[region.long()]
-        loss = loss + term.weight * (error_map(term, predicted, wanted, x_0, truth) * weights).mean()
+        if term.target == "edges":
+            weights = weights * (F.max_pool2d((region == 3).type(x_0.dtype), 5, 1, 2) == 0)
+        loss = loss + term.weight * (error_map(term, predicted, wanted, x_0, truth, start) * weights).mean()
     return loss

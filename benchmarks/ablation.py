@@ -1,0 +1,178 @@
+"""What each part of the conditioning is worth on real patients: python benchmarks/ablation.py DATA OUT
+
+Trains every YAML of configs/conditioning (they differ in the conditioning block alone) with every seed without every
+fold of the split, for the same number of steps, and scores the patients of that fold. Two trainings run at a time, one
+thread each, seed by seed and fold by fold, so that what is there is balanced whenever it stops; the same command goes
+on where it was stopped, and --hours stops it by itself. Ends with a table (Markdown, also in OUT/table.md): means over
+patients, each averaged over seeds, and the difference from `concat` patient by patient, with 95 % bootstrap intervals.
+
+Arms that are told a style are scored in the average one, with the T1ce of another patient of the same collection as
+reference (a stand-in for "same scanner", which the data do not say), and with the patient's own T1ce: an upper bound.
+"""
+
+import argparse
+import json
+import multiprocessing
+import re
+import sys
+import time
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from itertools import product
+from pathlib import Path
+
+import numpy as np
+import torch
+from eval_real import regions_of
+from rich.console import Console
+
+from dsdiff import config as configs
+from dsdiff.data import cases, preprocess, splits
+from dsdiff.data.cases import Case
+from dsdiff.evaluation import scores
+from dsdiff.inference import model as models
+from dsdiff.inference import reference
+from dsdiff.inference.model import Model
+from dsdiff.inference.synthesize import run
+from dsdiff.progress import bars
+from dsdiff.training import loop
+
+ARMS = ("concat", "encoder", "disentangle", "structure", "style", "all")
+CONFIGS = Path(__file__).parents[1] / "configs" / "conditioning"
+BASE = "concat"
+Found = dict[str, dict[str, float]]  # patient -> score -> value
+
+
+def job(arm: str, seed: int, fold: int, data: Path, split: Path, out: Path, overrides: list[str], most: int) -> None:
+    """Train one arm without one fold, and score the fold's patients; both only where not done before."""
+    torch.set_num_threads(1)
+    place = out / arm / f"seed{seed}" / f"fold{fold}"
+    if (place / "scores.json").is_file():
+        return
+    given = (f"data.root={data}", f"data.split={split}", f"data.fold={fold}", f"seed={seed}", *overrides)
+    since = time.process_time()
+    folder = loop.train(configs.load(CONFIGS / f"{arm}.yaml", given), place, torch.device("cpu"), Console(quiet=True))
+    minutes, model = (time.process_time() - since) / 60, models.load(folder, torch.device("cpu"))
+    known = {case.name: case for case in cases.discover(data)}
+    held_out = [known[name] for name in splits.read(split).held_out(fold)][:most]
+    variants = {"": score_all(held_out, model, None)}
+    if model.config.conditioning.style != "none":
+        variants |= {f", {kind} reference": score_all(held_out, model, kind) for kind in ("other", "own")}
+    facts = {"minutes": minutes, "variants": variants}
+    (place / "scores.json").write_text(json.dumps(facts))
+
+
+def score_all(held_out: list[Case], model: Model, kind: str | None) -> Found:
+    """Scores of every patient, in the average style or in that of a reference."""
+    found = {}
+    for case in held_out:
+        told = {None: None, "own": case, "other": neighbour(case, held_out)}[kind]
+        if kind is None or told is not None:
+            found[case.name] = score(case, model, told)
+    return found
+
+
+def neighbour(case: Case, others: list[Case]) -> Case | None:
+    """The next patient of the same collection, by the letters that names begin with."""
+    collection = re.split(r"\d{3,}|_[A-Z]{3}_\d", case.name)[0]
+    alike = [other for other in others if other.name.startswith(collection)]
+    return alike[(alike.index(case) + 1) % len(alike)] if len(alike) > 1 else None
+
+
+def score(case: Case, model: Model, told: Case | None) -> dict[str, float]:
+    """Every score of one patient."""
+    volumes = cases.load(case, (*model.contrasts, "t1ce"))
+    style = reference.read(told.files["t1ce"].parent, model) if told else None
+    result = run({name: volumes[name] for name in model.contrasts}, model, style=style)
+    truth, t1 = (preprocess.to_canonical(volumes[name]).array for name in ("t1ce", "t1"))
+    return scores.score(result.z, truth, t1, regions_of(case, result.prepared.brain))
+
+
+def gathered(out: Path, arms: list[str]) -> tuple[dict[str, Found], dict[str, float]]:
+    """Scores of every arm and variant by patient, averaged over seeds, and mean minutes of CPU time a training."""
+    raw: dict[str, dict[str, list[dict[str, float]]]] = {}
+    minutes: dict[str, list[float]] = {}
+    for arm in arms:
+        for path in sorted((out / arm).glob("seed*/fold*/scores.json")):
+            facts = json.loads(path.read_text())
+            minutes.setdefault(arm, []).append(facts["minutes"])
+            for variant, found in facts["variants"].items():
+                for patient, one in found.items():
+                    raw.setdefault(arm + variant, {}).setdefault(patient, []).append(one)
+    means = {
+        arm: {p: {s: float(np.mean([one[s] for one in ones])) for s in scores.SCORES} for p, ones in patients.items()}
+        for arm, patients in raw.items()
+    }
+    return means, {arm: float(np.mean(spent)) for arm, spent in minutes.items()}
+
+
+def table(means: dict[str, Found], minutes: dict[str, float], n_seeds: int, steps: int, hash: str) -> str:
+    """Means with 95 % intervals over patients, then the differences from the yardstick."""
+    head = f"| {{}} | {' | '.join(scores.SCORES)} | CPU min |"
+    lines = [
+        f"Split `{hash}`, {steps} steps, up to {n_seeds} seeds; patients scored: "
+        + ", ".join(f"{arm} {len(found)}" for arm, found in means.items()),
+        "",
+        head.format("mean [95 % interval]"),
+        "|---" * (len(scores.SCORES) + 2) + "|",
+    ]
+    for arm, found in means.items():
+        cells = [_cell([one[s] for one in found.values()], s) for s in scores.SCORES]
+        lines.append(f"| {arm} | {' | '.join(cells)} | {minutes.get(arm, float('nan')):.1f} |")
+    lines += ["", head.format(f"minus {BASE}, patient by patient").replace(" CPU min |", ""), lines[3][:-4]]
+    base = means.get(BASE, {})
+    for arm, found in means.items():
+        both = [name for name in found if name in base]
+        if arm != BASE and both:
+            cells = [_cell([found[name][s] - base[name][s] for name in both], s) for s in scores.SCORES]
+            lines.append(f"| {arm} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def _cell(values: list[float], name: str) -> str:
+    mean, low, high = scores.interval(values)
+    digits = 2 if name.startswith("psnr") else 3
+    return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--split", type=Path, default=Path("models/split.json"))
+    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
+    parser.add_argument("--folds", nargs="+", type=int, help="default: all of the split")
+    parser.add_argument("--steps", type=int, default=500)
+    parser.add_argument("--patients", type=int, default=10**6, help="to score of each fold at most, for a quick look")
+    parser.add_argument("--hours", type=float, default=4.0, help="begin no training after so long")
+    parser.add_argument("--workers", type=int, default=2)
+    args = parser.parse_args()
+    split = splits.read(args.split)
+    overrides = [f"training.steps={args.steps}", f"training.validate_every={args.steps}"]
+    ends = time.monotonic() + 3600 * args.hours
+    todo = list(product(args.seeds, args.folds or range(len(split.folds)), args.arms))
+    context, failed = multiprocessing.get_context("spawn"), []
+    with ProcessPoolExecutor(args.workers, context) as pool, bars(Console(stderr=True), count=True) as progress:
+        task = progress.add_task("ablation", total=len(todo))
+        for start in range(0, len(todo), args.workers):
+            if time.monotonic() > ends:
+                print(f"stopped after {args.hours} hours; the same command goes on", flush=True)
+                break
+            part = todo[start : start + args.workers]
+            common = (args.data, args.split, args.out, overrides, args.patients)
+            running = {pool.submit(job, arm, seed, fold, *common): (arm, seed, fold) for seed, fold, arm in part}
+            for done in as_completed(running):
+                if error := done.exception():
+                    failed.append(running[done])
+                    print(f"{running[done]}: {error}", flush=True)
+                progress.advance(task)
+    means, minutes = gathered(args.out, args.arms)
+    args.out.mkdir(parents=True, exist_ok=True)
+    (args.out / "table.md").write_text(table(means, minutes, len(args.seeds), args.steps, split.hash) + "\n")
+    print((args.out / "table.md").read_text())
+    if failed:
+        sys.exit(f"{len(failed)} trainings failed; the same command tries them again")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""dsdiff probe: is a run disentangled?"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from dsdiff.errors import ConfigError
+
+if TYPE_CHECKING:
+    from dsdiff.data.cases import Case
+
+
+def command(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="A run folder, or a model folder with --cases.")],
+    folder: Annotated[
+        Path | None, typer.Option("--cases", help="Patients to probe. Default: those that RUN held out.")
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option("-o", "--out", readable=False, help="The picture. Default: RUN/probe.png.")
+    ] = None,
+    most: Annotated[int, typer.Option(min=2, help="Patients at most.")] = 16,
+    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+) -> None:
+    """Measure whether shared and specific features are what their names say.
+
+    A linear probe, tried on patients that it did not see, must not tell the contrast from the shared code and must
+    from the specific one. With the swap decoder (conditioning.disentangle: target swap), a contrast's shared code with
+    another's specific one must look like the other and keep the edges of the first. Exit code 1 where any check fails.
+
+    Example: dsdiff probe runs/fold0
+    """
+    from rich.console import Console
+
+    from dsdiff import device as devices
+    from dsdiff.inference import model as models
+    from dsdiff.inference import preview, probe, probe_picture
+    from dsdiff.progress import bars
+
+    devices.set_threads(threads)
+    model = models.load(run / "model" if (run / "model").is_dir() else run, devices.pick(device))
+    chosen = _cases(run, folder)[:most]
+    with bars(Console(stderr=True), count=True) as progress:
+        seen = [probe.look(case, model) for case in progress.track(chosen, description="encoding patients")]
+    verdict = probe.judge(seen)
+    typer.echo(f"{verdict.patients} patients, model {model.hash}")
+    for said, passed in verdict.checks.items():
+        typer.echo(f"{'not tried' if passed is None else 'pass' if passed else 'FAIL':10}{said}")
+    typer.echo("disentangled" if verdict.disentangled else "NOT disentangled")
+    picture = out or run / "probe.png"
+    preview.save(probe_picture.draw(seen[0], model, f"{seen[0].name}   model {model.hash}"), picture)
+    typer.echo(picture)
+    if not verdict.disentangled:
+        raise typer.Exit(1)
+
+
+def _cases(run: Path, folder: Path | None) -> "list[Case]":
+    """The patients to probe. Raises `ConfigError` where nobody names any."""
+    from dsdiff import config as configs
+    from dsdiff.data import cases, splits
+
+    if folder is not None:
+        return cases.discover(folder)
+    data = configs.load(run / "config.yaml").data
+    if data.root is None or data.split is None or data.fold is None:
+        raise ConfigError(f"{run} held no patients out; name some by --cases DIR")
+    held_out = splits.read(data.split).held_out(data.fold)
+    return [case for case in cases.discover(data.root) if case.name in held_out]

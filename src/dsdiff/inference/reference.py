@@ -1,0 +1,43 @@
+"""The style of a T1ce, read from another patient of the same scanner."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float
+
+from dsdiff.data import cases, preprocess, style
+from dsdiff.data.labels import TUMOUR
+from dsdiff.errors import ConfigError
+from dsdiff.inference.model import Model
+
+
+@dataclass(frozen=True)
+class Reference:
+    """A style with the name of the case that it was read from. `code`: see `data.style`."""
+
+    name: str
+    code: Float[np.ndarray, " f"]
+
+
+def read(folder: Path, model: Model) -> Reference:
+    """The style of the one case in a folder, which needs the model's contrasts and a T1ce on one grid.
+
+    Its contrasts are needed too: they say which tissue is which, so that the T1ce need not lie where the patient does.
+    Raises `ConfigError` where the model was not told styles or there are several cases, and what reading raises.
+    """
+    if model.config.conditioning.style == "none":
+        raise ConfigError(f"model {model.name} was trained without conditioning.style: it has one style, the average")
+    found = cases.discover(folder)
+    if len(found) != 1:
+        raise ConfigError(f"{folder} holds {len(found)} cases; the reference of a style is one")
+    (case,), data = found, model.config.data
+    with_labels = (*model.contrasts, data.target, *(("seg",) if "seg" in case.files else ()))
+    volumes = cases.load(case, with_labels)
+    seg = volumes.pop("seg", None)
+    prepared = preprocess.apply(volumes, data.start)
+    healthy = prepared.brain
+    if seg is not None:
+        healthy = healthy & ~np.isin(preprocess.to_canonical(seg).array, TUMOUR)
+    sources = [prepared.images[contrast] for contrast in model.contrasts]
+    return Reference(case.name, style.own_style(sources, prepared.images[data.target], healthy).weights)

@@ -1,0 +1,91 @@
+"""Every conditioning with every backbone: it trains a step, is heeded, and synthesises."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import LPS, patient, wake, write_case
+from test_backbones import NAMES, SMALL
+
+from dsdiff import config as configs
+from dsdiff.data import cases, cohort
+from dsdiff.errors import ConfigError
+from dsdiff.inference.model import Model
+from dsdiff.inference.synthesize import run
+from dsdiff.training import loop
+from dsdiff.volume import Volume
+
+CPU = torch.device("cpu")
+OPTIONS = {
+    "shared encoder": {"structure": "none", "encoder": "shared"},
+    "disentangled": {"encoder": "shared", "disentangle": [{"target": "common_distinct"}, {"target": "swap"}]},
+    "own encoders, at every scale": {"encoder": "per_contrast", "inject": "scales"},
+    "edges at every scale": {"structure": "canny", "inject": "scales"},
+    "learned edges, style, dropout": {"structure": "learned", "style": "linear"},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def patients(tmp_path_factory):
+    (case,) = cases.discover(write_case(tmp_path_factory.mktemp("cohort"), "P0"))
+    return [cohort.load(case, ("t1", "t2", "flair"), "t1ce")]
+
+
+@pytest.fixture(scope="module")
+def volumes():
+    return {name: Volume(array[..., 11:13], LPS) for name, array in patient().items() if name in ("t1", "t2", "flair")}
+
+
+def config(name, conditioning, **data):
+    return configs.parse(
+        {
+            "data": {"slab": 3, "crop": [32, 32], **data},
+            "conditioning": {"encoder_params": {"scales": 2}, **conditioning},
+            "backbone": {"target": name, "params": SMALL[name]},
+            "training": {"batch_size": 2, "precision": "fp32"},
+        },
+        "test",
+    )
+
+
+def trained(made, patients):
+    trainer = loop.Trainer(made, CPU)
+    wake(trainer.network)
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    return trainer, trainer.train_step(loop.draw(made, patients, [], rng, generator), generator)
+
+
+@pytest.mark.parametrize("option", OPTIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_every_conditioning_goes_with_every_backbone(name, option, patients, volumes):
+    made = config(name, OPTIONS[option], contrast_dropout=0.4 if "dropout" in option else 0)
+    if made.conditioning.style != "none":
+        patients = cohort.with_styles(patients, cohort.average_style(patients))
+    before = {k: v.clone() for k, v in loop.Trainer(made, CPU).network.state_dict().items()}
+    trainer, loss = trained(made, patients)
+    assert np.isfinite(loss)
+    after = trainer.network.state_dict()
+    still = [
+        n
+        for n, _ in trainer.network.conditioner.named_parameters()
+        if torch.equal(before[f"conditioner.{n}"], after[f"conditioner.{n}"])
+    ]
+    assert not still
+    model = Model("tiny", "0", made, trainer.network.eval(), trainer.process, made.build_sampler(), CPU)
+    assert np.isfinite(run(volumes, model).z).all()
+
+
+def test_what_is_injected_is_off_where_it_is_off():
+    plain = config("unet", {"structure": "sobel"}).build_network()
+    assert not [name for name in plain.state_dict() if name.startswith("conditioner") or "inject" in name]
+
+
+def test_someone_elses_class_has_no_scales_of_ours():
+    from dsdiff.backbones import registry
+
+    registry.register("theirs", "torch.nn:Conv2d")
+    try:
+        spec = registry.BackboneTarget(target="theirs", params={"out_channels": 1, "kernel_size": 1}, multiple=1)
+        with pytest.raises(ConfigError, match=r"inject is 'scales', and 'theirs' is someone else's"):
+            registry.build(spec, configs.ConditioningConfig(inject="scales").layout(("t1",), 1))
+    finally:
+        del registry.BACKBONES["theirs"]

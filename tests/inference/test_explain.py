@@ -1,0 +1,102 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import LPS, TINY, patient, wake, write_case
+
+from dsdiff import config as configs
+from dsdiff.cli.main import run as command
+from dsdiff.data import preprocess
+from dsdiff.inference import explain, explain_picture
+from dsdiff.inference import model as models
+from dsdiff.types import Prediction
+from dsdiff.volume import Volume
+
+CPU = torch.device("cpu")
+
+
+class FromT2(torch.nn.Module):
+    """A backbone whose enhancement is 3 where T2 is bright, and 1 more where FLAIR is, if it is there."""
+
+    multiple = 2
+
+    def forward(self, x_t, t, cond):
+        bright = (cond.known[:, :, 0] > 1.5).float()
+        return Prediction(3 * bright[:, 1, None] + bright[:, 2, None])
+
+
+@pytest.fixture(scope="module")
+def prepared():
+    volumes = {name: Volume(array, LPS) for name, array in patient().items() if name in ("t1", "t2", "flair")}
+    return preprocess.apply(volumes)
+
+
+def model(dropout=0.3, **conditioning):
+    data = {"slab": 1, "crop": [32, 48], "contrast_dropout": dropout}
+    config = configs.parse({**TINY, "data": data, "conditioning": conditioning}, "test")
+    network = config.build_network().eval()
+    wake(network)
+    return models.Model("tiny", "0", config, network, config.build_process(), config.build_sampler(), CPU)
+
+
+def test_what_is_lost_is_what_the_contrast_gave(prepared):
+    given = model()
+    given.network.backbone = FromT2()
+    told = explain.explain(prepared, given, samples=1)
+    assert told.taken == {"t1": "mirrored", "t2": "withheld", "flair": "withheld"}
+    bright = prepared.images["t2"] > 1.5
+    assert np.allclose(told.lost["t2"], 3 * bright, atol=0.03)  # bf16
+    assert np.allclose(told.lost["flair"], prepared.images["flair"] > 1.5, atol=0.03)
+    assert np.allclose(told.lost["t1"], 0, atol=0.03)
+    assert told.spread is None
+    (first, *_) = told.found
+    assert first.driver == "t2"
+    assert first.owed["t2"] == pytest.approx(0.75, abs=0.1)
+    assert bright[first.point]
+
+
+def test_what_a_model_cannot_do_without_is_mirrored(prepared):
+    changed = explain.exchanged(prepared, "flair")
+    twice = explain.exchanged(changed, "flair")
+    inside = np.flatnonzero(prepared.brain.any((1, 2)))
+    symmetric = prepared.brain & np.roll(prepared.brain[::-1], inside[0] + inside[-1] + 1 - len(prepared.brain), 0)
+    assert np.allclose(twice.images["flair"][symmetric], prepared.images["flair"][symmetric])
+    assert not np.allclose(changed.images["flair"], prepared.images["flair"])
+    assert not changed.images["flair"][~prepared.brain].any()
+    assert changed.images["t2"] is prepared.images["t2"]
+    assert explain.explain(prepared, model(dropout=0.0), samples=1).taken["flair"] == "mirrored"
+
+
+def test_enhancements_are_the_largest_and_in_millilitres():
+    image = np.zeros((30, 30, 30), np.float32)
+    image[2:8, 2:8, 2:8], image[15:20, 15:20, 15:20], image[25, 25, 25] = 2.0, 3.0, 9.0
+    lesion = image.copy()
+    lesion[17, 17, 17] = 5
+    found = explain.enhancements(image, {"t1": image / 2, "t2": -image}, lesion, (1.0, 1.0, 2.0))
+    assert [(round(e.ml, 3), e.mean) for e in found] == [(0.432, 2.0), (0.25, 3.0)]
+    assert found[0].owed == {"t1": pytest.approx(0.5), "t2": pytest.approx(-1)}
+    assert found[1].point == (17, 17, 17)
+
+
+@pytest.mark.parametrize("conditioning", [{}, {"encoder": "shared", "style": "linear", "structure": "none"}])
+def test_the_picture_has_every_panel(prepared, conditioning):
+    given = model(**conditioning)
+    lacking = explain.withheld(prepared, "flair")
+    told = explain.explain(lacking, given, samples=2)
+    figure = explain_picture.draw(told, given, "P01")
+    titles = {axis.get_title() for axis in figure.axes}
+    assert {"T1", "T2", "synthetic T1ce", "enhancement", "T2 withheld"} <= titles
+    assert "FLAIR" not in titles
+    assert ("structure of T2" in titles) == (not conditioning)
+    assert ({"shared", "specific to T1", "style told"} <= titles) == bool(conditioning)
+
+
+def test_explain_from_the_command_line(model_folder, tmp_path, monkeypatch, capsys):
+    case = write_case(tmp_path, "P01")
+    for line, code in (((case, "-o", tmp_path / "new" / "e.png"), 0), ((tmp_path / "absent",), 2)):
+        monkeypatch.setattr(sys, "argv", list(map(str, ["dsdiff", "explain", *line, "--model", model_folder])))
+        with pytest.raises(SystemExit) as ended:
+            command()
+        assert ended.value.code == code, capsys.readouterr()
+    assert (tmp_path / "new" / "e.png").stat().st_size > 10000

@@ -1,0 +1,93 @@
+import sys
+
+import numpy as np
+import pytest
+import torch
+from conftest import TINY, write_case
+
+from dsdiff import config as configs
+from dsdiff.cli.main import run as command
+from dsdiff.data import splits
+from dsdiff.errors import ConfigError
+from dsdiff.inference import model as models
+from dsdiff.inference import probe
+from dsdiff.training import loop
+
+CPU = torch.device("cpu")
+
+
+def seen(tell_shared, tell_specific, patients=6):
+    """Patients whose codes tell the contrast or do not."""
+    rng, labels = np.random.default_rng(0), np.eye(3, 5)[None] * 6
+    made = []
+    for _ in range(patients):
+        shared, specific = (rng.normal(size=(8, 3, 5)) + labels * tell for tell in (tell_shared, tell_specific))
+        made.append((shared, specific))
+    return made
+
+
+@pytest.mark.parametrize(("shared", "specific"), [(0, 1), (1, 1), (0, 0), (1, 0)])
+def test_a_linear_probe_finds_what_is_there(shared, specific):
+    given = seen(shared, specific)
+    for codes, tells in zip(zip(*given, strict=True), (shared, specific), strict=True):
+        accuracy = probe.linear_probe(codes)
+        assert accuracy > 0.99 if tells else abs(accuracy - 1 / 3) < 0.15
+
+
+def test_the_probe_is_tried_on_patients_it_did_not_see():
+    """Codes that only name the patient's own arbitrary order of contrasts help nobody else."""
+    rng = np.random.default_rng(1)
+    codes = []
+    for _ in range(40):
+        own = rng.permutation(np.eye(3) * 6)
+        codes.append(np.repeat(own[None], 6, 0) + 0.1 * rng.normal(size=(6, 3, 3)))
+    assert abs(probe.linear_probe(codes) - 1 / 3) < 0.15
+
+
+def test_a_verdict_passes_when_every_check_was_tried_and_passed():
+    good = probe.Verdict(6, 1 / 3, 0.4, 0.95, 1.0, 0.6, 0.4)
+    assert good.disentangled
+    assert not probe.Verdict(6, 1 / 3, 0.6, 0.95, 1.0, 0.6, 0.4).disentangled
+    assert not probe.Verdict(6, 1 / 3, 0.4, 0.8, 1.0, 0.6, 0.4).disentangled
+    assert not probe.Verdict(6, 1 / 3, 0.4, 0.95, 1.0, 0.2, 0.4).disentangled
+    untried = probe.Verdict(6, 1 / 3, 0.4, 0.95, None, None, None)
+    assert not untried.disentangled
+    assert list(untried.checks.values()) == [True, True, None, None]
+
+
+def test_edges_of_one_image_overlap_and_those_of_others_by_chance():
+    generator = torch.Generator().manual_seed(0)
+    one, other = (torch.randn(60, 60, generator=generator) for _ in range(2))
+    brain = torch.ones(60, 60, dtype=torch.bool)
+    assert probe.dice(one, -3 * one + 1, brain) == pytest.approx(1)  # edges have no sign
+    assert probe.dice(one, other, brain) == pytest.approx(probe.EDGES, abs=0.05)
+
+
+def test_probe_of_a_run(tmp_path, monkeypatch, capsys):
+    for seed in range(4):
+        write_case(tmp_path / "cohort", f"P{seed}", seed)
+    splits.write(splits.make([f"P{seed}" for seed in range(4)], 2, 0), tmp_path / "split.json")
+    data = TINY["data"] | {"root": str(tmp_path / "cohort"), "split": str(tmp_path / "split.json"), "fold": 0}
+    conditioning = {"encoder": "shared", "disentangle": [{"target": "swap"}]}
+    config = configs.parse({**TINY, "data": data, "conditioning": conditioning}, "test")
+    loop.train(config, tmp_path / "run", CPU, loop.Console(quiet=True))
+    monkeypatch.setattr(sys, "argv", ["dsdiff", "probe", str(tmp_path / "run")])
+    with pytest.raises(SystemExit) as ended:
+        command()
+    printed = capsys.readouterr()
+    said = printed.out
+    assert not printed.err.count("error"), printed.err
+    assert "2 patients" in said
+    assert ended.value.code == (0 if "\ndisentangled" in said else 1)
+    assert len([line for line in said.splitlines() if line.startswith(("pass ", "FAIL "))]) == 4
+    assert (tmp_path / "run" / "probe.png").stat().st_size > 5000
+
+
+def test_what_cannot_be_probed_is_said(model_folder, tmp_path):
+    from dsdiff.data import cases
+
+    (case,) = cases.discover(write_case(tmp_path, "P0"))
+    with pytest.raises(ConfigError, match="has no condition encoder"):
+        probe.look(case, models.load(model_folder, CPU))
+    with pytest.raises(ConfigError, match="two patients or more; there is 0"):
+        probe.judge([])

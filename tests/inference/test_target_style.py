@@ -1,0 +1,127 @@
+"""Two scanners that differ in the tissue contrast of the T1ce: the style decides, and enhancement stays in place."""
+
+import json
+import sys
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from conftest import LPS, TINY, patient, write_case
+
+from dsdiff import config as configs
+from dsdiff.cli.main import run as command
+from dsdiff.data import cases, cohort, splits, style
+from dsdiff.errors import ConfigError
+from dsdiff.evaluation import metrics
+from dsdiff.inference import model as models
+from dsdiff.inference import reference
+from dsdiff.inference.synthesize import run
+from dsdiff.training import loop
+from dsdiff.volume import Volume
+
+CPU, SOURCES = torch.device("cpu"), ("t1", "t2", "flair")
+
+
+def grey(images):
+    return (images["t1"] > 0) & (images["t1"] < 560) & (images["seg"] == 0)
+
+
+def other_scanner(folder, name, seed):
+    """A case whose T1ce shows grey matter brighter than white, not darker."""
+    case, images = write_case(folder, name, seed), patient(seed)
+    array = images["t1ce"] + 160 * grey(images)
+    nib.save(nib.Nifti1Image(array.astype(np.int16), LPS), case / f"{name}_t1ce.nii.gz")
+    return case
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("scanners")
+    for seed in range(3):
+        write_case(folder, f"A{seed}", seed)
+        other_scanner(folder, f"B{seed}", seed + 3)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def trained(folder):
+    """A model trained for a few seconds on two patients of either scanner."""
+    data = TINY["data"] | {"slab": 1, "augment": False, "style_dropout": 0.2}
+    training = TINY["training"] | {"batch_size": 4, "lr": 2e-3, "steps": 60}
+    params = TINY["backbone"]["params"] | {"use_scale_shift_norm": True}
+    config = configs.parse({**TINY, "data": data, "training": training, "conditioning": {"style": "linear"}, "backbone": {"target": "unet", "params": params}}, "two scanners")  # fmt: skip
+    trainer = loop.Trainer(config, CPU)
+    loaded = [cohort.load(case, SOURCES, "t1ce") for case in cases.discover(folder) if not case.name.endswith("2")]
+    patients = cohort.with_styles(loaded, cohort.average_style(loaded))
+    trainer.learn_style(patients)
+    for step in range(config.training.steps):
+        rng, generator = np.random.default_rng(step), torch.Generator().manual_seed(step)
+        trainer.train_step(loop.draw(config, patients, [], rng, generator), generator)
+    network = trainer.network.eval()
+    return models.Model("two", "0", config, network, trainer.process, config.build_sampler(), CPU)
+
+
+def test_a_style_changes_tissue_contrast_and_leaves_enhancement_where_it_was(trained, folder):
+    images = patient(2)
+    volumes = {name: Volume(images[name], LPS) for name in SOURCES}
+    told = {name: reference.read(folder / name, trained) for name in ("A2", "B2")}
+    made = {name: run(volumes, trained, style=one) for name, one in told.items()} | {"average": run(volumes, trained)}
+    canonical = {name: np.flip(images[name], (0, 1)) for name in ("t1", "seg")}
+    lesion, brain = canonical["seg"] > 0, canonical["t1"] > 0
+    dark = np.flip(grey(images), (0, 1))
+    white = brain & ~lesion & ~dark
+    contrast = {name: result.z[dark].mean() - result.z[white].mean() for name, result in made.items()}
+    assert contrast["A2"] < -0.3 < 0.3 < contrast["B2"]
+    assert contrast["A2"] < contrast["average"] < contrast["B2"]
+    for name, result in made.items():
+        enhancement = result.z - result.prepared.images["t1"]
+        assert metrics.auc(enhancement, lesion, white) > 0.99, name
+    one, other = (made[name].z[lesion].mean() for name in ("A2", "B2"))
+    assert one > 2
+    assert one == pytest.approx(other, rel=0.5)
+
+
+def test_enhancement_hardly_moves_the_code_and_no_registration_is_needed(trained, folder):
+    images = patient(2)
+    sources = [images[name] / 100 for name in SOURCES]
+    brain, lesion = images["t1"] > 0, images["seg"] > 0
+    without = np.where(lesion, images["t1"], images["t1ce"]) / 100
+    targets = (without, without + 6 * lesion, without + 1.6 * grey(images))
+    plain, enhancing, other = (style.own_style(sources, t1ce, brain) for t1ce in targets)
+    tissue = brain & ~lesion
+    drawn = [one.predict(sources, brain)[tissue] for one in (plain, enhancing, other)]
+    assert np.abs(drawn[0] - drawn[1]).mean() < 0.15 * np.abs(drawn[0] - drawn[2]).mean()
+    moved = [np.roll(source, 3, 0) for source in sources]  # the whole reference elsewhere: the same code
+    again = style.own_style(moved, np.roll(without, 3, 0), np.roll(brain, 3, 0))
+    assert np.allclose(again.weights, plain.weights, atol=1e-4)
+
+
+def test_what_has_no_style_is_refused(model_folder, folder):
+    with pytest.raises(ConfigError, match=r"was trained without conditioning\.style"):
+        reference.read(folder / "A0", models.load(model_folder, CPU))
+    with pytest.raises(ConfigError, match=r"conditioning\.style 'linear' tells the style of each target"):
+        configs.parse({"data": {"target_style": "average"}, "conditioning": {"style": "linear"}}, "test")
+
+
+def test_a_style_goes_from_training_to_the_command_line(folder, tmp_path, monkeypatch, capsys, trained):
+    splits.write(splits.make([case.name for case in cases.discover(folder)], 3, 0), tmp_path / "split.json")
+    data = {"root": str(folder), "split": str(tmp_path / "split.json"), "fold": 0, "slab": 1, "crop": [32, 48]}
+    config = configs.parse({**TINY, "data": data, "conditioning": {"style": "linear"}}, "test")
+    model = loop.train(config, tmp_path / "run", CPU, loop.Console(quiet=True))
+    training, _, held = loop.load_patients(config, loop.Console(quiet=True))
+    kept = models.load(model, CPU).network.conditioner.average_style
+    assert torch.allclose(kept, torch.from_numpy(training[0].styles[1]).float(), atol=2e-3)
+    assert held[0].styles is None
+    with pytest.raises(ConfigError, match="holds 6 cases; the reference of a style is one"):
+        reference.read(folder, trained)
+    for out, options in (("average", ()), ("B", ("--style", folder / "B0"))):
+        line = ["dsdiff", "synth", folder / "A0", "-o", tmp_path / out, "--model", model, *options]
+        monkeypatch.setattr(sys, "argv", list(map(str, line)))
+        with pytest.raises(SystemExit) as ended:
+            command()
+        assert ended.value.code == 0, capsys.readouterr()
+    facts = [json.loads((tmp_path / out / "A0" / "provenance.json").read_text()) for out in ("average", "B")]
+    assert [fact["style"] for fact in facts] == ["average", "of B0"]
+    made = [nib.load(tmp_path / out / "A0" / "A0_desc-synthT1ce_T1w.nii.gz").get_fdata() for out in ("average", "B")]
+    assert not np.array_equal(*made)
