@@ -87,19 +87,21 @@ def synthesise(name: str, case: cases.Case, out: Path) -> None:
     log = [json.loads(line) for line in (out / name / "log.jsonl").read_text().splitlines()]
     curve = [row["validation"] for row in log if "validation" in row]
     size = sum(p.numel() for p in model.network.parameters() if p.requires_grad) / 1e6
-    facts = {"parameters": size, "steps": log[-1]["step"], "before": curve[0], "after": curve[-1], "seconds": seconds}
+    facts = {"parameters": size, "steps": log[-1]["step"], "curve": curve, "seconds": seconds}
     np.save(out / name / "z.npy", result.z)
     (out / name / "result.json").write_text(json.dumps(facts | found))
 
 
 def table(names: list[str], out: Path) -> str:
     """What each backbone did, as Markdown."""
-    head = "| backbone | parameters | steps | validation loss before | after | CPU s a volume | PSNR fit | AUC tumour |"
-    lines = [head, "|---" * 8 + "|"]
+    validation = "validation loss before | lowest | after"
+    head = f"| backbone | parameters | steps | {validation} | CPU s a volume | PSNR fit | AUC tumour |"
+    lines = [head, "|---" * 9 + "|"]
     for name in names:
         r = json.loads((out / name / "result.json").read_text())
         lines.append(
-            f"| `{name}` | {r['parameters']:.2f} M | {r['steps']} | {r['before']:.4f} | {r['after']:.4f} | "
+            f"| `{name}` | {r['parameters']:.2f} M | {r['steps']} | {r['curve'][0]:.4f} | {min(r['curve']):.4f} | "
+            f"{r['curve'][-1]:.4f} | "
             f"{r['seconds']:.1f} | {r['psnr_fit']:.2f} | {r['auc_tumour']:.2f} |"
         )
     return "\n".join(lines)
