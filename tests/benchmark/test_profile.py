@@ -16,7 +16,7 @@ def test_macs_of_a_transformer_are_those_of_the_formula(fused):
     e, depth, p, size = 32, 3, 4, 32
     n = (size // p) ** 2
     counted = profile.count(
-        config("vit", hidden_size=e, depth=depth, num_heads=4, patch_size=p, image_size=size, fused=fused), size
+        config("vit", hidden_size=e, depth=depth, num_heads=4, patch_size=p, image_size=size, fused=fused), size, size
     )
     linear = n * (e * 3 * e + e * e + 2 * 4 * e * e)
     attention = 2 * n * n * e  # queries by keys, then weights by values
@@ -27,7 +27,7 @@ def test_macs_of_a_transformer_are_those_of_the_formula(fused):
 def test_macs_of_a_trunk_are_those_of_the_formula():
     c, size = 32, 16
     counted = profile.count(
-        config("resnet_attention", model_channels=c, num_res_blocks=1, attention_every=2, stem=1), size
+        config("resnet_attention", model_channels=c, num_res_blocks=1, attention_every=2, stem=1), size, size
     )
     emb = 4 * c
     pixels = size * size
@@ -36,8 +36,8 @@ def test_macs_of_a_trunk_are_those_of_the_formula():
 
 def test_activations_grow_with_the_image_and_shrink_with_checkpointing():
     params = {"model_channels": 64, "channel_mult": [1, 2], "num_res_blocks": 2}
-    small, large = (profile.count(config("unet", **params), size) for size in (32, 64))
-    again = profile.count(config("unet", **params, use_checkpoint=True), 64)
+    small, large = (profile.count(config("unet", **params), size, size) for size in (32, 64))
+    again = profile.count(config("unet", **params, use_checkpoint=True), 64, 64)
     assert 3.5 < large.activations / small.activations < 4.5
     assert again.activations < large.activations / 3
     assert large.gpu_training > 16 * large.parameters / 2**30
@@ -46,7 +46,7 @@ def test_activations_grow_with_the_image_and_shrink_with_checkpointing():
 def test_a_measurement_in_a_process_of_its_own(tmp_path):
     file = tmp_path / "small.yaml"
     file.write_text("backbone: {target: unet, params: {model_channels: 64, channel_mult: [1, 2], num_res_blocks: 1}}\n")
-    counted = profile.count(configs.load(file), 32)
+    counted = profile.count(configs.load(file), 32, 32)
     measured = profile.measure(file, 32, "cpu", 1, counted)
     assert measured.seconds > 0
     weights = 4 * counted.parameters / 2**30
