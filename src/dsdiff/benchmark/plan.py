@@ -13,7 +13,7 @@ from dsdiff.config import RunConfig
 from dsdiff.data import splits
 from dsdiff.errors import ConfigError, InputError
 
-PARAMETERS, GMACS, EXISTING = "equal parameters", "equal GMACs", "existing runs"
+PARAMETERS, GMACS, EXISTING = "Equal parameters", "Equal GMACs", "Runs that exist"
 SPLIT_SEED = 2024  # as dsdiff split deals
 REGRESSION = "one-step regression"  # the reference's network without a diffusion process: a baseline
 # Keys that candidates may differ in: their network, and how its training is adjusted to it. A step always sees as many
@@ -173,12 +173,32 @@ def existing(root: Path, reference: str | None) -> Arms:
     if reference is not None and reference not in named:
         raise ConfigError(f"--reference {reference} is not among the runs of {root}: {', '.join(named)}")
     first = named[reference] if reference else usual
-    others = [m for m in found if m is not first]
-    plain = regression(first.candidate)
-    refuse_unequal(
-        [m.candidate for m in (first, *others) if plain is None or m.candidate.config.process != plain.config.process]
-    )
-    return {EXISTING: (first, *others)}
+    methods = (first, *(m for m in found if m is not first))
+    _refuse_unlike(methods)
+    return {EXISTING: methods}
+
+
+def _refuse_unlike(methods: Sequence[Method]) -> None:
+    """Raise `ConfigError` unless each is like the first, or like its regression, and scored on the same patients."""
+    plain, candidates = regression(methods[0].candidate), [method.candidate for method in methods]
+    baselines = [one for one in candidates if plain and one.config.process == plain.config.process]
+    refuse_unequal([one for one in candidates if one not in baselines])
+    if plain:
+        refuse_unequal([plain, *baselines])
+    for method in methods:
+        _same_patients(methods[0], method)
+
+
+def _same_patients(reference: Method, other: Method) -> None:
+    """Raise `ConfigError` unless a method has one run for each of the reference's folds under each of its seeds."""
+    wanted = sorted({run.fold for run in reference.runs})
+    for seed in {run.config.seed for run in other.runs}:
+        there = sorted(run.fold for run in other.runs if run.config.seed == seed)
+        if there != wanted:
+            raise ConfigError(
+                f"{other.candidate.name} has runs of folds {there} under seed {seed}; {reference.candidate.name} is "
+                f"scored on folds {wanted}, and methods must be scored on the same patients, once a seed"
+            )
 
 
 def _method_of(runs: Sequence[Run], root: Path) -> Method:

@@ -135,7 +135,7 @@ def markdown(found: Comparison) -> str:
     text = [f"`{found.facts['command']}`", "", *remarks(found)]
     protocol = found.facts["protocol"]
     for arm in found.arms:
-        text += ["", f"### {arm.title.capitalize()}", ""]
+        text += ["", f"### {arm.title}", ""]
         text += _table(["", *header(protocol)], lines(arm, protocol))
         text += [f"\nNot in it: {name}: {why}" for name, why in arm.missing.items()]
         text += ["", *(f"- {one.verdict.sentence}" for one in arm.judgements), ""]
