@@ -36,7 +36,7 @@ def inline(patch):
     """Jobs run in this process; what is measured elsewhere is a constant."""
     for module in (work, budget):
         patch.setattr(module, "apart", lambda job, *args, threads=1: job(*args))
-    patch.setattr(scoring, "time", SimpleNamespace(process_time=count(0, 5).__next__))
+    patch.setattr(scoring, "time", SimpleNamespace(process_time=count(0.0, 5.0).__next__))
     patch.setattr(budget, "seconds_per_step", lambda *_: 0.5)
     patch.setattr(loop, "validate", lambda *_: 0.0)
     patch.setattr(profile, "measure", lambda *_: Measured(0.5, 0.25, None))

@@ -116,7 +116,7 @@ def remarks(found: Comparison) -> list[str]:
         f"Protocol {facts['protocol']}: {named(facts['protocol']).says}. The original's figures are of BraSyn with the "
         "background counted, one fold and one seed: no score there compares with one here.",
         "GMAC: 10^9 multiply-accumulates of one forward of a training slice. Training: steps times the seconds of a "
-        "step, timed once, over all runs. A slice: 256 x 256, one thread; a volume: CPU seconds, median.",
+        "step, timed once, over all runs. A slice: 256 x 256, one thread, by the clock; a volume: CPU seconds, median.",
     ]
     if facts["seeds"] == 1:
         said.append(
@@ -132,8 +132,8 @@ def remarks(found: Comparison) -> list[str]:
 
 def markdown(found: Comparison) -> str:
     """The whole comparison, to be pasted into a page."""
-    text = [f"`{found.facts['command']}`", "", *remarks(found)]
-    protocol = found.facts["protocol"]
+    facts, protocol = found.facts, found.facts["protocol"]
+    text = [f"`{facts['command']}`, {facts['date']}, dsdiff {facts['versions']['dsdiff']}", "", *remarks(found)]
     for arm in found.arms:
         text += ["", f"### {arm.title}", ""]
         text += _table(["", *header(protocol)], lines(arm, protocol))

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from dsdiff.benchmark.compare import Comparison
-    from dsdiff.benchmark.prepare import Prepared
+    from dsdiff.benchmark.prepare import Asked, Prepared
 
 LIMIT = "20min"  # of training, where neither --budget nor --steps says anything
 
@@ -74,25 +74,40 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff.benchmark import plan, prepare
+    from dsdiff.benchmark import prepare
     from dsdiff.evaluation import protocols
 
     protocols.named(protocol)
-    if existing is not None:
-        if configs or data or split or budget or steps:
-            raise ConfigError("--from takes runs as they are: no CONFIG, --data, --split, --budget or --steps with it")
-        prepared = prepare.finished(existing, reference, out, device, allow_code)
-    else:
-        names = [item for item in configs or () if "=" not in item]
-        if not names or data is None:
-            raise ConfigError("needed are one CONFIG or more and --data, or --from RUNS")
-        overrides = [item for item in configs or () if "=" in item]
-        arms = {"parameters": [plan.PARAMETERS], "gmacs": [plan.GMACS]}.get(arm, [plan.PARAMETERS, plan.GMACS])
-        limit = _limit(budget, steps)
-        asked = prepare.Asked(names, overrides, recipe, data, split, folds, limit, seeds, arms)
+    if existing is None:
+        asked = _asked(configs or [], data, split, folds, _limit(budget, steps), seeds, arm, recipe)
         prepared = prepare.fresh(asked, out, device, allow_code)
+    elif configs or data or split or budget or steps:
+        raise ConfigError("--from takes runs as they are: no CONFIG, --data, --split, --budget or --steps with it")
+    else:
+        prepared = prepare.finished(existing, reference, out, device, allow_code)
     if _compared(prepared, out, protocol, device, jobs, Console(stderr=True)):
         raise typer.Exit(1)
+
+
+def _asked(
+    configs: list[str],
+    data: Path | None,
+    split: Path | None,
+    folds: int | None,
+    limit: int | float,
+    seeds: int,
+    arm: str,
+    recipe: str,
+) -> "Asked":
+    """What is to be trained; arguments with a "=" are changes, the others configs."""
+    from dsdiff.benchmark import plan, prepare
+
+    names = [item for item in configs if "=" not in item]
+    if not names or data is None:
+        raise ConfigError("needed are one CONFIG or more and --data, or --from RUNS")
+    overrides = [item for item in configs if "=" in item]
+    arms = {"parameters": [plan.PARAMETERS], "gmacs": [plan.GMACS]}.get(arm, [plan.PARAMETERS, plan.GMACS])
+    return prepare.Asked(names, overrides, recipe, data, split, folds, limit, seeds, arms)
 
 
 def _limit(budget: str | None, steps: int | None) -> int | float:
