@@ -16,7 +16,7 @@ from dsdiff.benchmark.plan import Arms, Candidate, Method
 from dsdiff.benchmark.scoring import Scores
 from dsdiff.benchmark.work import Failed
 from dsdiff.errors import DsdiffError
-from dsdiff.evaluation import cohort, protocols, statistics
+from dsdiff.evaluation import cohort, measures, protocols, statistics
 from dsdiff.evaluation.statistics import Difference, Runs, Verdict
 
 SIDE = 256  # of the slice whose forward is timed and whose memory is measured, as in dsdiff backbones
@@ -29,6 +29,11 @@ class Judged:
     score: str
     unit: str
     matters: float
+
+    @property
+    def title(self) -> str:
+        """The score in words."""
+        return measures.describe(self.score).title
 
 
 @dataclass(frozen=True)

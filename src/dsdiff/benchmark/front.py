@@ -35,7 +35,7 @@ def draw(arms: Sequence[Arm], scores: Sequence[Judged]) -> Figure:
     for axes, arm in zip(figure.subplots(len(arms), len(scores), squeeze=False), arms, strict=True):
         for axis, one in zip(axes, scores, strict=True):
             _panel(axis, [row for row in arm.rows if row.volume], one)
-            axis.set_title(f"{arm.title}: {one.score} ({one.unit})", color=INK, fontsize=9, loc="left")
+            axis.set_title(f"{arm.title}: {one.title}", color=INK, fontsize=9, loc="left")
     figure.supxlabel("CPU seconds a volume; the line joins what nothing else beats", color=SOFT, fontsize=8)
     return figure
 

@@ -20,7 +20,7 @@ def page(found: Comparison, drawing: str, scores: tuple[Judged, ...]) -> str:
         judgements={arm.title: tables.judgements(arm.judgements) for arm in found.arms},
         front=front.inline(drawing),
         plots={
-            f"{arm.title}: {one.score}": _differences(arm, one, found.patients) for arm in found.arms for one in scores
+            f"{arm.title}: {one.title}": _differences(arm, one, found.patients) for arm in found.arms for one in scores
         },
         scores=scores,
     )  # fmt: skip

@@ -46,7 +46,7 @@ def lines(arm: Arm, protocol: str) -> list[Line]:
     for row in arm.rows:
         found.append(Line(row.name, [*_cost(row), *_scores(row, protocol)]))
         if row.printed:
-            found.append(Line("its backbone, as printed by the original", _printed(row.printed), quoted=True))
+            found.append(Line("printed by the original", _printed(row.printed), quoted=True))
     return found
 
 
