@@ -13,7 +13,7 @@ ifndef DSDIFF_REAL_DATA
 DSDIFF_REAL_DATA := $(if $(wildcard $(UNPACK)),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsdiff/real)
 endif
 
-.PHONY: help demo test test-smp lint eval-real model phantoms train-folds train-final clean
+.PHONY: help demo test test-smp lint eval-real compare model phantoms train-folds train-final clean
 
 help:
 	@echo "make demo       a simulated patient through the shipped model: demo/report.html"
@@ -21,6 +21,7 @@ help:
 	@echo "make test-smp   the tests of the extra smp, in .venv-smp: it needs torchvision, which brings CUDA (6 GB)"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make eval-real  scores on real patients that the scored model never saw (needs DSDIFF_REAL_DATA)"
+	@echo "make compare    every small backbone against UNet on real patients: about six hours (needs DSDIFF_REAL_DATA)"
 	@echo "make model      trains the shipped model and its fold models from scratch (needs DSDIFF_REAL_DATA)"
 
 $(BIN)/dsdiff: pyproject.toml constraints.txt
@@ -60,6 +61,18 @@ lint: $(VENV)/.dev
 eval-real: $(BIN)/dsdiff $(DSDIFF_REAL_DATA)
 	@test -n "$(DSDIFF_REAL_DATA)" || { echo "set DSDIFF_REAL_DATA to the folder of real cases"; exit 2; }
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(DSDIFF_REAL_DATA) --out $(RUNS)/eval-real.json
+
+# Every small backbone that is installed, UNet first; stopped, it goes on. SEEDS=3 later adds two seeds to what is there.
+BUDGET ?= 8min
+SEEDS ?= 1
+SMALL = $(sort $(notdir $(basename $(wildcard configs/backbones/*-small.yaml))))
+NOT_INSTALLED = $(shell $(BIN)/python -c 'import segmentation_models_pytorch' 2>/dev/null || echo smp_unet-small)
+
+compare: $(BIN)/dsdiff $(DSDIFF_REAL_DATA)
+	@test -n "$(DSDIFF_REAL_DATA)" || { echo "set DSDIFF_REAL_DATA to the folder of real cases"; exit 2; }
+	OMP_NUM_THREADS=1 $(BIN)/dsdiff compare unet-small $(filter-out unet-small $(NOT_INSTALLED),$(SMALL)) \
+	  --data $(DSDIFF_REAL_DATA) --split models/split.json --budget $(BUDGET) --seeds $(SEEDS) --jobs 2 --device cpu \
+	  -o $(RUNS)/compare data.phantom_share=0
 
 # The whole recipe of the shipped model; every step resumes where it was stopped, and two trainings run at a time.
 model: $(VENV)/.dev $(DSDIFF_REAL_DATA) phantoms

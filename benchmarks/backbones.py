@@ -22,8 +22,8 @@ import torch
 from matplotlib.figure import Figure
 
 from dsdiff import config as configs
+from dsdiff.benchmark import budget
 from dsdiff.data import cases, nifti, preprocess, splits, views
-from dsdiff.data.cohort import Batch
 from dsdiff.data.labels import enhancing_label
 from dsdiff.errors import ConfigError
 from dsdiff.evaluation import scores
@@ -31,25 +31,9 @@ from dsdiff.evaluation.regions import regions
 from dsdiff.inference import model as models
 from dsdiff.inference import preview
 from dsdiff.inference.synthesize import run
-from dsdiff.training.loop import Trainer
 
 RECIPE = Path("configs/bridge-small.yaml")
 BACKBONES = Path("configs/backbones")
-
-
-def steps_within(backbone: Path, minutes: float) -> int:
-    """How many training steps so many minutes of CPU time are, by timing a few on noise."""
-    config = configs.load(RECIPE, (f"backbone={backbone}", "data.phantom_share=0"))
-    trainer, generator = Trainer(config, torch.device("cpu")), torch.Generator().manual_seed(0)
-    size, data = config.training.batch_size, config.data
-    sources = torch.randn(size, len(data.contrasts), data.slab, *data.crop)
-    there = torch.ones(size, len(data.contrasts), dtype=torch.bool)
-    batch = Batch(sources, sources[:, :1, 0], torch.ones(size, 1, *data.crop, dtype=torch.uint8), there)
-    trainer.train_step(batch, generator)
-    since = time.process_time()
-    for _ in range(6):
-        trainer.train_step(batch, generator)
-    return int(minutes * 60 / ((time.process_time() - since) / 6))
 
 
 def command(name: str, steps: int, phantoms: Path, out: Path) -> list[str]:
@@ -153,7 +137,8 @@ def main() -> None:
         name = path.stem.removesuffix("-small")
         if name not in plan and (not args.only or name in args.only):
             try:
-                plan[name] = steps_within(path, args.minutes)
+                config = configs.load(RECIPE, (f"backbone={path}",))
+                plan[name] = int(args.minutes * 60 / budget.seconds_per_step(config, "cpu"))
             except ConfigError as error:
                 print(f"{name} left out: {error}", flush=True)
     plan_file.write_text(json.dumps(plan))

@@ -19,6 +19,7 @@ import torch
 from rich.console import Console
 
 from dsdiff import checkpoint
+from dsdiff.benchmark.scoring import learn
 from dsdiff.data import cases, nifti, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.data.style import LinearRegression
@@ -30,14 +31,6 @@ from dsdiff.progress import bars
 
 METHODS = ("model", "copy of T1", "linear regression", "truth blurred 1 mm")
 Scores = dict[str, dict[str, float]]  # method -> score -> value
-
-
-def learn(case: Case, contrasts: tuple[str, ...]) -> LinearRegression:
-    """What one patient teaches a linear regression."""
-    prepared = preprocess.apply(cases.load(case, (*contrasts, "t1ce")))
-    regression = LinearRegression(len(contrasts))
-    regression.add([prepared.images[c] for c in contrasts], prepared.images["t1ce"], prepared.brain)
-    return regression
 
 
 def score_case(case: Case, folder: Path, regression: LinearRegression) -> Scores:

@@ -196,7 +196,7 @@ class RunConfig(Part):
         """
         if registry.is_ours(self.backbone):
             with torch.device("meta"):
-                return self.build_network()
+                return self.build_network().to("meta")  # for what a library of a backbone's put elsewhere
         return self.build_network()  # may compute while it is built
 
     def build_process(self) -> NoiseProcess:

@@ -3,7 +3,6 @@
 Counting runs the network on torch's meta device, which computes shapes alone, so that any size can be counted anywhere.
 """
 
-import multiprocessing
 import os
 import resource
 import statistics
@@ -21,7 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from dsdiff import config as configs
 from dsdiff import device as devices
-from dsdiff.backbones import registry
+from dsdiff.benchmark.apart import apart
 from dsdiff.conditioning.network import Network
 from dsdiff.config import RunConfig
 
@@ -67,11 +66,11 @@ class Measured:
     training: float | None
 
 
-def count(config: RunConfig, size: int) -> Counted:
-    """Count one slice of size x size. Raises what building the backbone raises, and `GeometryError` for a bad size."""
+def count(config: RunConfig, height: int, width: int) -> Counted:
+    """Count one slice of a size. Raises what building the network raises, and `GeometryError` for a bad size."""
     network = config.sketch()
     with next(network.parameters()).device:
-        given = inputs(config, size)
+        given = inputs(config, height, width)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         forward(network.eval(), given)
     kept: dict[int, int] = {}
@@ -109,11 +108,11 @@ class _FusedAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def inputs(config: RunConfig, size: int) -> Given:
+def inputs(config: RunConfig, height: int, width: int) -> Given:
     """A slice of noise, on torch's default device."""
     n, slab = len(config.data.contrasts), config.data.slab
-    sources, present = torch.randn(1, n, slab, size, size), torch.ones(1, n, dtype=torch.bool)
-    return sources, present, torch.randn(1, 1, size, size), torch.full((1,), 500.0)
+    sources, present = torch.randn(1, n, slab, height, width), torch.ones(1, n, dtype=torch.bool)
+    return sources, present, torch.randn(1, 1, height, width), torch.full((1,), 500.0)
 
 
 def forward(network: Network, given: Given) -> Tensor:
@@ -127,26 +126,17 @@ def measure(file: Path, size: int, device: str, threads: int, counted: Counted) 
 
     Training is not run where it would need more than three quarters of the memory that is free.
     """
-    seconds, inference = _apart(_infer, file, size, device, threads)
+    seconds, inference = apart(_alone, _infer, file, size, device, threads=threads)
     needed = TRAINING_BYTES * counted.parameters + 2 * counted.activations
-    training = _apart(_train, file, size, device, threads)[1] if needed < 0.75 * _free(device) else None
+    training = apart(_alone, _train, file, size, device, threads=threads)[1] if needed < 0.75 * _free(device) else None
     return Measured(seconds, inference, training)
 
 
-def _apart(job: Job, file: Path, size: int, device: str, threads: int) -> tuple[float, float]:
-    """Seconds and GiB of a job, in a process of its own."""
-    allowed = {name: path for name, path in registry.BACKBONES.items() if "." in name}
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(_alone, (job, allowed, file, size, device, threads))
-
-
-def _alone(job: Job, allowed: dict[str, str], file: Path, size: int, device: str, threads: int) -> tuple[float, float]:
-    torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    registry.BACKBONES.update(allowed)
+def _alone(job: Job, file: Path, size: int, device: str) -> tuple[float, float]:
+    """Seconds and GiB of a job."""
     config, where = configs.load(file), devices.pick(device)
     with where:
-        given = inputs(config, size)
+        given = inputs(config, size, size)
     _used(where)
     before = _used(where)  # and from here on the peak counts anew
     seconds = job(config, given, where)

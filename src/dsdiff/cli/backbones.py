@@ -73,7 +73,7 @@ def _profile(paths: list[Path], size: int, device: str, threads: int, allow_code
             if allow_code:
                 registry.allow(config.backbone.target)
             try:
-                counted = profile.count(config, size)
+                counted = profile.count(config, size, size)
             except UserError as error:
                 typer.echo(f"| {path.stem} | {error} |" + " |" * 8)
                 progress.advance(task)

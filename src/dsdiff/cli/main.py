@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dsdiff import __version__
-from dsdiff.cli import backbones, demo, evaluate, explain, import_config, phantom, probe, split, synth, train
+from dsdiff.cli import backbones, compare, demo, evaluate, explain, import_config, phantom, probe, split, synth, train
 from dsdiff.errors import DsdiffError
 
 STOPPED = 130  # by the keyboard: 128 + SIGINT
@@ -23,6 +23,7 @@ app = typer.Typer(
 )
 app.command("synth")(synth.command)
 app.command("evaluate")(evaluate.command)
+app.command("compare")(compare.command)
 app.command("demo")(demo.command)
 app.command("phantom")(phantom.command)
 app.command("train")(train.command)

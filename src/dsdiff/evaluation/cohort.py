@@ -142,12 +142,13 @@ def write_json(results: Results, path: Path) -> None:
         "failed": results.failed,
         "without_prediction": list(results.without_prediction),
     }
-    path.write_text(json.dumps(_finite(facts), indent=1) + "\n")
+    path.write_text(json.dumps(finite(facts), indent=1) + "\n")
 
 
-def _finite(value: Any) -> Any:
+def finite(value: Any) -> Any:
+    """A value for JSON: NaN and infinity as null, at any depth."""
     if isinstance(value, dict):
-        return {key: _finite(item) for key, item in value.items()}
+        return {key: finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(item) for item in value]
+        return [finite(item) for item in value]
     return None if isinstance(value, float) and not np.isfinite(value) else value

@@ -54,30 +54,38 @@ def remarks(scores: dict[str, float]) -> list[str]:
 def page(results: Results, draw: Callable[[str], list[Panel]]) -> str:
     """The report as HTML. draw: the panels of a patient; asked for those that are shown, one after the other."""
     shown = [Shown(case, place, remarks(results.patients[case]), draw(case)) for case, place in chosen(results).items()]
-    environment = Environment(
+    summed = cohort.summary(results)
+    return (
+        environment()
+        .get_template("evaluation.html")
+        .render(
+            results=results,
+            says=PROTOCOLS[results.protocol].says,
+            summary=summed,
+            likeness=likeness(results, summed),
+            groups={
+                "Enhancement": _rows(summed, measures.ENHANCEMENT),
+                "Slices and sharpness": _rows(summed, measures.TEXTURE),
+                "Uncertainty": _rows(summed, measures.CALIBRATION),
+            },
+            plots=drawn(results),
+            agreement=cohort.volume_agreement(results),
+            shown=shown,
+            columns=_columns(results),
+            titles={name: measures.describe(name) for name in results.names()},
+            remarks={case: remarks(results.patients[case]) for case in results.patients},
+            threshold=enhancement.THRESHOLD,
+        )
+    )
+
+
+def environment() -> Environment:
+    """The reports' templates, with what all of them use."""
+    found = Environment(
         loader=PackageLoader("dsdiff", "assets"), autoescape=select_autoescape(), undefined=StrictUndefined
     )
-    environment.globals |= {"number": number, "isfinite": np.isfinite}
-    summed = cohort.summary(results)
-    return environment.get_template("evaluation.html").render(
-        results=results,
-        says=PROTOCOLS[results.protocol].says,
-        version=__version__,
-        summary=summed,
-        likeness=likeness(results, summed),
-        groups={
-            "Enhancement": _rows(summed, measures.ENHANCEMENT),
-            "Slices and sharpness": _rows(summed, measures.TEXTURE),
-            "Uncertainty": _rows(summed, measures.CALIBRATION),
-        },
-        plots=drawn(results),
-        agreement=cohort.volume_agreement(results),
-        shown=shown,
-        columns=_columns(results),
-        titles={name: measures.describe(name) for name in results.names()},
-        remarks={case: remarks(results.patients[case]) for case in results.patients},
-        threshold=enhancement.THRESHOLD,
-    )
+    found.globals |= {"number": number, "isfinite": np.isfinite, "version": __version__}
+    return found
 
 
 def number(value: float, name: str) -> str:

@@ -1,0 +1,61 @@
+"""A training budget in time, and the steps that it buys: timed once on noise, written down, and then kept."""
+
+import json
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dsdiff import device as devices
+from dsdiff.benchmark.apart import apart
+from dsdiff.config import RunConfig
+from dsdiff.data import cohort
+from dsdiff.errors import ConfigError, OutputError
+from dsdiff.training import loop
+
+UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
+TIMED = 6  # steps, after one that warms up
+
+
+def parse(text: str) -> float:
+    """Seconds of a budget such as 90s, 20min or 1.5h. Raises `ConfigError` for anything else, and for nothing."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|min|h)", text.strip())
+    if found is None or float(found[1]) == 0:
+        raise ConfigError(f"budget '{text}' is no time; give seconds, minutes or hours, as 90s, 20min or 1.5h")
+    return float(found[1]) * UNITS[found[2]]
+
+
+def seconds_per_step(config: RunConfig, device: str) -> float:
+    """Seconds of one training step on a patient of noise: of the CPU where it computes, of the clock on a GPU."""
+    trainer, data = loop.Trainer(config, devices.pick(device)), config.data
+    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
+    images = rng.standard_normal((len(data.contrasts) + 1, 9, *data.crop)).astype(np.float16)
+    noise = [cohort.Patient("noise", images, np.ones(images.shape[1:], np.uint8))]
+    clock = time.process_time if trainer.device.type == "cpu" else time.perf_counter
+    for step in range(TIMED + 1):
+        if step == 1:
+            since = clock()
+        trainer.train_step(loop.draw(config, noise, [], rng, generator), generator)
+    return (clock() - since) / TIMED
+
+
+def calibrated(config: RunConfig, key: str, device: str, file: Path) -> float:
+    """`seconds_per_step` in a process of its own, the first time; what the file says under this key ever after."""
+    known = json.loads(file.read_text()) if file.is_file() else {}
+    if key not in known:
+        known[key] = apart(seconds_per_step, config, device)
+        write(known, file)
+    return float(known[key])
+
+
+def write(facts: object, file: Path) -> None:
+    """Write facts as JSON, whole or not at all. Raises `OutputError` where that cannot be done."""
+    beside = file.with_name(file.name + ".partial")
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        beside.write_text(json.dumps(facts, indent=1) + "\n")
+        beside.replace(file)
+    except OSError as error:
+        raise OutputError(f"{file} cannot be written: {error.strerror or error}") from error

@@ -1,0 +1,83 @@
+"""From what was asked for to the runs of every arm: candidates built and timed, the split dealt or read."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dsdiff.backbones import registry
+from dsdiff.benchmark import budget, compare, plan
+from dsdiff.benchmark.plan import Arms, Candidate
+from dsdiff.data import cases
+from dsdiff.errors import ConfigError
+
+PACES = "calibration.json"
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A comparison to train. limit: steps (int) or seconds (float) of one training; arms: titles of those wanted."""
+
+    names: Sequence[str]
+    overrides: Sequence[str]
+    recipe: str
+    data: Path
+    split: Path | None
+    folds: int | None
+    limit: int | float
+    seeds: int
+    arms: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """Runs by arm, seconds of a training step by candidate, and which candidates cannot be built, and why."""
+
+    arms: Arms
+    paces: dict[str, float]
+    left_out: dict[str, str]
+
+
+def fresh(asked: Asked, out: Path, device: str, allow_code: bool) -> Prepared:
+    """Raises `ConfigError` for configs that are no fair comparison, and for a reference that cannot be built."""
+    names = [case.name for case in cases.discover(asked.data)]
+    split, folds = plan.split(asked.split, names, asked.folds, out)
+    placed = (*asked.overrides, f"data.root={asked.data}", f"data.split={split}", "data.fold=0")
+    found = plan.candidates(asked.names, placed, asked.recipe)
+    reference = found[0]
+    if baseline := plan.regression(reference):
+        found.insert(1, baseline)
+    _allow(found, allow_code)
+    macs, left_out = {}, {}
+    for candidate in found:
+        try:
+            macs[candidate.name] = compare.trained_macs(candidate)
+        except ConfigError as error:
+            if candidate is reference:
+                raise
+            left_out[candidate.name] = str(error)
+    built = [candidate for candidate in found if candidate.name in macs]
+    paces = _paces(built, out, device)
+    steps = plan.steps(asked.limit, paces, macs, reference.name)
+    root = out / "runs"
+    arms = {
+        arm: tuple(plan.method(one, steps[arm][one.name], asked.seeds, folds, root) for one in built)
+        for arm in asked.arms
+    }
+    return Prepared(arms, paces, left_out)
+
+
+def finished(runs: Path, reference: str | None, out: Path, device: str, allow_code: bool) -> Prepared:
+    """The runs that exist below a folder. Raises what `plan.existing` raises."""
+    arms = plan.existing(runs, reference)
+    found = [method.candidate for method in arms[plan.EXISTING]]
+    _allow(found, allow_code)
+    return Prepared(arms, _paces(found, out, device), {})
+
+
+def _allow(candidates: Sequence[Candidate], allow_code: bool) -> None:
+    for candidate in candidates if allow_code else ():
+        registry.allow(candidate.config.backbone.target)
+
+
+def _paces(candidates: Sequence[Candidate], out: Path, device: str) -> dict[str, float]:
+    return {one.name: budget.calibrated(one.config, one.key, device, out / PACES) for one in candidates}

@@ -1,0 +1,164 @@
+"""What a run is worth: its held-out patients synthesised and scored as `dsdiff evaluate` scores them, and baselines."""
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from dsdiff import checkpoint
+from dsdiff import device as devices
+from dsdiff.benchmark.budget import write
+from dsdiff.benchmark.plan import Run
+from dsdiff.data import cases, preprocess, splits
+from dsdiff.data.cases import Case
+from dsdiff.data.style import LinearRegression
+from dsdiff.errors import ConfigError
+from dsdiff.evaluation import patient
+from dsdiff.evaluation.metrics import Image
+from dsdiff.evaluation.pairs import Synthetic
+from dsdiff.evaluation.patient import Patient
+from dsdiff.inference import model as models
+from dsdiff.inference.synthesize import run as synthesise
+from dsdiff.training import loop
+from dsdiff.volume import Volume
+
+SCORES, LOG = "scores.json", "train.log"
+COPY, LINEAR = "copy of T1", "linear regression"
+Scores = dict[str, dict[str, float]]  # patient -> score -> value; a patient that could not be scored has none
+
+
+@dataclass(frozen=True)
+class Scored:
+    """Scores of the patients that a run never saw, CPU seconds of each one's synthesis, and who failed, why."""
+
+    patients: Scores
+    seconds: dict[str, float]
+    failed: dict[str, str]
+
+
+def held_out(run: Run) -> list[Case]:
+    """The patients that a run never saw. Raises `ConfigError` where its data lack some."""
+    data = run.config.data
+    if data.root is None or data.split is None:
+        raise ConfigError(f"{run.folder} names no data.root and data.split; give --data and --split")
+    found = {case.name: case for case in cases.discover(data.root)}
+    names = splits.read(data.split).held_out(run.fold)
+    if lost := sorted(set(names) - set(found)):
+        raise ConfigError(f"{data.root} lacks patients of {data.split}: {', '.join(lost[:3])}")
+    return [found[name] for name in names]
+
+
+def finish(run: Run, protocol: str, device: str) -> None:
+    """Train a run, from where it stopped, and score it: what is done already is left as it is."""
+    model, where = run.folder / "model", devices.pick(device)
+    if not model.is_dir():
+        run.folder.mkdir(parents=True, exist_ok=True)
+        with (run.folder / LOG).open("a") as log:
+            loop.train(run.config, run.folder, where, Console(file=log))
+    if read(run, protocol) is None:
+        loaded = models.load(model, where)
+        patients, seconds, failed = {}, {}, {}
+        for case in held_out(run):
+            try:
+                wanted = cases.load(case, loaded.wanted(case.files))
+                since = time.process_time()
+                made = synthesise(wanted, loaded).t1ce
+                seconds[case.name] = round(time.process_time() - since, 3)
+                patients[case.name] = _score(replace(_copy(case), image=_array(made)), protocol)
+            except Exception as error:  # one odd case must not stop the others
+                failed[case.name] = str(error)
+        facts = {"protocol": protocol, "model": loaded.hash, "seconds": seconds, "failed": failed}
+        write({**facts, "patients": _plain(patients)}, run.folder / SCORES)
+
+
+def read(run: Run, protocol: str) -> Scored | None:
+    """The scores of a run by this protocol; None where there are none of the model that stands there."""
+    try:
+        found = json.loads((run.folder / SCORES).read_text())
+    except FileNotFoundError:
+        return None
+    if (found["protocol"], found["model"]) != (protocol, checkpoint.read(run.folder / "model").hash):
+        return None
+    return Scored(_numbers(found["patients"]), found["seconds"], found["failed"])
+
+
+def learn(case: Case, contrasts: Sequence[str], start: str = "t1") -> LinearRegression:
+    """What one patient teaches a linear regression of its T1ce on its other contrasts."""
+    prepared = preprocess.apply(cases.load(case, (*contrasts, "t1ce")), start)
+    regression = LinearRegression(len(contrasts))
+    regression.add([prepared.images[c] for c in contrasts], prepared.images["t1ce"], prepared.brain)
+    return regression
+
+
+def baselines(runs: Sequence[Run], protocol: str, file: Path) -> None:
+    """Score what needs no network on the held-out patients of these runs, one of each fold, and write it down.
+
+    The linear regression of a fold is fitted on the patients of the other folds, as the networks are.
+    """
+    data = runs[0].config.data
+    assert data.root is not None and data.split is not None
+    split, found = splits.read(data.split), {case.name: case for case in cases.discover(data.root)}
+    learnt = {name: learn(found[name], data.contrasts, data.start) for fold in split.folds for name in fold}
+    scores: dict[str, Scores] = {COPY: {}, LINEAR: {}}
+    for run in runs:
+        seen = [part for name, part in learnt.items() if name not in split.held_out(run.fold)]
+        fitted = LinearRegression.merged(seen)
+        for case in held_out(run):
+            image = _linear(case, fitted, data.contrasts, data.start)
+            copy = _copy(case)
+            scores[COPY][case.name] = _score(copy, protocol)
+            scores[LINEAR][case.name] = _score(replace(copy, image=image), protocol)
+    write({"of": _asked(runs, protocol), "scores": {name: _plain(found) for name, found in scores.items()}}, file)
+
+
+def read_baselines(runs: Sequence[Run], protocol: str, file: Path) -> dict[str, Scores] | None:
+    """What `baselines` wrote of these very runs; None where it is something else or nothing."""
+    found = json.loads(file.read_text()) if file.is_file() else {}
+    if found.get("of") != _asked(runs, protocol):
+        return None
+    return {name: _numbers(scores) for name, scores in found["scores"].items()}
+
+
+def _asked(runs: Sequence[Run], protocol: str) -> dict[str, Any]:
+    data = runs[0].config.data
+    assert data.split is not None
+    folds = [run.fold for run in runs]
+    return {"protocol": protocol, "split": splits.read(data.split).hash, "folds": folds, "contrasts": [*data.contrasts]}
+
+
+def _copy(case: Case) -> Patient:
+    """A patient whose synthetic T1ce is the T1."""
+    return patient.read(Synthetic(case.files["t1"]), case)
+
+
+def _linear(case: Case, fitted: LinearRegression, contrasts: Sequence[str], start: str) -> Image:
+    prepared = preprocess.apply(cases.load(case, tuple(contrasts)), start)
+    made = fitted.predict([prepared.images[c] for c in contrasts], prepared.brain).astype(np.float32)
+    return _array(preprocess.restore(prepared, made, start))
+
+
+def _array(volume: Volume) -> Image:
+    """A volume's array on RAS+ axes."""
+    return preprocess.to_canonical(volume).array
+
+
+def _score(made: Patient, protocol: str) -> dict[str, float]:
+    return patient.score(made, protocol, fit=False)
+
+
+def _plain(patients: Scores) -> dict[str, dict[str, float | None]]:
+    """Scores for JSON: None where there is no number."""
+    return _each(patients, lambda value: float(value) if np.isfinite(value) else None)
+
+
+def _numbers(patients: dict[str, dict[str, float | None]]) -> Scores:
+    return _each(patients, lambda value: float("nan") if value is None else value)
+
+
+def _each(patients: dict[str, dict[str, Any]], change: Callable[[Any], Any]) -> dict[str, dict[str, Any]]:
+    return {case: {name: change(value) for name, value in found.items()} for case, found in patients.items()}

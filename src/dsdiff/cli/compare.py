@@ -1,0 +1,161 @@
+"""dsdiff compare: which backbone, and is the gain worth the cost."""
+
+import datetime
+import shlex
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import typer
+
+from dsdiff import __version__
+from dsdiff.errors import ConfigError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from dsdiff.benchmark.compare import Comparison
+    from dsdiff.benchmark.prepare import Asked, Prepared
+
+LIMIT = "20min"  # of training, where neither --budget nor --steps says anything
+
+
+def command(
+    configs: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[CONFIG]... [KEY=VALUE]...",
+            help="Candidates, the reference first: YAMLs or names; changes for all of them.",
+        ),
+    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder of cases: data.root.")] = None,
+    split: Annotated[Path | None, typer.Option(help="A split file. Default: OUT/split.json, dealt once.")] = None,
+    budget: Annotated[
+        str | None, typer.Option(help=f"Time of one training, as 90s, 20min or 1h. Default: {LIMIT}.")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(min=1, help="Steps of one training, instead of --budget.")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each candidate and fold.")] = 3,
+    folds: Annotated[int | None, typer.Option(min=1, help="How many folds to train and score. Default: all.")] = None,
+    arm: Annotated[
+        Literal["both", "parameters", "gmacs"], typer.Option(help="Each at the budget, each at equal GMACs, or both.")
+    ] = "both",
+    recipe: Annotated[
+        str, typer.Option(help="What a CONFIG that holds a backbone alone is put into.")
+    ] = "bridge-small",
+    existing: Annotated[
+        Path | None, typer.Option("--from", metavar="RUNS", help="Compare finished runs; train nothing.")
+    ] = None,
+    reference: Annotated[str | None, typer.Option(help="With --from: the run to compare the others with.")] = None,
+    protocol: Annotated[
+        str, typer.Option(help="How to score: brain, brasyn or volume, as in dsdiff evaluate.")
+    ] = "brain",
+    jobs: Annotated[int, typer.Option(min=1, help="Trainings at a time, a CPU thread each.")] = 2,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    allow_code: Annotated[
+        bool, typer.Option("--allow-code", help="Import classes that configs name by a dotted path.")
+    ] = False,
+    out: Annotated[Path, typer.Option("-o", "--out", readable=False, help="The folder of it all.")] = Path(
+        "runs/compare"
+    ),
+) -> None:
+    """Compare backbones that are trained alike, patient by patient, and say of each whether it is worth it.
+
+    The same command goes on where it was stopped. Writes OUT/table.md (printed too), results.json, report.html and
+    front.svg/png. Exit code: 0, or 1 where a candidate failed (the others stand in the table).
+
+    Examples:
+
+        dsdiff compare unet-small dit-small vit-small --data cohort --budget 20min --seeds 3 --folds 3
+
+        dsdiff compare unet-small mine.yaml --data cohort --split split.json --steps 500 training.lr=3e-4
+
+        dsdiff compare --from runs
+    """
+    from rich.console import Console
+
+    from dsdiff.benchmark import prepare
+    from dsdiff.evaluation import protocols
+
+    protocols.named(protocol)
+    if existing is None:
+        asked = _asked(configs or [], data, split, folds, _limit(budget, steps), seeds, arm, recipe)
+        prepared = prepare.fresh(asked, out, device, allow_code)
+    elif configs or data or split or budget or steps:
+        raise ConfigError("--from takes runs as they are: no CONFIG, --data, --split, --budget or --steps with it")
+    else:
+        prepared = prepare.finished(existing, reference, out, device, allow_code)
+    if _compared(prepared, out, protocol, device, jobs, Console(stderr=True)):
+        raise typer.Exit(1)
+
+
+def _asked(
+    configs: list[str],
+    data: Path | None,
+    split: Path | None,
+    folds: int | None,
+    limit: int | float,
+    seeds: int,
+    arm: str,
+    recipe: str,
+) -> "Asked":
+    """What is to be trained; arguments with a "=" are changes, the others configs."""
+    from dsdiff.benchmark import plan, prepare
+
+    names = [item for item in configs if "=" not in item]
+    if not names or data is None:
+        raise ConfigError("needed are one CONFIG or more and --data, or --from RUNS")
+    overrides = [item for item in configs if "=" in item]
+    arms = {"parameters": [plan.PARAMETERS], "gmacs": [plan.GMACS]}.get(arm, [plan.PARAMETERS, plan.GMACS])
+    return prepare.Asked(names, overrides, recipe, data, split, folds, limit, seeds, arms)
+
+
+def _limit(budget: str | None, steps: int | None) -> int | float:
+    """Steps (int) or seconds (float) of one training."""
+    from dsdiff.benchmark.budget import parse
+
+    if budget and steps:
+        raise ConfigError(f"--budget {budget} and --steps {steps} both limit a training; give one of them")
+    return steps or parse(budget or LIMIT)
+
+
+def _compared(prepared: "Prepared", out: Path, protocol: str, device: str, jobs: int, console: "Console") -> bool:
+    """Do the work and write the results; whether something failed."""
+    from dsdiff.benchmark import compare, work
+    from dsdiff.data import splits
+
+    arms = prepared.arms
+    runs = work.one_of_each_fold(next(iter(arms.values()))[0].runs)
+    failed = work.do(arms, out, protocol, device, jobs, console)
+    costs = compare.costs(arms, prepared.paces, failed, device, out / "costs.json")
+    baselines = work.baselines_of(runs, protocol, out, failed)
+    found, patients, unscored = compare.gather(arms, costs, failed, baselines, protocol)
+    first = runs[0].config.data
+    facts = {
+        "what": "comparison of backbones by dsdiff compare",
+        "command": shlex.join(["dsdiff", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        "protocol": protocol,
+        "split": splits.read(first.split).hash if first.split else "",
+        "folds": len(runs),
+        "seeds": len({run.config.seed for run in next(iter(arms.values()))[0].runs}),
+        "left_out": prepared.left_out,
+        "versions": {"dsdiff": __version__, "torch": version("torch")},
+    }
+    comparison = compare.Comparison(tuple(found), tuple(patients), unscored, facts)
+    _write(comparison, out)
+    console.print(f"open {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    return bool(failed or prepared.left_out)
+
+
+def _write(found: "Comparison", out: Path) -> None:
+    """table.md, results.json, front.svg, front.png and report.html; the table is printed too."""
+    from dsdiff.benchmark import compare, front, page, tables
+
+    scores = compare.judged(found.facts["protocol"])
+    drawing = front.save(front.draw(found.arms, scores), out)
+    (out / "report.html").write_text(page.page(found, drawing, scores))
+    compare.write_json(found, out / "results.json")
+    text = tables.markdown(found)
+    (out / "table.md").write_text(text)
+    typer.echo(text)

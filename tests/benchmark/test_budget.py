@@ -1,0 +1,43 @@
+import json
+
+import pytest
+from conftest import TINY
+
+from dsdiff import config as configs
+from dsdiff.benchmark import apart, budget
+from dsdiff.errors import ConfigError, DsdiffError
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20min", 1200), ("1.5h", 5400), (" 2 min ", 120)])
+def test_a_budget_is_a_number_and_a_unit(text, seconds):
+    assert budget.parse(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "20", "min", "0s", "-5min", "20 minutes", "1h30min", "nan s", "1e3s"])
+def test_anything_else_is_no_budget(text):
+    with pytest.raises(ConfigError, match=r"is no time; give seconds, minutes or hours"):
+        budget.parse(text)
+
+
+def test_a_step_is_timed_once_and_then_kept(tmp_path, monkeypatch):
+    monkeypatch.setattr(budget, "apart", lambda job, *args: job(*args))
+    config, file = configs.parse(TINY, "tiny"), tmp_path / "calibration.json"
+    first = budget.calibrated(config, "tiny", "cpu", file)
+    assert first > 0
+    assert budget.calibrated(config, "tiny", "cpu", file) == first
+    file.write_text(json.dumps({"tiny": 7.0}))
+    assert budget.calibrated(config, "tiny", "cpu", file) == 7
+    budget.calibrated(config, "other", "cpu", file)
+    assert set(json.loads(file.read_text())) == {"tiny", "other"}
+
+
+def test_a_job_that_dies_says_so_and_takes_nothing_with_it():
+    with pytest.raises(DsdiffError, match="its process died"):
+        apart.apart(_die)
+    assert apart.apart(divmod, 7, 2) == (3, 1)
+
+
+def _die() -> None:
+    import os
+
+    os._exit(9)

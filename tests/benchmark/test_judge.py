@@ -1,0 +1,50 @@
+import numpy as np
+
+from dsdiff.benchmark import compare
+from dsdiff.benchmark.compare import Cost, Judged, Row
+
+PSNR = Judged("psnr_brain", "dB", 0.1)
+COST = Cost(1000, 10**9, 0.5, 0.1, 0.2, None)
+
+
+def row(name, gain, seeds=3, patients=12, cost=COST, volume=10.0):
+    rng = np.random.default_rng(0)  # every row has the same patients
+    scores = (
+        20
+        + rng.normal(size=patients)
+        + gain
+        + 0.01 * np.arange(seeds)[:, None]
+        + 0.02 * rng.normal(size=(seeds, patients))
+    )
+    return Row(name, {"psnr_brain": scores}, 100, 3 * seeds, cost, volume)
+
+
+def test_a_planted_decibel_is_better_and_the_same_network_is_not():
+    double = Cost(2000, 10**9, 0.5, 0.1, 0.2, None)
+    rows = [row("unet", 0.0), row("better", 1.0, cost=double), row("same", 0.0, cost=double), row("worse", -1.0)]
+    found = {one.method: one for one in compare.judge(rows, [PSNR])}
+    assert {name: one.verdict.word for name, one in found.items()} == {
+        "better": "better", "same": "not worth it", "worse": "worse"
+    }  # fmt: skip
+    assert abs(found["better"].difference.mean - 1) < 1e-9
+    assert found["better"].difference.seeds == (3, 3)
+    assert "2.0 x parameters, 1.0 x time: better" in found["better"].verdict.sentence
+
+
+def test_holm_counts_every_row_of_the_arm():
+    rows = [row("unet", 0.0), row("a", 1.0), row("b", -1.0)]
+    for one in compare.judge(rows, [PSNR]):
+        assert one.p_holm == 2 * one.difference.p  # both have the least p that 12 patients can give
+
+
+def test_a_row_without_the_score_is_not_judged_and_a_baseline_has_no_price():
+    copy = Row("copy of T1", {"psnr_brain": row("x", -2.0, seeds=1).scores["psnr_brain"]})
+    found = compare.judge([row("unet", 0.0), copy, Row("odd", {})], [PSNR])
+    assert [one.method for one in found] == ["copy of T1"]
+    assert " x " not in found[0].verdict.sentence
+    assert found[0].difference.seeds == (1, 3)
+
+
+def test_the_cost_of_training_is_steps_times_pace_over_all_runs():
+    assert row("unet", 0.0).hours == 100 * 9 * 0.5 / 3600
+    assert Row("copy of T1", {}).hours is None

@@ -1,0 +1,188 @@
+"""The whole of dsdiff compare on tiny networks and patients; jobs run in this process, so that they can be stopped."""
+
+import json
+import sys
+from itertools import count
+from shutil import copytree
+from types import SimpleNamespace
+
+import pytest
+import yaml
+from conftest import TINY, write_case
+
+from dsdiff.benchmark import budget, plan, profile, scoring, work
+from dsdiff.benchmark.profile import Measured
+from dsdiff.cli.main import run
+from dsdiff.data import splits
+from dsdiff.training import loop
+
+
+@pytest.fixture(scope="module")
+def cohort(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("compare")
+    names = [f"P{seed}" for seed in range(4)]
+    for seed, name in enumerate(names):
+        write_case(folder / "patients", name, seed)
+    splits.write(splits.make(names, 2, 0), folder / "split.json")
+    narrow = {**TINY["backbone"], "params": {**TINY["backbone"]["params"], "num_res_blocks": 2}}
+    for name, backbone in (("reference", TINY["backbone"]), ("deeper", narrow)):
+        data = {**TINY["data"], "augment": False}
+        (folder / f"{name}.yaml").write_text(yaml.safe_dump({**TINY, "data": data, "backbone": backbone}))
+    (folder / "broken.yaml").write_text("backbone: {target: unet, params: {model_channels: 33}}\n")
+    return folder
+
+
+def inline(patch):
+    """Jobs run in this process; what is measured elsewhere is a constant."""
+    for module in (work, budget):
+        patch.setattr(module, "apart", lambda job, *args, threads=1: job(*args))
+    patch.setattr(scoring, "time", SimpleNamespace(process_time=count(0.0, 5.0).__next__))
+    patch.setattr(budget, "seconds_per_step", lambda *_: 0.5)
+    patch.setattr(loop, "validate", lambda *_: 0.0)
+    patch.setattr(profile, "measure", lambda *_: Measured(0.5, 0.25, None))
+    patch.setenv("COLUMNS", "200")
+
+
+def compare(patch, *arguments):
+    """Exit code of dsdiff compare."""
+    patch.setattr(sys, "argv", ["dsdiff", "compare", *map(str, arguments), "--device", "cpu", "--jobs", "1"])
+    with pytest.raises(SystemExit) as ended:
+        run()
+    return ended.value.code
+
+
+@pytest.fixture
+def cli(capsys, monkeypatch):
+    """Exit code and messages of dsdiff compare, in one process."""
+    inline(monkeypatch)
+
+    def call(*arguments):
+        code, printed = compare(monkeypatch, *arguments), capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return call
+
+
+def asked(cohort, *names):
+    files = [cohort / f"{name}.yaml" for name in names]
+    return (*files, "--data", cohort / "patients", "--split", cohort / "split.json", "--steps", 4, "--seeds", 1)
+
+
+def results(out):
+    return json.loads((out / "results.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def whole(cohort):
+    """A comparison that ran to its end."""
+    with pytest.MonkeyPatch.context() as patch:
+        inline(patch)
+        assert compare(patch, *asked(cohort, "reference", "deeper"), "-o", cohort / "whole") == 0
+    return cohort / "whole"
+
+
+def test_a_comparison_stopped_and_gone_on_with_is_the_one_that_never_stopped(cohort, cli, whole, tmp_path, monkeypatch):
+    step, taken, out = loop.Trainer.train_step, 0, tmp_path / "stopped"
+
+    def stopping(self, *args):
+        nonlocal taken
+        taken += 1
+        if taken == 3 * 4 + 3:  # in the fourth training
+            raise KeyboardInterrupt
+        return step(self, *args)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", stopping)
+    command = (*asked(cohort, "reference", "deeper"), "-o", out)
+    assert cli(*command)[0] == 130
+    assert not (out / "table.md").exists()
+    done = {path: path.stat().st_mtime_ns for path in out.rglob("scores.json")}
+    assert done
+    monkeypatch.setattr(loop.Trainer, "train_step", step)
+    assert cli(*command)[0] == 0
+    assert {**results(out), "command": ""} == {**results(whole), "command": ""}
+    assert done == {path: path.stat().st_mtime_ns for path in done}
+    table = (out / "table.md").read_text()
+    assert table.splitlines()[1:] == (whole / "table.md").read_text().splitlines()[1:]  # the first is the command
+    assert cli(*command)[1].startswith(table)  # nothing is left to do: the same text again
+
+
+def test_both_arms_have_every_method_and_the_baselines(whole):
+    found, said = results(whole), (whole / "table.md").read_text()
+    assert found["patients"] == ["P0", "P1", "P2", "P3"]
+    equal, gmacs = found["arms"]
+    names = ["reference", plan.REGRESSION, "deeper", "copy of T1", "linear regression"]
+    assert [row["name"] for row in equal["rows"]] == [row["name"] for row in gmacs["rows"]] == names
+    assert [row["steps"] for row in equal["rows"][:3]] == [4, 4, 4]
+    cost = [row["cost"]["macs"] for row in gmacs["rows"][:3]]
+    assert [row["steps"] for row in gmacs["rows"][:3]] == [4, 4, round(4 * cost[0] / cost[2])]
+    assert [len(row["scores"]["psnr_brain"]) for row in equal["rows"]] == [1, 1, 1, 1, 1]
+    copy = equal["rows"][3]
+    assert set(copy["scores"]["gain"][0]) == {0.0}
+    assert {one["method"] for one in equal["judgements"]} == set(names[1:])
+    assert all(one["verdict"]["sentence"] in said for arm in found["arms"] for one in arm["judgements"])
+    assert "27.70" in said  # what the original printed of a UNet
+    page = (whole / "report.html").read_text()
+    assert "Every patient" in page
+    assert "http" not in page.replace("http://www.w3.org", "")
+    drawing = (whole / "front.svg").read_text()
+    assert drawing.count(">reference<") == drawing.count(">deeper<") == 2  # AUC is empty: here all tumour enhances
+    assert (whole / "front.png").stat().st_size > 10_000
+
+
+def test_a_bad_candidate_does_not_lose_the_others_work(cohort, cli, tmp_path, monkeypatch):
+    step = loop.Trainer.train_step
+
+    def failing(self, *args):
+        bad = self.config.backbone.params["num_res_blocks"] == 2 and self.config.data.fold == 1
+        return float("nan") if bad else step(self, *args)
+
+    monkeypatch.setattr(loop.Trainer, "train_step", failing)
+    names = ("reference", "deeper", "broken")
+    arguments = (*asked(cohort, *names), "--arm", "parameters", "--recipe", cohort / "reference.yaml")
+    code, said = cli(*arguments, "-o", tmp_path / "out")
+    assert code == 1
+    assert "Not in it: deeper: 1 of 2 runs failed: the loss is nan" in said
+    assert "Left out: broken: " in said
+    (arm,) = results(tmp_path / "out")["arms"]
+    assert [row["name"] for row in arm["rows"]] == ["reference", plan.REGRESSION, "copy of T1", "linear regression"]
+    monkeypatch.setattr(loop.Trainer, "train_step", step)
+    code, said = cli(*asked(cohort, "reference", "deeper"), "--arm", "parameters", "-o", tmp_path / "out")
+    assert code == 0, said
+    assert "deeper" in [row["name"] for row in results(tmp_path / "out")["arms"][0]["rows"]]
+
+
+def test_runs_that_exist_are_compared_without_training(cli, whole, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trains"))
+    command = ("--from", whole / "runs", "--reference", "reference-4", "-o", tmp_path / "again")
+    code, said = cli(*command)
+    assert code == 0, said
+    (before, gmacs), (arm,) = results(whole)["arms"], results(tmp_path / "again")["arms"]
+    trained = [f"deeper-{gmacs['rows'][2]['steps']}", "deeper-4", "one-step-regression-4"]
+    assert [row["name"] for row in arm["rows"]] == ["reference-4", *trained, "copy of T1", "linear regression"]
+    assert arm["rows"][2]["scores"] == before["rows"][2]["scores"]
+    other = yaml.safe_load((whole / "runs" / "deeper-4" / "seed1-fold0" / "config.yaml").read_text())
+    odd = tmp_path / "runs" / "odd"
+    (odd / "model").mkdir(parents=True)
+    (odd / "config.yaml").write_text(yaml.safe_dump({**other, "data": {**other["data"], "slab": 1}}))
+    copytree(whole / "runs" / "reference-4", tmp_path / "runs" / "reference-4")
+    code, said = cli("--from", tmp_path / "runs", "-o", tmp_path / "third", "--reference", "reference-4")
+    assert code == 2
+    assert "reference-4 and odd differ in more than the backbone (data.slab: 3 / 1)" in said
+    copytree(whole / "runs" / "deeper-4" / "seed1-fold1", odd, dirs_exist_ok=True)
+    code, said = cli("--from", tmp_path / "runs", "-o", tmp_path / "third", "--reference", "reference-4")
+    assert code == 2
+    assert "odd has runs of folds [1] under seed 1; reference-4 is scored on folds [0, 1]" in said
+
+
+def test_mistakes_are_said(cohort, cli, tmp_path):
+    for arguments, says in [
+        ((), "needed are one CONFIG or more and --data"),
+        ((*asked(cohort, "reference"), "--budget", "5min"), "both limit a training"),
+        (("unet-small", "--data", cohort / "patients", "--budget", "soon"), "is no time"),
+        (("--from", tmp_path), "holds no finished run"),
+        (("--from", tmp_path, "--steps", 3), "--from takes runs as they are"),
+        ((*asked(cohort, "reference"), "--folds", 5), "it has 2"),
+        ((*asked(cohort, "reference", "broken"),), "differ in more than the backbone"),
+    ]:
+        code, said = cli(*arguments, "-o", tmp_path / "out")
+        assert (code, says in said) == (2, True), said
