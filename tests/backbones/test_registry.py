@@ -142,6 +142,10 @@ def test_every_alias_is_a_registered_name():
     ("spec", "says"),
     [
         ({"target": "dit", "params": {"hidden_size": 100, "num_heads": 16}}, "100 is not divisible by num_heads 16"),
+        (
+            {"target": "dit", "params": {"stem": 2, "channel_mult": [1]}},
+            "no such key; to take a whole block.*backbone=NAME",
+        ),
         ({"target": "vit", "params": {"image_size": 250}}, "image_size 250 is not a multiple of patch_size 16"),
         ({"target": "hybrid", "params": {"image_size": 100}}, "image_size 100 is not a multiple"),
         ({"target": "hybrid", "params": {"hidden_size": 100}}, "not divisible by transformer_heads 8"),

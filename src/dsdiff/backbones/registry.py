@@ -110,7 +110,11 @@ def parse(spec: BackboneTarget) -> BackboneParams | None:
     try:
         return lookup(spec.target).Params(**spec.params)  # type: ignore[attr-defined]
     except ValidationError as error:
-        raise ConfigError(f"backbone.params of '{spec.target}': {explain(error)}") from error
+        foreign_keys = sum(item["type"] == "extra_forbidden" for item in error.errors())
+        swap = (
+            "; to take a whole block, params and all: backbone=NAME (see dsdiff backbones)" if foreign_keys > 1 else ""
+        )
+        raise ConfigError(f"backbone.params of '{spec.target}': {explain(error)}{swap}") from error
 
 
 def is_ours(spec: BackboneTarget) -> bool:
