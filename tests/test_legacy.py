@@ -23,7 +23,7 @@ model:
     use_ema: false
     conditioning_key: concat
     learn_logvar: false
-    first_stage_config: {target: os.system, params: {command: touch /tmp/never}}
+    first_stage_config: {target: os.system, params: {command: touch never}}
     ckpt_path: model.ckpt
     unet_config:
       target: ldm.modules.diffusionmodules.openaimodel.UNetModel
