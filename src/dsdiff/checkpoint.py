@@ -1,10 +1,12 @@
-"""A model folder: weights (safetensors), resolved config (YAML) and card. Nothing in it can run code.
+"""A model folder: weights (safetensors), resolved config (YAML) and card; and the state that a training resumes from.
 
-Files are written beside their place and renamed into it.
+Nothing in them can run code. Files are written beside their place and renamed into it, and keep the checksum of what
+they hold; of states the one before stays, for the day on which the newest turns out damaged.
 """
 
 import hashlib
 import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -59,32 +61,58 @@ def read(folder: Path) -> ModelFolder:
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], facts: Facts) -> None:
-    """Write a training state: named tensors and a few facts. Raises `OutputError` where it cannot be written."""
-    _save_tensors({k: v.contiguous() for k, v in tensors.items()}, path, facts)
+    """Write a training state: named tensors and a few facts; the one that stood there becomes `previous(path)`.
+
+    Raises `OutputError` where it cannot be written: then what stood there stands there still.
+    """
+    _save_tensors({k: v.contiguous() for k, v in tensors.items()}, path, facts, previous(path))
+
+
+def previous(path: Path) -> Path:
+    """Where the state before the one at `path` is kept."""
+    return path.with_stem(path.stem + "-previous")
 
 
 def read_state(path: Path) -> tuple[dict[str, Tensor], Facts]:
     """Read named tensors and facts. Raises `ModelError` where the file is damaged."""
     try:
         with safe_open(path, "pt") as file:
-            facts = json.loads((file.metadata() or {}).get("facts", "{}"))
-            return {name: file.get_tensor(name) for name in file.keys()}, facts  # noqa: SIM118 (not a mapping)
+            header = file.metadata() or {}
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a mapping)
+        facts = header.get("facts", "{}")
+        if header.get("sha256", _checksum(tensors, facts)) != _checksum(tensors, facts):
+            raise ValueError("its checksum is another")
+        return tensors, json.loads(facts)
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(f"{path} cannot be read ({error}); is the file complete?") from error
 
 
-def _save_tensors(tensors: dict[str, Tensor], path: Path, facts: Facts) -> None:
+def _save_tensors(tensors: dict[str, Tensor], path: Path, facts: Facts, older: Path | None = None) -> None:
     beside = path.with_name(path.name + ".partial")
     try:
         beside.touch()
         mode = beside.stat().st_mode  # safetensors makes its file private; keep the user's umask
         apart = {name: tensor.detach().clone() for name, tensor in tensors.items()}  # tied weights share memory
-        save_file(apart, beside, {"facts": json.dumps(facts)})
+        told = json.dumps(facts)
+        save_file(apart, beside, {"facts": told, "sha256": _checksum(apart, told)})
         beside.chmod(mode)
+        with beside.open("rb") as file:
+            os.fsync(file.fileno())  # before the rename: a power cut must not leave the new name on old bytes
+        if older is not None and path.exists():
+            path.replace(older)
         beside.replace(path)
     except (SafetensorError, OSError) as error:
         beside.unlink(missing_ok=True)
         raise OutputError(f"{path} cannot be written: {error}") from error
+
+
+def _checksum(tensors: dict[str, Tensor], facts: str) -> str:
+    """SHA-256 of facts, and of names, types, shapes and bytes of tensors on the CPU."""
+    digest = hashlib.sha256(facts.encode())
+    for name, tensor in sorted(tensors.items()):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def parameters(weights: dict[str, Tensor]) -> int:

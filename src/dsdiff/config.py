@@ -1,7 +1,7 @@
 """RunConfig: one YAML is one run. Composes the parts' configs and checks across parts."""
 
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Annotated, Any, Literal, cast
 
 import torch
 from omegaconf import DictConfig, OmegaConf
@@ -106,7 +106,19 @@ class LossConfig(Part):
 
 
 class TrainingConfig(Part):
-    """steps counts optimiser steps, each of `batch_size * accumulate` slices; `warmup` of them raise the rate."""
+    """steps counts optimiser steps, each of `batch_size * accumulate` slices in every process; `warmup` of them raise
+    the rate.
+
+    init_from: a model folder whose weights the training begins with (see `training.finetune`).
+    ema: how much of the average of the weights each step keeps; of several, the model is the one that validates best.
+    strategy: how processes share the work: ddp averages gradients, fsdp shares out the weights too; auto takes ddp
+    where torchrun started several. precision: auto takes bf16 where the device has it; fp16 scales the loss.
+    compile: by torch.compile, on CUDA.
+    validate_volumes: how many of the held-out patients are also synthesised whole at every validation, and scored.
+    judge: what the best weights are best at: the loss on fixed slices, or a mean score of these volumes. patience:
+    validations without a better one after which the training ends.
+    tensorboard: curves and pictures for TensorBoard too.
+    """
 
     steps: int = Field(4000, ge=1)
     batch_size: int = Field(6, ge=1)
@@ -115,10 +127,34 @@ class TrainingConfig(Part):
     warmup: int = Field(200, ge=0)
     weight_decay: float = Field(0.01, ge=0)
     clip: float = Field(1.0, gt=0)
-    ema: float = Field(0.999, ge=0, lt=1)
-    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    init_from: Path | None = None
+    ema: tuple[Annotated[float, Field(ge=0, lt=1)], ...] = Field((0.999,), min_length=1)  # one alone needs no list
+    strategy: Literal["auto", "single", "ddp", "fsdp"] = "auto"
+    precision: Literal["auto", "bf16", "fp16", "fp32"] = "auto"
+    compile: bool = False
     validate_every: int = Field(500, ge=1)
+    validate_volumes: int = Field(0, ge=0)
+    judge: Literal["loss", "psnr", "ssim", "auc_brain", "auc_tumour", "gain"] = "loss"
+    patience: int | None = Field(None, ge=1)
     save_every: int = Field(250, ge=1)
+    tensorboard: bool = False
+
+    @field_validator("ema", mode="before")
+    @classmethod
+    def _one_length_needs_no_list(cls, lengths: Any) -> Any:
+        return [lengths] if isinstance(lengths, int | float) else lengths
+
+    @field_serializer("ema", when_used="json")
+    def _nor_is_written_as_one(self, lengths: tuple[float, ...]) -> Any:
+        return lengths[0] if len(lengths) == 1 else list(lengths)
+
+    @model_validator(mode="after")
+    def _lengths_differ_and_volumes_are_judged(self) -> "TrainingConfig":
+        if len(set(self.ema)) < len(self.ema):
+            raise ValueError(f"ema {list(self.ema)} names a length twice")
+        if self.judge != "loss" and not self.validate_volumes:
+            raise ValueError(f"judge '{self.judge}' is a score of volumes: set validate_volumes to 1 or more")
+        return self
 
 
 class RunConfig(Part):
@@ -276,8 +312,10 @@ def parse(values: Any, where: str) -> RunConfig:
 
 def portable(config: RunConfig) -> RunConfig:
     """The config without the places that only the machine it was trained on has: what goes into a model folder."""
-    nowhere = dict.fromkeys(("root", "phantoms", "split", "fold"))
-    return config.model_copy(update={"data": config.data.model_copy(update=nowhere)})
+    data = config.data.model_copy(update=dict.fromkeys(("root", "phantoms", "split", "fold")))
+    return config.model_copy(
+        update={"data": data, "training": config.training.model_copy(update={"init_from": None})}
+    )
 
 
 def dump(config: RunConfig) -> str:

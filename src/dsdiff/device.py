@@ -37,13 +37,14 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def precision_of(device: torch.device, precision: str = "auto") -> str:
-    """bf16 or fp32: "auto" takes bf16 where the device has it."""
+    """bf16, fp16 or fp32: "auto" takes bf16 where the device has it."""
     return ("bf16" if has_bf16(device) else "fp32") if precision == "auto" else precision
 
 
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager:
-    """bf16 autocast where `precision_of` says so; otherwise nothing changes."""
-    return torch.autocast(device.type, torch.bfloat16) if precision_of(device, precision) == "bf16" else nullcontext()
+    """Autocast to bf16 or fp16 where `precision_of` says so; otherwise nothing changes."""
+    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision_of(device, precision))
+    return torch.autocast(device.type, half) if half is not None else nullcontext()
 
 
 def set_threads(threads: int | None) -> None:

@@ -1,0 +1,110 @@
+"""How good the averaged weights are: the loss on fixed slices, and scores of whole volumes, of patients held out.
+
+The processes share the work out among themselves, and all get the same answer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from dsdiff.conditioning.network import Network
+from dsdiff.data import cohort, slices
+from dsdiff.data.cohort import Patient
+from dsdiff.data.preprocess import Prepared
+from dsdiff.evaluation import scores
+from dsdiff.evaluation.regions import Regions
+from dsdiff.inference.model import Model
+from dsdiff.inference.synthesize import BATCH, plan, predict
+from dsdiff.training.objective import Objective
+from dsdiff.training.pictures import save_samples
+from dsdiff.training.stop import Stop
+from dsdiff.training.trainer import Trainer
+from dsdiff.volume import Volume
+
+PARTS, SLICES = 6, 8  # of fixed slices: so many batches of so many
+
+
+@dataclass(frozen=True)
+class Validation:
+    """loss: on the fixed slices. ema: number of the average that has it. volumes: mean score by name, if asked for."""
+
+    loss: float
+    ema: int
+    volumes: dict[str, float]
+
+
+@torch.no_grad()
+def validate(trainer: Trainer, patients: Sequence[Patient], picture: Path, stop: Stop) -> Validation | None:
+    """Validate every average on patients in their own style, and the best one on whole volumes; the first slices go
+    into a picture. None where a process was asked to stop meanwhile.
+    """
+    losses = []
+    for number in range(len(trainer.averages)):
+        mine = _losses(trainer, trainer.averaged(number), patients, None if number else picture, stop)
+        if trainer.world.largest(stop.asked):
+            return None
+        found = {part: loss for some in trainer.world.gather(mine) for part, loss in some.items()}
+        losses.append(sum(found[part] for part in range(PARTS)) / PARTS)
+    best = losses.index(min(losses))
+    chosen, world = patients[: trainer.config.training.validate_volumes], trainer.world
+    scored = _volumes(trainer, best, chosen[world.rank :: world.size], stop) if chosen else {}
+    if trainer.world.largest(stop.asked):
+        return None
+    everyones = {name: score for some in world.gather(scored) for name, score in some.items()}
+    return Validation(losses[best], best, _means([everyones[patient.name] for patient in chosen]))
+
+
+def _losses(
+    trainer: Trainer, network: Network, patients: Sequence[Patient], picture: Path | None, stop: Stop
+) -> dict[int, float]:
+    """The loss of this process' share of the fixed slices, part by part.
+
+    From the start image one step is judged. From noise that would tell little: fixed times and noises are taken.
+    """
+    data, process, objective = trainer.config.data, trainer.process, Objective(trainer.config, network)
+    generator = torch.Generator().manual_seed(trainer.config.seed)
+    rng, found = np.random.default_rng(trainer.config.seed), {}
+    for part in range(PARTS):
+        batch = cohort.draw(patients, SLICES, data.crop, data.slab, data.lesion_share, rng)
+        time = process.draw_times(SLICES, generator) if process.from_noise else torch.ones(SLICES)
+        noise = torch.randn(batch.target.shape, generator=generator)
+        if part % trainer.world.size == trainer.world.rank and not stop.asked:
+            loss, x_0 = objective(batch, time, noise)
+            found[part] = loss.item()
+            if part == 0 and picture is not None:
+                save_samples(batch, x_0.float().cpu(), picture)
+    return found
+
+
+def _volumes(trainer: Trainer, number: int, patients: Sequence[Patient], stop: Stop) -> dict[str, dict[str, float]]:
+    """Scores of patients synthesised whole with one of the averages, patient by patient."""
+    config = trainer.config
+    model = Model(
+        "", "", config, trainer.averaged(number), trainer.process, config.build_sampler(), trainer.device
+    )
+    return {patient.name: _score(model, patient, stop) for patient in patients if not stop.asked}
+
+
+def _score(model: Model, patient: Patient, stop: Stop) -> dict[str, float]:
+    """Scores of one patient (see `evaluation.scores`), in the brain's bounding box."""
+    images, region = patient.images.transpose(0, 2, 3, 1).astype(np.float32), patient.region.transpose(1, 2, 0)
+    named = dict(zip(model.contrasts, images[:-1], strict=True))
+    prepared = Prepared(named, region > 0, {}, (1.0, 1.0, 1.0), Volume(images[0], np.eye(4)), ())
+    made, data = np.zeros(region.shape, np.float32), model.config.data
+    for batch in slices.batches(prepared, model.contrasts, data.slab, model.multiple, BATCH):
+        if stop.asked:
+            return {}
+        drawn = predict(model, batch, plan(model, None, 1), 1, 0)[0].numpy()  # b h w
+        for image, box in zip(drawn, batch.boxes, strict=True):
+            slices.put(made, image, box)
+    regions = Regions(region > 0, region >= 2, region == 3)
+    return scores.score(made * prepared.brain, images[-1], named[data.start], regions)
+
+
+def _means(scored: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Mean of every score over the patients that have it; a score that none has is left out."""
+    found = {name: [one[name] for one in scored if np.isfinite(one[name])] for name in (scored[0] if scored else {})}
+    return {name: round(float(np.mean(values)), 4) for name, values in found.items() if values}
