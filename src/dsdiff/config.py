@@ -13,6 +13,7 @@ from yaml import YAMLError
 from dsdiff.backbones import registry
 from dsdiff.conditioning.condition import ConditioningConfig
 from dsdiff.conditioning.network import Conditioner, Network
+from dsdiff.data.settings import DataConfig
 from dsdiff.diffusion import registry as diffusion
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
@@ -27,52 +28,6 @@ class Part(BaseModel):
     """A block of the YAML: unknown keys are refused, values do not change."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class DataConfig(Part):
-    """Which patients, which contrasts, how slices are cut.
-
-    root: a folder of cases; phantoms: a folder of simulated ones, drawn `phantom_share` of the time.
-    split, fold: a split file, and the fold that is kept for validation and never trained on.
-    slab: neighbouring slices given with each. crop: height and width of training crops.
-    lesion_share: of the training slices, how many are drawn where there is tumour. augment: see `data.augment`.
-    target_style: "own" trains on the T1ce as it is, "average" on one whose tissue contrast is that of the average
-    training patient (see `data.style`).
-    contrast_dropout: of the training slices, how many lack a contrast (each but `start`, by itself); above 0 the model
-    also takes cases without it. style_dropout: how many are told the average style in place of the target's own, where
-    conditioning tells one.
-    """
-
-    root: Path | None = None
-    phantoms: Path | None = None
-    phantom_share: float = Field(0.0, ge=0, le=1)
-    split: Path | None = None
-    fold: int | None = Field(None, ge=0)
-    contrasts: tuple[str, ...] = Field(("t1", "t2", "flair"), min_length=1)
-    start: str = "t1"
-    target: str = "t1ce"
-    slab: Literal[1, 3, 5] = 3
-    crop: tuple[int, int] = (128, 160)
-    lesion_share: float = Field(0.5, ge=0, le=1)
-    augment: bool = True
-    target_style: Literal["own", "average"] = "own"
-    contrast_dropout: float = Field(0.0, ge=0, lt=1)
-    style_dropout: float = Field(0.5, ge=0, le=1)
-
-    @property
-    def optional(self) -> tuple[str, ...]:
-        """The contrasts that a case may lack: those that training left out now and then."""
-        return tuple(name for name in self.contrasts if name != self.start and self.contrast_dropout > 0)
-
-    @model_validator(mode="after")
-    def _start_is_a_source(self) -> "DataConfig":
-        if self.start not in self.contrasts:
-            raise ValueError(f"start is '{self.start}', which is not among contrasts {list(self.contrasts)}")
-        if self.phantoms is not None and self.root is not None and self.phantom_share == 0:
-            raise ValueError("phantoms are given, but phantom_share is 0: none would be drawn")
-        if (self.split is None) != (self.fold is None):
-            raise ValueError("split and fold go together")
-        return self
 
 
 class LossConfig(Part):

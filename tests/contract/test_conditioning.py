@@ -50,8 +50,8 @@ def config(name, conditioning, **data):
 def trained(made, patients):
     trainer = loop.Trainer(made, CPU)
     wake(trainer.network)
-    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    return trainer, trainer.train_step(loop.draw(made, patients, [], rng, generator), generator)
+    batch = loop.draws(made, cohort.Cohort(patients)).at(0)
+    return trainer, trainer.train_step(batch, torch.Generator().manual_seed(0))
 
 
 @pytest.mark.parametrize("option", OPTIONS)

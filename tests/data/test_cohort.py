@@ -6,6 +6,7 @@ import torch
 from conftest import write_case
 
 from dsdiff.data import augment, cases, cohort
+from dsdiff.data import batch as batches
 from dsdiff.errors import InputError
 
 
@@ -19,16 +20,28 @@ def patients(tmp_path_factory):
 
 def test_a_patient_knows_its_regions(patients):
     for patient in patients:
-        assert patient.images.shape[0] == 4
-        assert set(np.unique(patient.region)) == {0, 1, 3}
-        assert not patient.images[:, patient.region == 0].any()
-        enhancement = patient.images[3] - patient.images[0]
-        assert enhancement[patient.region == 3].mean() > 2
+        images, region = patient.slices.whole()
+        assert images.shape[0] == 4
+        assert set(np.unique(region)) == {0, 1, 3}
+        assert not images[:, region == 0].any()
+        assert (images[3] - images[0])[region == 3].mean() > 2
+        assert patient.slices_with(2).tolist() == np.flatnonzero((region == 3).any((1, 2))).tolist()
+
+
+@pytest.mark.parametrize("z", [0, 7, -1])
+def test_a_slab_is_a_slice_between_its_neighbours(patients, z):
+    images, region = patients[0].slices.whole()
+    z %= len(region)
+    slab = patients[0].slab(z, 3)
+    padded = np.pad(images.astype(np.float32), ((0, 0), (1, 1), (0, 0), (0, 0)))
+    assert np.array_equal(slab.sources, padded[:3, z : z + 3])
+    assert np.array_equal(slab.target, images[3, z])
+    assert np.array_equal(slab.region, region[z])
 
 
 @pytest.mark.parametrize("crop", [(16, 16), (32, 48), (64, 64)])
 def test_draws_have_the_crops_shape_and_follow_from_the_seed(patients, crop):
-    first, again, other = (cohort.draw(patients, 6, crop, 3, 0.5, np.random.default_rng(seed)) for seed in (4, 4, 5))
+    first, again, other = (batches.draw(patients, 6, crop, 3, 0.5, np.random.default_rng(seed)) for seed in (4, 4, 5))
     assert first.sources.shape == (6, 3, 3, *crop)
     assert first.target.shape == first.region.shape == (6, 1, *crop)
     assert torch.equal(first.sources, again.sources)
@@ -39,22 +52,26 @@ def test_draws_have_the_crops_shape_and_follow_from_the_seed(patients, crop):
 
 def test_lesion_share_draws_lesions(patients):
     rng = np.random.default_rng(0)
-    assert (cohort.draw(patients, 20, (48, 48), 1, 1.0, rng).region == 3).flatten(1).any(1).all()
+    assert (batches.draw(patients, 20, (48, 48), 1, 1.0, rng).region == 3).flatten(1).any(1).all()
     with pytest.raises(InputError, match="no patient"):
-        cohort.draw([], 1, (16, 16), 1, 0.5, rng)
+        batches.draw([], 1, (16, 16), 1, 0.5, rng)
 
 
 def test_the_average_style_keeps_enhancement(patients):
     for before, after in zip(patients, cohort.in_style(patients, cohort.average_style(patients)), strict=True):
-        lesion = before.region == 3
-        made, true = ((p.images[3] - p.images[0])[lesion].mean() for p in (after, before))
-        assert made == pytest.approx(true, rel=0.4)
-        assert np.array_equal(before.images[:3], after.images[:3])
+        middle = int(np.median(before.slices_with(3)))
+        made, true = (patient.slab(middle, 1) for patient in (after, before))
+        lesion = true.region == 3
+        enhancement = [(one.target - one.sources[0, 0])[lesion].mean() for one in (made, true)]
+        assert enhancement[0] == pytest.approx(enhancement[1], rel=0.4)
+        assert enhancement[0] != enhancement[1]
+        assert np.array_equal(made.sources, true.sources)
+        assert not made.target[made.region == 0].any()
 
 
 def test_augmentation_moves_all_images_alike_and_leaves_the_target_its_values(patients):
-    batch = cohort.draw(patients, 4, (48, 64), 3, 0.5, np.random.default_rng(0))
-    moved = cohort.augmented(batch, torch.Generator().manual_seed(1))
+    batch = batches.draw(patients, 4, (48, 64), 3, 0.5, np.random.default_rng(0))
+    moved = batches.augmented(batch, torch.Generator().manual_seed(1))
     assert moved.sources.shape == batch.sources.shape
     assert set(moved.region.unique().tolist()) <= {0, 1, 3}
     inside = moved.region > 0

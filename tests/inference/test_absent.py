@@ -9,7 +9,8 @@ from conftest import LPS, TINY, patient, wake, write_case
 
 import dsdiff
 from dsdiff import config as configs
-from dsdiff.data import cases, cohort
+from dsdiff.data import batch as batches
+from dsdiff.data import cases
 from dsdiff.errors import CaseError
 from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
@@ -30,13 +31,13 @@ def arrays(*names):
 
 
 def test_withheld_contrasts_are_a_share_and_never_the_start():
-    batch = cohort.Batch(
+    batch = batches.Batch(
         torch.zeros(4000, 3, 1, 1, 1),
         torch.zeros(4000, 1, 1, 1),
         torch.zeros(4000, 1, 1, 1, dtype=torch.uint8),
         torch.ones(4000, 3, dtype=torch.bool),
     )
-    there = cohort.withheld(batch, 0.3, 0, torch.Generator().manual_seed(0)).present
+    there = batches.withheld(batch, 0.3, 0, torch.Generator().manual_seed(0)).present
     assert there[:, 0].all()
     assert there[:, 1:].float().mean(0).tolist() == pytest.approx([0.7, 0.7], abs=0.03)
     assert (~there[:, 1:]).all(1).float().mean().item() == pytest.approx(0.09, abs=0.02)  # each by itself

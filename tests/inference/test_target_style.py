@@ -48,16 +48,16 @@ def folder(tmp_path_factory):
 def trained(folder):
     """A model trained for a few seconds on two patients of either scanner."""
     data = TINY["data"] | {"slab": 1, "augment": False, "style_dropout": 0.2}
-    training = TINY["training"] | {"batch_size": 4, "lr": 2e-3, "steps": 60}
+    training = TINY["training"] | {"batch_size": 4, "lr": 2e-3, "steps": 90}
     params = TINY["backbone"]["params"] | {"use_scale_shift_norm": True}
     config = configs.parse({**TINY, "data": data, "training": training, "conditioning": {"style": "linear"}, "backbone": {"target": "unet", "params": params}}, "two scanners")  # fmt: skip
     trainer = loop.Trainer(config, CPU)
     loaded = [cohort.load(case, SOURCES, "t1ce") for case in cases.discover(folder) if not case.name.endswith("2")]
     patients = cohort.with_styles(loaded, cohort.average_style(loaded))
     trainer.learn_style(patients)
+    drawn = loop.draws(config, cohort.Cohort(patients))
     for step in range(config.training.steps):
-        rng, generator = np.random.default_rng(step), torch.Generator().manual_seed(step)
-        trainer.train_step(loop.draw(config, patients, [], rng, generator), generator)
+        trainer.train_step(drawn.at(step), torch.Generator().manual_seed(step))
     network = trainer.network.eval()
     return models.Model("two", "0", config, network, trainer.process, config.build_sampler(), CPU)
 
@@ -109,10 +109,10 @@ def test_a_style_goes_from_training_to_the_command_line(folder, tmp_path, monkey
     data = {"root": str(folder), "split": str(tmp_path / "split.json"), "fold": 0, "slab": 1, "crop": [32, 48]}
     config = configs.parse({**TINY, "data": data, "conditioning": {"style": "linear"}}, "test")
     model = loop.train(config, tmp_path / "run", CPU, loop.Console(quiet=True))
-    training, _, held = loop.load_patients(config, loop.Console(quiet=True))
+    patients = cohort.gather(config.data, True, loop.Console(quiet=True))
     kept = models.load(model, CPU).network.conditioner.average_style
-    assert torch.allclose(kept, torch.from_numpy(training[0].styles[1]).float(), atol=2e-3)
-    assert held[0].styles is None
+    assert torch.allclose(kept, torch.from_numpy(patients.training[0].styles[1]).float(), atol=2e-3)
+    assert patients.held_out[0].styles is None
     with pytest.raises(ConfigError, match="holds 6 cases; the reference of a style is one"):
         reference.read(folder, trained)
     for out, options in (("average", ()), ("B", ("--style", folder / "B0"))):

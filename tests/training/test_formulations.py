@@ -65,8 +65,8 @@ def test_what_goes_together_trains_and_synthesises(process, prediction, sampler,
     trainer = loop.Trainer(config(process, prediction, sampler), CPU)
     before = [parameter.clone() for parameter in trainer.network.parameters()]
     for step in range(2):
-        rng, generator = np.random.default_rng(step), torch.Generator().manual_seed(step)
-        assert np.isfinite(trainer.train_step(loop.draw(trainer.config, patients, [], rng, generator), generator))
+        batch = loop.draws(trainer.config, cohort.Cohort(patients)).at(step)
+        assert np.isfinite(trainer.train_step(batch, torch.Generator().manual_seed(step)))
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
     wake(trainer.network)
     model = model_of(trainer)

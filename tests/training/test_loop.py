@@ -9,6 +9,7 @@ from safetensors.torch import load_file
 from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.config import TrainingConfig
+from dsdiff.data import cohort as patients_of
 from dsdiff.data import splits
 from dsdiff.errors import ConfigError, DsdiffError, ModelError
 from dsdiff.inference import model as models
@@ -30,6 +31,10 @@ def cohort(tmp_path_factory):
 def config(cohort, **training):
     data = {**TINY["data"], "root": str(cohort / "patients"), "split": str(cohort / "split.json"), "fold": 0}
     return configs.parse({**TINY, "data": data, "training": {**TINY["training"], **training}}, "test")
+
+
+def gathered(config):
+    return patients_of.gather(config.data, False, QUIET)
 
 
 def test_a_stopped_run_resumed_is_the_run_that_never_stopped(cohort, tmp_path, monkeypatch):
@@ -58,7 +63,7 @@ def test_a_run_learns_and_leaves_what_it_promises(cohort, tmp_path):
     run = tmp_path / "run"
     settings = config(cohort, steps=40, lr=2e-3, validate_every=20, ema=0.5)
     untrained = loop.Trainer(settings, CPU)
-    before = loop.validate(untrained, loop.load_patients(settings, QUIET)[2], tmp_path / "before")
+    before = loop.validate(untrained, gathered(settings).held_out, tmp_path / "before")
     model = loop.train(settings, run, CPU, QUIET)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == list(range(41))
@@ -77,21 +82,20 @@ def test_accumulated_parts_give_the_gradient_of_the_whole_batch(cohort):
     for size, accumulate in ((4, 1), (2, 2), (1, 4)):
         trainer = loop.Trainer(config(cohort, batch_size=size, accumulate=accumulate), CPU)
         trainer.optimizer = torch.optim.SGD(trainer.network.parameters())  # Adam would divide rounding by rounding
-        patients, _, _ = loop.load_patients(trainer.config, QUIET)
+        drawn = loop.draws(trainer.config, gathered(trainer.config))
         for step in range(3):
-            rng, generator = loop.np.random.default_rng(step), torch.Generator().manual_seed(step)
-            trainer.train_step(loop.draw(trainer.config, patients, [], rng, generator), generator)
+            trainer.train_step(drawn.at(step), torch.Generator().manual_seed(step))
         ends.append(torch.cat([p.detach().flatten() for p in trainer.network.parameters()]))
     assert torch.allclose(ends[0], ends[1], atol=1e-6)
     assert torch.allclose(ends[0], ends[2], atol=1e-6)
 
 
 def test_the_held_out_fold_is_never_trained_on(cohort):
-    training, phantoms, held = loop.load_patients(config(cohort), QUIET)
+    patients = gathered(config(cohort))
     out = splits.read(cohort / "split.json").held_out(0)
-    assert {p.name for p in held} == set(out)
-    assert {p.name for p in training} == {"P0", "P1", "P2"} - set(out)
-    assert phantoms == []
+    assert {p.name for p in patients.held_out} == set(out)
+    assert {p.name for p in patients.training} == {"P0", "P1", "P2"} - set(out)
+    assert patients.phantoms == []
 
 
 def test_another_configs_folder_is_refused_with_the_difference(cohort, tmp_path):

@@ -11,7 +11,7 @@ import torch
 from dsdiff import device as devices
 from dsdiff.benchmark.apart import apart
 from dsdiff.config import RunConfig
-from dsdiff.data import cohort
+from dsdiff.data.cohort import Cohort, InMemory, Patient
 from dsdiff.errors import ConfigError, OutputError
 from dsdiff.training import loop
 
@@ -30,14 +30,15 @@ def parse(text: str) -> float:
 def seconds_per_step(config: RunConfig, device: str) -> float:
     """Seconds of one training step on a patient of noise: of the CPU where it computes, of the clock on a GPU."""
     trainer, data = loop.Trainer(config, devices.pick(device)), config.data
-    rng, generator = np.random.default_rng(0), torch.Generator().manual_seed(0)
-    images = rng.standard_normal((len(data.contrasts) + 1, 9, *data.crop)).astype(np.float16)
-    noise = [cohort.Patient("noise", images, np.ones(images.shape[1:], np.uint8))]
+    generator = torch.Generator().manual_seed(0)
+    images = np.random.default_rng(0).standard_normal((len(data.contrasts) + 1, 9, *data.crop)).astype(np.float16)
+    noise = [Patient.of("noise", InMemory(images, np.ones(images.shape[1:], np.uint8)))]
+    drawn = loop.draws(config, Cohort(noise))
     clock = time.process_time if trainer.device.type == "cpu" else time.perf_counter
     for step in range(TIMED + 1):
         if step == 1:
             since = clock()
-        trainer.train_step(loop.draw(config, noise, [], rng, generator), generator)
+        trainer.train_step(drawn.at(step), generator)
     return (clock() - since) / TIMED
 
 

@@ -16,8 +16,11 @@ from dsdiff import config as configs
 from dsdiff.conditioning import disentangle
 from dsdiff.conditioning.network import Network, named
 from dsdiff.config import RunConfig, TrainingConfig
-from dsdiff.data import cases, cohort, splits
-from dsdiff.data.cohort import Batch, Patient
+from dsdiff.data import batch as batches
+from dsdiff.data import cohort, splits
+from dsdiff.data.batch import Batch
+from dsdiff.data.cohort import Cohort, Patient
+from dsdiff.data.loader import Batches, prefetched
 from dsdiff.errors import ConfigError, DsdiffError, OutputError
 from dsdiff.progress import bars
 from dsdiff.training import losses
@@ -139,24 +142,23 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console) -
         trainer.resume(run / STATE)
         console.print(f"{run}: resumed at step {trainer.step} of {config.training.steps}")
     if trainer.step < config.training.steps:
-        training, phantoms, validation = load_patients(config, console)
-        trainer.learn_style(training)
-        _steps(trainer, run, training, phantoms, validation, console)
+        patients = cohort.gather(config.data, config.conditioning.style != "none", console)
+        trainer.learn_style(patients.training)
+        _steps(trainer, run, patients, console)
     model = run / "model"
     card, facts = _card(config, trainer)
     checkpoint.save(model, trainer.ema.weights, configs.dump(configs.portable(config)), card, facts)
     return model
 
 
-def _steps(
-    trainer: Trainer,
-    run: Path,
-    training: Sequence[Patient],
-    phantoms: Sequence[Patient],
-    validation: Sequence[Patient],
-    console: Console,
-) -> None:
-    settings = trainer.config.training
+def draws(config: RunConfig, patients: Cohort, rank: int = 0, world: int = 1) -> Batches:
+    """What the steps of a run train on: of each, the share of one process."""
+    size = config.training.batch_size * config.training.accumulate
+    return Batches(config.data, config.seed, size, patients.training, patients.phantoms, rank, world)
+
+
+def _steps(trainer: Trainer, run: Path, patients: Cohort, console: Console) -> None:
+    settings, validation = trainer.config.training, patients.held_out
     _forget_after(run / LOG, trainer.step)
     with bars(console, count=True) as progress, (run / LOG).open("a") as log:
         task = progress.add_task("training", total=settings.steps, completed=trainer.step)
@@ -164,12 +166,12 @@ def _steps(
             before = round(validate(trainer, validation, run / "samples"), 5)
             log.write(json.dumps({"step": 0, "validation": before}) + "\n")
         since, running = time.perf_counter(), 0.0
-        while trainer.step < settings.steps:
+        for batch in prefetched(draws(trainer.config, patients), trainer.step, settings.steps):
             rng = np.random.default_rng([trainer.config.seed, trainer.step])
             generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
             torch.manual_seed(generator.initial_seed())  # dropout
             rate = learning_rate(settings, trainer.step)
-            loss = trainer.train_step(draw(trainer.config, training, phantoms, rng, generator), generator)
+            loss = trainer.train_step(batch, generator)
             if not math.isfinite(loss):
                 raise DsdiffError(
                     f"the loss is {loss} at step {trainer.step}; lower training.lr or set training.precision=fp32"
@@ -188,31 +190,6 @@ def _steps(
             progress.update(task, completed=trainer.step, description=f"training (loss {running:.4f})")
 
 
-def draw(
-    config: RunConfig,
-    training: Sequence[Patient],
-    phantoms: Sequence[Patient],
-    rng: np.random.Generator,
-    generator: torch.Generator,
-) -> Batch:
-    """The batch of one step: phantoms at their share, the rest patients; augmented and without some contrasts if the
-    config says so.
-    """
-    data, size = config.data, config.training.batch_size * config.training.accumulate
-    n_phantoms = int(rng.binomial(size, data.phantom_share)) if phantoms else 0
-    parts = [
-        cohort.draw(patients, n, data.crop, data.slab, data.lesion_share, rng, data.style_dropout)
-        for patients, n in ((training, size - n_phantoms), (phantoms, n_phantoms))
-        if n
-    ]
-    batch = Batch.joined(parts)
-    if data.augment:
-        batch = cohort.augmented(batch, generator)
-    if not data.contrast_dropout:
-        return batch
-    return cohort.withheld(batch, data.contrast_dropout, data.contrasts.index(data.start), generator)
-
-
 @torch.inference_mode()
 def validate(trainer: Trainer, patients: Sequence[Patient], folder: Path, slices: int = 48) -> float:
     """Loss of the averaged network on fixed slices of patients in their own style; the first few go into a picture.
@@ -223,7 +200,7 @@ def validate(trainer: Trainer, patients: Sequence[Patient], folder: Path, slices
     generator = torch.Generator().manual_seed(trainer.config.seed)
     rng, total = np.random.default_rng(trainer.config.seed), 0.0
     for first in range(0, slices, 8):
-        batch = cohort.draw(patients, 8, data.crop, data.slab, data.lesion_share, rng)
+        batch = batches.draw(patients, 8, data.crop, data.slab, data.lesion_share, rng)
         time = process.draw_times(8, generator) if process.from_noise else torch.ones(8)
         loss, x_0 = trainer.loss(network, batch, time, torch.randn(batch.target.shape, generator=generator))
         total += loss.item() * 8 / slices
@@ -254,35 +231,6 @@ def _forget_after(log: Path, step: int) -> None:
     if log.is_file():
         kept = [line for line in log.read_text().splitlines() if line and json.loads(line)["step"] <= step]
         log.write_text("".join(line + "\n" for line in kept))
-
-
-def load_patients(config: RunConfig, console: Console) -> tuple[list[Patient], list[Patient], list[Patient]]:
-    """Training patients, phantoms, validation patients. Raises `ConfigError` where there is nothing to train on."""
-    data = config.data
-    real = cases.discover(data.root) if data.root else []
-    simulated = cases.discover(data.phantoms) if data.phantoms else []
-    if data.phantom_share and not simulated:
-        console.print(f"phantom_share is {data.phantom_share}, but data.phantoms names no folder: none are drawn")
-    if not real and not simulated:
-        raise ConfigError("data.root or data.phantoms is needed: there is nothing to train on")
-    held_out: tuple[str, ...] = ()
-    if data.split is not None and data.fold is not None:
-        held_out = splits.read(data.split).held_out(data.fold)
-        if lost := sorted(set(held_out) - {case.name for case in real}):
-            raise ConfigError(f"{data.split} names cases that {data.root} does not hold: {', '.join(lost[:3])}")
-    loaded: dict[str, list[Patient]] = {"train": [], "phantom": [], "held": []}
-    with bars(console, count=True) as progress:
-        task = progress.add_task("reading patients", total=len(real) + len(simulated))
-        for kind, group in (("train", real), ("phantom", simulated)):
-            for case in group:
-                into = "held" if case.name in held_out else kind
-                loaded[into].append(cohort.load(case, data.contrasts, data.target, data.start))
-                progress.advance(task)
-    if data.target_style == "average" or config.conditioning.style != "none":
-        change = cohort.in_style if data.target_style == "average" else cohort.with_styles
-        average = cohort.average_style(loaded["train"] or loaded["phantom"])
-        loaded |= {kind: change(loaded[kind], average) for kind in ("train", "phantom")}
-    return loaded["train"] or loaded["phantom"], loaded["phantom"], loaded["held"]
 
 
 def _card(config: RunConfig, trainer: Trainer) -> tuple[str, checkpoint.Facts]:

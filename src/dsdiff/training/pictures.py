@@ -7,7 +7,7 @@ from jaxtyping import Float
 from matplotlib.image import imsave
 from torch import Tensor
 
-from dsdiff.data.cohort import Batch
+from dsdiff.data.batch import Batch
 
 
 def save_samples(batch: Batch, x_0: Float[Tensor, "b 1 h w"], path: Path) -> None:

@@ -1,0 +1,140 @@
+"""A batch of training slices: random crops of random slices, augmented, some without a contrast."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Integer
+from torch import Tensor
+
+from dsdiff.data import augment, style
+from dsdiff.data.cohort import Patient, Slab
+from dsdiff.errors import InputError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training slices. sources: robust z-scores; region as in `cohort.Slices`; present: see `Condition`.
+
+    styled: the slices in the style that is told, None where none is or the average is to be taken.
+    cases: the patient that each slice is of.
+    """
+
+    sources: Float[Tensor, "b s d h w"]
+    target: Float[Tensor, "b 1 h w"]
+    region: Integer[Tensor, "b 1 h w"]
+    present: Bool[Tensor, "b s"]
+    styled: Float[Tensor, "b 1 h w"] | None = None
+    cases: tuple[str, ...] = ()
+
+    def part(self, index: Integer[Tensor, " n"]) -> "Batch":
+        """Some of the slices."""
+        styled = None if self.styled is None else self.styled[index]
+        named = tuple(self.cases[i] for i in index.tolist()) if self.cases else ()
+        return Batch(self.sources[index], self.target[index], self.region[index], self.present[index], styled, named)
+
+    @staticmethod
+    def joined(parts: Sequence["Batch"]) -> "Batch":
+        """The slices of several batches, all with a style or all without."""
+        fields = ("sources", "target", "region", "present")
+        whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in fields}
+        styled = [part.styled for part in parts if part.styled is not None]
+        named = tuple(case for part in parts for case in part.cases)
+        return Batch(**whole, styled=torch.cat(styled) if styled else None, cases=named)
+
+
+def draw(
+    patients: Sequence[Patient],
+    size: int,
+    crop: tuple[int, int],
+    slab: int,
+    lesion_share: float,
+    rng: np.random.Generator,
+    style_dropout: float = 0.0,
+) -> Batch:
+    """Random slices of random patients, cropped about a random brain (or lesion) voxel.
+
+    style_dropout: share of the slices that are told the average style in place of their own.
+    Raises `InputError` where there is no patient to draw from.
+    """
+    if not patients:
+        raise InputError("there is no patient to draw slices from")
+    cut, styled, named = [], [], []
+    for _ in range(size):
+        patient = patients[int(rng.integers(len(patients)))]
+        least = 2 if rng.random() < lesion_share else 1
+        candidates = patient.slices_with(least)
+        if not len(candidates):
+            least, candidates = 1, patient.slices_with(1)
+        whole = patient.slab(int(rng.choice(candidates)), slab)
+        one = _cut(whole, _corner(whole.region, least, crop, rng), crop)
+        cut.append(one)
+        named.append(patient.name)
+        if patient.styles is not None:
+            code = patient.styles[int(rng.random() < style_dropout)]
+            styled.append(style.told(one.sources[:, slab // 2], code, one.region > 0)[None])
+    return Batch(
+        torch.from_numpy(np.stack([one.sources for one in cut])),
+        torch.from_numpy(np.stack([one.target[None] for one in cut])),
+        torch.from_numpy(np.stack([one.region[None] for one in cut])),
+        torch.ones(size, len(cut[0].sources), dtype=torch.bool),
+        torch.from_numpy(np.stack(styled)) if styled else None,
+        tuple(named),
+    )
+
+
+def _corner(
+    region: Integer[np.ndarray, "x y"], least: int, crop: tuple[int, int], rng: np.random.Generator
+) -> tuple[int, int]:
+    """First corner of a crop that holds a random voxel of the region and as much of the slice as it can."""
+    voxels = np.argwhere(region >= least)
+    corner = []
+    for at, want, have in zip(voxels[rng.integers(len(voxels))], crop, region.shape, strict=True):
+        slack = have - want
+        low, high = sorted((0, slack)) if slack <= 0 else (max(0, int(at) - want + 1), min(slack, int(at)))
+        corner.append(int(rng.integers(low, high + 1)))
+    return corner[0], corner[1]
+
+
+def _cut(whole: Slab, corner: tuple[int, int], crop: tuple[int, int]) -> Slab:
+    """Crop of a slab, zero where it reaches beyond the stored box."""
+    spans = [
+        (max(start, 0), min(start + want, have))
+        for start, want, have in zip(corner, crop, whole.region.shape, strict=True)
+    ]
+    (x0, x1), (y0, y1) = spans
+    to_x, to_y = slice(x0 - corner[0], x1 - corner[0]), slice(y0 - corner[1], y1 - corner[1])
+
+    def cut(image: np.ndarray) -> np.ndarray:
+        out = np.zeros((*image.shape[:-2], *crop), image.dtype)
+        out[..., to_x, to_y] = image[..., x0:x1, y0:y1]
+        return out
+
+    return Slab(*map(cut, whole))
+
+
+def augmented(batch: Batch, generator: torch.Generator) -> Batch:
+    """Flip and warp sources, target, style and region alike; restyle the sources alone."""
+    b, s, d, h, w = batch.sources.shape
+    told = [] if batch.styled is None else [batch.styled]
+    stacked = torch.cat([batch.sources.flatten(1, 2), batch.target, *told, batch.region.float()], 1)
+    stacked = augment.flip(stacked, generator)
+    grid = augment.affine_grid(b, (h, w), generator)
+    images = augment.warp(stacked[:, :-1], grid)
+    region = augment.warp(stacked[:, -1:], grid, "nearest").to(batch.region.dtype)
+    sources, target, styled = images[:, : s * d].unflatten(1, (s, d)), images[:, s * d, None], images[:, s * d + 1 :]
+    return replace(
+        batch,
+        sources=augment.restyle(sources, generator),
+        target=target,
+        region=region,
+        styled=styled if told else None,
+    )
+
+
+def withheld(batch: Batch, share: float, kept: int, generator: torch.Generator) -> Batch:
+    """Every contrast but number `kept` is absent from a share of the slices, each by itself."""
+    there = torch.rand(batch.present.shape, generator=generator) >= share
+    there[:, kept] = True
+    return replace(batch, present=batch.present & there)
