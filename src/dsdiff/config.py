@@ -268,9 +268,7 @@ def parse(values: Any, where: str) -> RunConfig:
 def portable(config: RunConfig) -> RunConfig:
     """The config without the places that only the machine it was trained on has: what goes into a model folder."""
     data = config.data.model_copy(update=dict.fromkeys(("root", "phantoms", "split", "fold")))
-    return config.model_copy(
-        update={"data": data, "training": config.training.model_copy(update={"init_from": None})}
-    )
+    return config.model_copy(update={"data": data, "training": config.training.model_copy(update={"init_from": None})})
 
 
 def dump(config: RunConfig) -> str:

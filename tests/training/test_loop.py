@@ -13,8 +13,10 @@ from dsdiff.data import cohort as patients_of
 from dsdiff.data import splits
 from dsdiff.errors import ConfigError, DsdiffError, ModelError
 from dsdiff.inference import model as models
-from dsdiff.training import loop
+from dsdiff.training import loop, state
 from dsdiff.training.ema import EMA
+from dsdiff.training.stop import Stop
+from dsdiff.training.validate import validate
 
 CPU, QUIET = torch.device("cpu"), Console(quiet=True)
 
@@ -63,7 +65,7 @@ def test_a_run_learns_and_leaves_what_it_promises(cohort, tmp_path):
     run = tmp_path / "run"
     settings = config(cohort, steps=40, lr=2e-3, validate_every=20, ema=0.5)
     untrained = loop.Trainer(settings, CPU)
-    before = loop.validate(untrained, gathered(settings).held_out, tmp_path / "before")
+    before = validate(untrained, gathered(settings).held_out, tmp_path / "before.png", Stop()).loss
     model = loop.train(settings, run, CPU, QUIET)
     log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
     assert [entry["step"] for entry in log] == list(range(41))
@@ -114,7 +116,7 @@ def test_a_run_begun_before_a_key_existed_is_still_its_configs(cohort, tmp_path)
 
 def test_a_torn_state_and_a_diverging_run_are_named(cohort, tmp_path):
     loop.claim(tmp_path / "run", config(cohort))
-    (tmp_path / "run" / loop.STATE).write_bytes(b"\x00" * 100)
+    (tmp_path / "run" / state.STATE).write_bytes(b"\x00" * 100)
     with pytest.raises(ModelError, match=r"state\.safetensors cannot be read"):
         loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
     with pytest.raises(DsdiffError, match=r"loss is (nan|inf)"):

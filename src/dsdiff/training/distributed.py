@@ -131,7 +131,7 @@ def accumulating(module: nn.Module, last: bool) -> AbstractContextManager:
     if isinstance(module, DistributedDataParallel):
         return nullcontext() if last else module.no_sync()
     if hasattr(module, "set_requires_gradient_sync"):
-        module.set_requires_gradient_sync(last)
+        cast(Any, module).set_requires_gradient_sync(last)
     return nullcontext()
 
 

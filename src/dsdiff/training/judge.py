@@ -4,21 +4,26 @@ import math
 
 from dsdiff.checkpoint import Facts
 from dsdiff.config import TrainingConfig
+from dsdiff.training.validate import Validation
 
 
 class Judge:
-    """Keeps the best validation: of the loss the least, of any score the largest. `facts` is what a resume restores."""
+    """Keeps the best validation: of the loss the least, of any score the largest. `facts` is what a resume restores.
+
+    ema: number of the average that the last validation found best.
+    """
 
     def __init__(self, settings: TrainingConfig, facts: Facts) -> None:
         self.settings = settings
         self.best = float(facts.get("best", math.inf))  # the smaller, the better
+        self.ema = int(facts.get("ema", 0))
         self.waited, self.validated = int(facts.get("waited", 0)), int(facts.get("validated", -1))
 
     @property
     def facts(self) -> Facts:
-        """What goes into the state: the best so far, validations since then, the step of the last one."""
+        """What goes into the state: the best so far, how many came since, average and step of the last."""
         best: Facts = {"best": self.best} if math.isfinite(self.best) else {}
-        return {**best, "waited": self.waited, "validated": self.validated}
+        return {**best, "ema": self.ema, "waited": self.waited, "validated": self.validated}
 
     def due(self, step: int) -> bool:
         """Whether a validation of this step is still to be done; of step 0 too: what the start alone is worth."""
@@ -29,10 +34,11 @@ class Judge:
         """Whether so many validations brought nothing better that the training ends."""
         return self.settings.patience is not None and self.waited >= self.settings.patience
 
-    def is_best(self, step: int, loss: float, scores: dict[str, float]) -> bool:
+    def is_best(self, step: int, found: Validation) -> bool:
         """Take note of a validation; whether it is the best so far."""
-        found = loss if self.settings.judge == "loss" else -scores[self.settings.judge]
-        better = found < self.best  # never true of NaN
-        self.best, self.waited = (found, 0) if better else (self.best, self.waited + 1)
-        self.validated = step
+        name = self.settings.judge
+        score = found.loss if name == "loss" else -found.volumes.get(name, math.nan)
+        better = score < self.best  # never true of NaN
+        self.best, self.waited = (score, 0) if better else (self.best, self.waited + 1)
+        self.validated, self.ema = step, found.ema
         return better

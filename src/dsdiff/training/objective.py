@@ -1,13 +1,12 @@
 """The loss of a batch: the one module that DDP and FSDP wrap, so that condition and backbone go through it together."""
 
-import torch
 from torch import Tensor, nn
 
 from dsdiff import device
 from dsdiff.conditioning import disentangle
 from dsdiff.conditioning.network import Network
 from dsdiff.config import RunConfig
-from dsdiff.data.cohort import Batch
+from dsdiff.data.batch import Batch
 from dsdiff.training import losses
 from dsdiff.types import Condition, Prediction
 
@@ -44,4 +43,3 @@ class Objective(nn.Module):
         if not terms or not self.network.training:
             return 0.0
         return disentangle.total(terms, cond, prediction, self.network.conditioner.decoder)
-

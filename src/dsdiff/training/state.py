@@ -12,6 +12,7 @@ from torch import Tensor
 from dsdiff import checkpoint
 from dsdiff.checkpoint import Facts
 from dsdiff.conditioning.network import named
+from dsdiff.data.batch import Batch
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.training.distributed import shared_out, whole
 from dsdiff.training.trainer import Trainer
@@ -33,6 +34,14 @@ def save(trainer: Trainer, run: Path, facts: Facts) -> None:
     scale = {f"scaler.{name}": value for name, value in trainer.scaler.state_dict().items()}
     told: Facts = {"step": trainer.step, "processes": trainer.world.size, **scale, **facts}
     trainer.world.by_first(lambda: checkpoint.save_state(run / STATE, tensors, told))
+
+
+def keep(batch: Batch, run: Path, trainer: Trainer) -> str:
+    """Keep a batch that must not be trained on, to be looked at; returns the file's name."""
+    path = run / f"diverged-{trainer.world.rank}.safetensors"
+    tensors = {"sources": batch.sources, "target": batch.target, "region": batch.region, "present": batch.present}
+    checkpoint.save_state(path, tensors, {"step": trainer.step, "cases": " ".join(batch.cases)})
+    return path.name
 
 
 def _live(trainer: Trainer) -> Tensors:
@@ -86,7 +95,8 @@ def _newest(run: Path, console: Console) -> tuple[Tensors, Facts, list[Path]]:
 
     Raises `ModelError` where there are states and all of them are damaged.
     """
-    found, damaged = [path for path in (run / STATE, checkpoint.previous(run / STATE)) if path.is_file()], []
+    found = [path for path in (run / STATE, checkpoint.previous(run / STATE)) if path.is_file()]
+    damaged: list[Path] = []
     for path in found:
         try:
             return *checkpoint.read_state(path), damaged

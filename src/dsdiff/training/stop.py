@@ -29,7 +29,7 @@ class Stop:
         self.asked = max(self.asked, number)
 
     def obey(self, agreed: int) -> None:
-        """End the process as the signal that the processes agreed on asks: exit code 0 after SIGTERM, 130 after Ctrl-C."""
+        """End this process as the signal that all agreed on asks: exit code 0 after SIGTERM, 130 after Ctrl-C."""
         if agreed == signal.SIGINT:
             raise KeyboardInterrupt
         raise SystemExit(0)

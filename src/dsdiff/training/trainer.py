@@ -6,10 +6,10 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from dsdiff import device as devices
 from dsdiff.conditioning.network import Network
 from dsdiff.config import RunConfig, TrainingConfig
-from dsdiff.data.cohort import Batch, Patient
+from dsdiff.data.batch import Batch
+from dsdiff.data.cohort import Patient
 from dsdiff.errors import ConfigError, DsdiffError
 from dsdiff.training import distributed, finetune
 from dsdiff.training.distributed import World
@@ -50,7 +50,9 @@ class Trainer:
         """On its device, in the layout in which its convolutions are fastest (on a CPU it is of no use), compiled."""
         on_cuda = self.device.type == "cuda"
         if self.config.training.compile and not on_cuda:
-            raise ConfigError(f"training.compile is for CUDA; this is {self.device.type}, where it costs more than it gains")
+            raise ConfigError(
+                f"training.compile is for CUDA; this is {self.device.type}, where it costs more than it gains"
+            )
         self.network.to(self.device)
         if on_cuda:
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -94,8 +96,11 @@ class Trainer:
         mine = slice(self.world.rank * n, (self.world.rank + 1) * n)
         return time[mine], noise[mine], torch.arange(n).chunk(self.config.training.accumulate)
 
-    def _finite(self, losses: Sequence[Tensor], norm: Tensor, batch: Batch) -> float:
-        """The mean over the processes of what the parts' losses add up to. Raises `Diverged` where it or the gradient's norm is not finite."""
+    def _finite(self, losses: list[Tensor], norm: Tensor, batch: Batch) -> float:
+        """The mean over the processes of what the parts' losses add up to.
+
+        Raises `Diverged` where it or the gradient's norm is not finite.
+        """
         mine = torch.stack(losses).sum().item()
         mean = self.world.mean(mine)
         if math.isfinite(mean) and (self.scaler.is_enabled() or math.isfinite(norm.item())):  # the scaler skips such
@@ -103,9 +108,7 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         what = f"loss is {mean}" if not math.isfinite(mean) else f"gradient's norm is {norm.item()}"
         guilty = batch.cases if math.isfinite(mean) or not math.isfinite(mine) else ()
-        raise Diverged(
-            f"the {what} at step {self.step}; lower training.lr or set training.precision=fp32", guilty
-        )
+        raise Diverged(f"the {what} at step {self.step}; lower training.lr or set training.precision=fp32", guilty)
 
     def learn_style(self, patients: Sequence[Patient]) -> None:
         """Keep the average style of the training patients with the weights, where the network is told one."""

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 
 from dsdiff.conditioning.network import Network
-from dsdiff.data import cohort, slices
+from dsdiff.data import batch as batches
+from dsdiff.data import slices
 from dsdiff.data.cohort import Patient
 from dsdiff.data.preprocess import Prepared
 from dsdiff.evaluation import scores
@@ -68,7 +69,7 @@ def _losses(
     generator = torch.Generator().manual_seed(trainer.config.seed)
     rng, found = np.random.default_rng(trainer.config.seed), {}
     for part in range(PARTS):
-        batch = cohort.draw(patients, SLICES, data.crop, data.slab, data.lesion_share, rng)
+        batch = batches.draw(patients, SLICES, data.crop, data.slab, data.lesion_share, rng)
         time = process.draw_times(SLICES, generator) if process.from_noise else torch.ones(SLICES)
         noise = torch.randn(batch.target.shape, generator=generator)
         if part % trainer.world.size == trainer.world.rank and not stop.asked:
@@ -82,15 +83,14 @@ def _losses(
 def _volumes(trainer: Trainer, number: int, patients: Sequence[Patient], stop: Stop) -> dict[str, dict[str, float]]:
     """Scores of patients synthesised whole with one of the averages, patient by patient."""
     config = trainer.config
-    model = Model(
-        "", "", config, trainer.averaged(number), trainer.process, config.build_sampler(), trainer.device
-    )
+    model = Model("", "", config, trainer.averaged(number), trainer.process, config.build_sampler(), trainer.device)
     return {patient.name: _score(model, patient, stop) for patient in patients if not stop.asked}
 
 
 def _score(model: Model, patient: Patient, stop: Stop) -> dict[str, float]:
     """Scores of one patient (see `evaluation.scores`), in the brain's bounding box."""
-    images, region = patient.images.transpose(0, 2, 3, 1).astype(np.float32), patient.region.transpose(1, 2, 0)
+    stacked, mask = patient.slices.whole()
+    images, region = stacked.transpose(0, 2, 3, 1).astype(np.float32), mask.transpose(1, 2, 0)
     named = dict(zip(model.contrasts, images[:-1], strict=True))
     prepared = Prepared(named, region > 0, {}, (1.0, 1.0, 1.0), Volume(images[0], np.eye(4)), ())
     made, data = np.zeros(region.shape, np.float32), model.config.data

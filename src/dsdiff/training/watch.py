@@ -15,7 +15,7 @@ from dsdiff.config import TrainingConfig
 from dsdiff.errors import ConfigError
 from dsdiff.progress import bars
 
-LOG, SAMPLES, TENSORBOARD = "log.jsonl", "samples", "tensorboard"
+LOG, TENSORBOARD = "log.jsonl", "tensorboard"
 
 
 class Watch:
@@ -23,7 +23,9 @@ class Watch:
     tells: the others log to nowhere.
     """
 
-    def __init__(self, run: Path, settings: TrainingConfig, step: int, slices: int, console: Console, first: bool) -> None:
+    def __init__(
+        self, run: Path, settings: TrainingConfig, step: int, slices: int, console: Console, first: bool
+    ) -> None:
         self.settings, self.console, self.slices = settings, console, slices
         if first:
             forget_after(run / LOG, step)
@@ -58,7 +60,9 @@ class Watch:
         if "validation" in facts:
             self.log.flush()
             scores = "".join(f", {name} {value:.3f}" for name, value in facts.get("volumes", {}).items())
-            self.console.print(f"step {facts['step']}: loss {self.running:.4f}, validation {facts['validation']:.4f}{scores}")
+            self.console.print(
+                f"step {facts['step']}: loss {self.running:.4f}, validation {facts['validation']:.4f}{scores}"
+            )
         if self.board is not None:
             for name, value in {**facts, **facts.get("volumes", {})}.items():
                 if isinstance(value, int | float) and name != "step":
