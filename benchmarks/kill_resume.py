@@ -3,22 +3,23 @@
 python benchmarks/kill_resume.py OUT [--kills 10] [--steps 120] [--seed 0]
 
 With one process, and with two under torchrun (gloo), on the CPU. Each run trains a tiny UNet on three copies of the
-bundled phantom, saves its state every third step and validates every tenth. Per number of processes one run is left
-alone; the other is killed, with everything it started, so many times: at moments drawn from all that it does, reading,
-training, validating and saving. Its last start is left alone too. Then every tensor of state and model is compared.
+middle of the bundled phantom, saves its state every third step and validates every tenth. Per number of processes one
+run is left alone; the other is killed, with everything it started, so many times: at a random moment within each of as
+many random steps (of step 0: while it starts and reads). Its last start is left alone too. Then every tensor of state
+and model is compared.
 Prints a Markdown table; ends with exit code 1 where a bit differs.
 """
 
 import argparse
 import os
 import random
-import shutil
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import nibabel as nib
 import torch
 
 from dsdiff import checkpoint
@@ -60,14 +61,16 @@ def kill(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def killed(line: list[str], run: Path, kills: int, longest: float, rng: random.Random) -> list[int]:
-    """Run and kill so many times, then to the end; returns the steps that the state was at after every kill."""
+def killed(line: list[str], run: Path, moments: list[int], rng: random.Random) -> list[int]:
+    """Run and kill at these steps, then run to the end; returns the steps that the state was at after every kill."""
     steps: list[int] = []
-    while len(steps) < kills:
+    for moment in moments:
         process = start(line, run.with_suffix(".log"))
-        time.sleep(rng.uniform(0, longest))
+        while moment and process.poll() is None and (not (log := read_log(run / LOG)) or log[-1]["step"] < moment):
+            time.sleep(0.01)
+        time.sleep(rng.uniform(0, 0.4 if moment else 5))
         if process.poll() is not None:
-            raise SystemExit(f"{run} ended before it was killed {kills} times: give more --steps")
+            raise SystemExit(f"{run} ended before it was killed: see {run.with_suffix('.log')}")
         kill(process)
         there = (run / STATE).is_file()
         steps.append(int(checkpoint.read_state(run / STATE)[1]["step"]) if there else 0)
@@ -103,11 +106,12 @@ def main() -> None:
     for name in ("A", "B", "C"):
         (cohort / name).mkdir(parents=True)
         for file in PHANTOM.glob("*.nii.gz"):
-            shutil.copy(file, cohort / name / file.name.replace(PHANTOM.name, name))
+            whole = nib.load(file)
+            nib.save(whole.slicer[..., 60:100], cohort / name / file.name.replace(PHANTOM.name, name))
     splits.write(splits.make(["A", "B", "C"], 3, 0), split)
     recipe.write_text(RECIPE % {"cohort": cohort, "split": split, "steps": given.steps})
     rng, failed = random.Random(given.seed), False
-    print("| processes | seconds left alone | kills | state at step, after each | tensors that differ |")
+    print("| processes | seconds left alone | killed at step | state then at step | tensors that differ |")
     print("|---" * 5 + "|")
     for processes in (1, 2):
         alone, hunted = given.out / f"alone{processes}", given.out / f"killed{processes}"
@@ -115,12 +119,14 @@ def main() -> None:
         if start(command(processes, recipe, alone), alone.with_suffix(".log")).wait():
             raise SystemExit(f"{alone} failed: see {alone.with_suffix('.log')}")
         seconds = time.monotonic() - since
-        steps = killed(command(processes, recipe, hunted), hunted, given.kills, seconds * 0.25, rng)
+        moments = sorted(rng.randrange(given.steps - 10) for _ in range(given.kills))
+        steps = killed(command(processes, recipe, hunted), hunted, moments, rng)
         wrong = differing(alone, hunted)
         failed = failed or bool(wrong)
         told = ", ".join(map(str, steps))
         print(
-            f"| {processes} | {seconds:.0f} | {given.kills} | {told} | {len(wrong)} {' '.join(wrong[:3])} |", flush=True
+            f"| {processes} | {seconds:.0f} | {', '.join(map(str, moments))} | {told} | {len(wrong)} {' '.join(wrong[:3])} |",
+            flush=True,
         )
     sys.exit(failed)
 

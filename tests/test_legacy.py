@@ -69,7 +69,7 @@ def test_what_can_be_honoured_is(tmp_path):
     assert config.backbone.params["in_channels"] == 4
     assert config.build_backbone().multiple > 0
     assert (config.training.lr, config.training.batch_size, config.training.accumulate) == (1e-4, 16, 2)
-    assert config.training.ema == 0
+    assert config.training.ema == (0,)
     (loss,) = config.loss
     assert (loss.target, loss.tumour, loss.enhancing) == ("l2", 1, 1)
 

@@ -1,10 +1,123 @@
-"""Begin with the weights of a model folder, whose contrasts or slab may be others than this run's."""
+"""Begin with the weights of a model folder, whose contrasts, slab or guidance may be others than this run's.
 
+What a network reads is matched by name (a contrast's slice before the middle one, its edges, the style), never by
+number. What is new begins at zero, so that the output is at first that of the old model. Every network here ends in
+the same output, so heads need no change.
+"""
+
+from collections.abc import Hashable
+from dataclasses import replace
 from pathlib import Path
+
+import torch
+from torch import Tensor
 
 from dsdiff.conditioning.network import Network
 from dsdiff.config import RunConfig
+from dsdiff.errors import ConfigError
+from dsdiff.inference import model as models
+from dsdiff.types import ConditionLayout
+
+Channels = list[Hashable]
+FRESH = ("conditioner.", "backbone.inject.")  # begin as no change, or are read through channels that begin at zero
 
 
 def begin(network: Network, config: RunConfig, folder: Path) -> None:
-    """To be written."""
+    """Give a fresh network of this config the weights of a model folder.
+
+    Raises `ModelError` for a folder that holds no model, and `ConfigError` where its network is another one.
+    """
+    model = models.load(folder, torch.device("cpu"))
+    old, mine = model.network.state_dict(), network.state_dict()
+    probe = _sketch(config, ("another", *config.data.contrasts), _other(config.data.slab))
+    _check_contrasts(model.config, config, mine.keys() != probe.keys())
+    layouts = _layout(model.config), _layout(config)
+    fixed = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    wrong = []
+    for name, value in mine.items():
+        there = old.get(name)
+        given = None if there is None else _by_name(there, value, probe.get(name), *layouts)
+        if given is not None:
+            value.copy_(given)
+        elif name not in fixed and not name.startswith(FRESH):
+            wrong.append(name)
+    if wrong:
+        raise ConfigError(
+            f"training.init_from {folder}: its network is another one ({len(wrong)} of {len(mine)} weights, as "
+            f"{wrong[0]}, have no counterpart of their shape); take the backbone block of its config.yaml"
+        )
+
+
+def _check_contrasts(old: RunConfig, config: RunConfig, streams: bool) -> None:
+    """Raise `ConfigError` for other contrasts where a network averages over them: one more would change its output."""
+    same = old.data.contrasts == config.data.contrasts
+    if not same and (streams or old.conditioning.encoder != "none"):
+        raise ConfigError(
+            f"training.init_from was trained on {', '.join(old.data.contrasts)}, this run reads "
+            f"{', '.join(config.data.contrasts)}: a network with an encoder for contrasts keeps those that it has"
+        )
+
+
+def _layout(config: RunConfig) -> ConditionLayout:
+    return config.conditioning.layout(config.data.contrasts, config.data.slab)
+
+
+def _sketch(config: RunConfig, contrasts: tuple[str, ...], slab: int) -> dict[str, Tensor]:
+    """Weights, without numbers, of the same network for other conditions: those whose shape changes read conditions."""
+    data = config.data.model_copy(update={"contrasts": contrasts, "slab": slab})
+    return config.model_copy(update={"data": data}).sketch().state_dict()
+
+
+def _by_name(
+    there: Tensor, fresh: Tensor, probe: Tensor | None, old: ConditionLayout, new: ConditionLayout
+) -> Tensor | None:
+    """Weights from one layout to another, None where they do not fit: those that read a condition, (out, channels k,
+    ...) with k pixels folded into each channel, channel by channel, all others as they are.
+
+    Which channels a layer reads is told by its width under both layouts and the probe's.
+    """
+    if probe is not None and probe.shape != fresh.shape and fresh.ndim > 1:
+        probed = replace(new, contrasts=("another", *new.contrasts), slab=_other(new.slab))
+        for channels in (_maps, _guidance, _stream):
+            before, now, other = channels(old), channels(new), channels(probed)
+            k = fresh.shape[1] // max(1, len(now))
+            if k and [k * len(c) for c in (before, now, other)] == [w.shape[1] for w in (there, fresh, probe)]:
+                mapped, given = torch.zeros_like(fresh).unflatten(1, (-1, k)), there.unflatten(1, (-1, k))
+                for i, name in enumerate(now):
+                    if name in before:
+                        mapped[:, i] = given[:, before.index(name)]
+                return mapped.flatten(1, 2)
+    return there if there.shape == fresh.shape else None
+
+
+def _other(slab: int) -> int:
+    return 5 if slab != 5 else 1
+
+
+def _maps(layout: ConditionLayout) -> Channels:
+    """Names of the channels of x_t and `Condition.maps`."""
+    sources: Channels = [(contrast, z) for contrast in layout.contrasts for z in _slices(layout)]
+    guidance = _guidance(layout) if layout.inject == "maps" else []
+    return ["x_t", *sources, *guidance, *_style(layout)]
+
+
+def _stream(layout: ConditionLayout) -> Channels:
+    """Names of the channels of `Condition.stream`."""
+    guidance: Channels = []
+    if layout.inject == "maps":
+        guidance = ["edges"] * layout.structure + [(own, i) for own in ("common", "own") for i in range(layout.encoded)]
+    return [*_slices(layout), *guidance, *_style(layout)]
+
+
+def _guidance(layout: ConditionLayout) -> Channels:
+    """Names of the channels of `Condition.guidance`."""
+    edges: Channels = [("edges", contrast) for contrast in layout.contrasts] if layout.structure else []
+    return edges + [("encoded", of, i) for of in ("common", *layout.contrasts) for i in range(layout.encoded)]
+
+
+def _slices(layout: ConditionLayout) -> range:
+    return range(-(layout.slab // 2), layout.slab // 2 + 1)
+
+
+def _style(layout: ConditionLayout) -> Channels:
+    return ["style"] if layout.style else []

@@ -72,7 +72,6 @@ def _steps(trainer: Trainer, judge: Judge, run: Path, patients: Cohort, console:
             watch.write(facts, _picture(run, trainer.step))
             asked, last = world.largest(stop.asked), trainer.step == settings.steps or judge.satisfied
             if asked or last or trainer.step % settings.save_every == 0:
-                watch.flush()
                 state.save(trainer, run, judge.facts)
             if asked:
                 console.print(f"{run}: stopped at step {trainer.step} of {settings.steps}; the same command goes on")

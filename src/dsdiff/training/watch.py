@@ -29,7 +29,7 @@ class Watch:
         self.settings, self.console, self.slices = settings, console, slices
         if first:
             forget_after(run / LOG, step)
-        self.log = (run / LOG if first else Path(os.devnull)).open("a")
+        self.log = (run / LOG if first else Path(os.devnull)).open("a", buffering=1)  # a line at a time
         self.board = writer(run / TENSORBOARD, step) if settings.tensorboard and first else None
         self.bars = bars(console, count=True)
         self.task = self.bars.add_task("training", total=settings.steps, completed=step)
@@ -58,7 +58,6 @@ class Watch:
         """Log the facts of a step, and show a validation's picture if it is there."""
         self.log.write(json.dumps(facts) + "\n")
         if "validation" in facts:
-            self.log.flush()
             scores = "".join(f", {name} {value:.3f}" for name, value in facts.get("volumes", {}).items())
             self.console.print(
                 f"step {facts['step']}: loss {self.running:.4f}, validation {facts['validation']:.4f}{scores}"
@@ -69,10 +68,6 @@ class Watch:
                     self.board.add_scalar(name, value, facts["step"])
             if "validation" in facts and picture.is_file():
                 self.board.add_image("samples", imread(picture)[..., :3], facts["step"], dataformats="HWC")
-
-    def flush(self) -> None:
-        """Bring the log to the disk, so that no state is ahead of it."""
-        self.log.flush()
 
 
 def writer(folder: Path, step: int) -> Any:

@@ -1,0 +1,83 @@
+"""Training that begins with a model folder: what is matched by name, and what is refused."""
+
+import pytest
+import torch
+from conftest import TINY, wake
+
+from dsdiff import checkpoint
+from dsdiff import config as configs
+from dsdiff.errors import ConfigError
+from dsdiff.training.trainer import Trainer
+
+CPU = torch.device("cpu")
+DIT = {"target": "dit", "params": {"hidden_size": 32, "depth": 1, "num_heads": 2, "image_size": [32, 48]}}
+STREAMS = {"target": "disc_unet", "params": TINY["backbone"]["params"]}
+
+
+def config(backbone=TINY["backbone"], conditioning=None, folder=None, **data):
+    training = {**TINY["training"], "init_from": None if folder is None else str(folder)}
+    values = {**TINY, "backbone": backbone, "conditioning": conditioning or {}, "training": training}
+    return configs.parse({**values, "data": {**TINY["data"], **data}}, "test")
+
+
+def model(made, folder):
+    torch.manual_seed(0)
+    network = made.build_network()
+    wake(network)
+    checkpoint.save(folder, network.state_dict(), configs.dump(configs.portable(made)), "", {}, torch.float32)
+    return network.eval()
+
+
+def output(network, made, images):
+    """What a network makes of slices that are given by contrast: (b, 5, h, w) each, of which it takes its slab."""
+    middle, reach = slice(2 - made.data.slab // 2, 3 + made.data.slab // 2), made.data.contrasts
+    sources = torch.stack([images[name][:, middle] for name in reach], 1)
+    present = torch.ones(sources.shape[:2], dtype=torch.bool)
+    with torch.no_grad():
+        cond = network.condition(sources, present)
+        return network(images["x_t"], torch.tensor([300.0, 700.0]), cond).value
+
+
+@pytest.fixture
+def images():
+    generator = torch.Generator().manual_seed(1)
+    drawn = {name: torch.randn(2, 5, 32, 48, generator=generator) for name in ("t1", "t2", "flair", "dwi")}
+    return {**drawn, "x_t": torch.randn(2, 1, 32, 48, generator=generator)}
+
+
+@pytest.mark.parametrize(
+    ("backbone", "conditioning"),
+    [(TINY["backbone"], {}), (DIT, {}), (TINY["backbone"], {"inject": "scales"}), (DIT, {"inject": "scales"})],
+)
+def test_new_contrasts_and_a_wider_slab_change_nothing_at_first(tmp_path, images, backbone, conditioning):
+    old = config(backbone, conditioning)
+    before = output(model(old, tmp_path / "old"), old, images)
+    new = config(backbone, conditioning, tmp_path / "old", contrasts=("flair", "dwi", "t1", "t2"), slab=5)
+    trainer = Trainer(new, CPU)
+    assert torch.allclose(output(trainer.network.eval(), new, images), before, atol=1e-5)
+    average = trainer.averages[0].weights
+    assert all(torch.equal(average[name], value) for name, value in trainer.network.state_dict().items())
+    sources = {**images, "dwi": images["dwi"] + 1}
+    assert torch.equal(output(trainer.network, new, sources), output(trainer.network, new, images))
+
+
+def test_what_is_told_besides_begins_at_zero_too(tmp_path, images):
+    old = config()
+    before = output(model(old, tmp_path / "old"), old, images)
+    new = config(conditioning={"encoder": "shared", "style": "linear"}, folder=tmp_path / "old")
+    assert torch.allclose(output(Trainer(new, CPU).network.eval(), new, images), before, atol=1e-5)
+
+
+def test_streams_keep_their_contrasts_and_widen_their_slab(tmp_path, images):
+    old = config(STREAMS)
+    before = output(model(old, tmp_path / "old"), old, images)
+    new = config(STREAMS, folder=tmp_path / "old", slab=5)
+    assert torch.allclose(output(Trainer(new, CPU).network.eval(), new, images), before, atol=1e-5)
+    with pytest.raises(ConfigError, match="was trained on t1, t2, flair, this run reads t1, t2: a network with an enc"):
+        Trainer(config(STREAMS, folder=tmp_path / "old", contrasts=("t1", "t2")), CPU)
+
+
+def test_another_network_is_refused(tmp_path):
+    model(config(), tmp_path / "old")
+    with pytest.raises(ConfigError, match=r"its network is another one \(\d+ of \d+ weights, as backbone\."):
+        Trainer(config(DIT, folder=tmp_path / "old"), CPU)
