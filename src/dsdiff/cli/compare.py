@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from dsdiff import __version__
 from dsdiff.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,6 +120,7 @@ def _limit(budget: str | None, steps: int | None) -> int | float:
 
 def _compared(prepared: "Prepared", out: Path, protocol: str, device: str, jobs: int, console: "Console") -> bool:
     """Do the work and write the results; whether something failed."""
+    from dsdiff import source
     from dsdiff.benchmark import compare, work
     from dsdiff.data import splits
 
@@ -140,7 +140,7 @@ def _compared(prepared: "Prepared", out: Path, protocol: str, device: str, jobs:
         "folds": len(runs),
         "seeds": len({run.config.seed for run in next(iter(arms.values()))[0].runs}),
         "left_out": prepared.left_out,
-        "versions": {"dsdiff": __version__, "torch": version("torch")},
+        "versions": {"dsdiff": source.label(), "torch": version("torch")},
     }
     comparison = compare.Comparison(tuple(found), tuple(patients), unscored, facts)
     _write(comparison, out)

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from dsdiff import __version__
+from dsdiff import source
 from dsdiff.evaluation import patient, statistics, uncertainty
 from dsdiff.evaluation.pairs import Pairs
 from dsdiff.evaluation.protocols import PROTOCOLS
@@ -134,7 +134,7 @@ def write_json(results: Results, path: Path) -> None:
         "use": "research use, not for diagnosis",
         "protocol": {"name": results.protocol, "says": PROTOCOLS[results.protocol].says, "fit": results.fit},
         "models": list(results.models),
-        "versions": {"dsdiff": __version__, "numpy": np.__version__},
+        "versions": {"dsdiff": source.label(), "numpy": np.__version__},
         "summary": summary(results),
         "enhancing_volume": vars(agreement) if agreement else None,
         "calibration": {f"{level:.2f}": share for level, share in calibration(results).items()},
