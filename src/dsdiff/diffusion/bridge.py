@@ -3,20 +3,21 @@
 import torch
 from pydantic import BaseModel, ConfigDict, Field
 
-from dsdiff.diffusion.process import Image, NoiseProcess, Times, along, drawn_among
+from dsdiff.diffusion.process import Image, NoiseProcess, Output, Times, along, drawn_among
 
 SAMPLING_STEPS = 4  # where samples are wanted: one step has no randomness
 
 
 class ResidualBridgeParams(BaseModel):
     """`sigma`: standard deviation scale of the bridge, in robust z-scores. `start_share`: of the training times, how
-    many are exactly 1, which is all that one-step synthesis uses. `train_steps`: see `NoiseProcess`."""
+    many are exactly 1, which is all that one-step synthesis uses. `train_steps`, `spread`: see `NoiseProcess`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     sigma: float = Field(0.5, ge=0)
     start_share: float = Field(0.5, ge=0, le=1)
     train_steps: int | None = Field(None, ge=1)
+    spread: bool = False
 
 
 class ResidualBridge(NoiseProcess):
@@ -33,6 +34,7 @@ class ResidualBridge(NoiseProcess):
 
     def __init__(self, params: ResidualBridgeParams) -> None:
         self.sigma, self.start_share, self.train_steps = params.sigma, params.start_share, params.train_steps
+        self.spread = params.spread
 
     def draw_times(self, batch: int, generator: torch.Generator) -> Times:
         if self.train_steps:
@@ -46,8 +48,8 @@ class ResidualBridge(NoiseProcess):
         t = along(time, x_0)
         return (1 - t) * x_0 + t * start + self.sigma * (t * (1 - t)).sqrt() * noise
 
-    def predicted(self, output: Image, start: Image) -> Image:
-        return start + output
+    def predicted(self, output: Output, start: Image) -> Image:
+        return start + output[:, :1]
 
     def target(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
         return x_0

@@ -11,8 +11,10 @@ from torch import Tensor
 from dsdiff.errors import ConfigError
 
 TIMESTEPS = 1000.0  # the scale on which backbones are told a continuous time
+LOG_DEVIATION = (-5.0, 3.0)  # natural logarithms of the least and the largest error that a network may expect
 NOISE_STEPS = 20  # of a synthesis that begins with noise, where nothing else is said: the field's recipe for DDIM
 Image = Float[Tensor, "b 1 h w"]
+Output = Float[Tensor, "b c h w"]  # of the network: see `NoiseProcess.out_channels`
 Times = Float[Tensor, " b"]
 Spacing = Literal["leading", "trailing", "linspace"]
 
@@ -26,7 +28,7 @@ class NoiseProcess(Protocol):
 
     Params: ClassVar[type[BaseModel]]
     samplers: ClassVar[tuple[str, ...]]  # the samplers that fit, the usual one first
-    out_channels: ClassVar[int] = 1  # of the network
+    spread: bool = False  # the network tells in a second channel how wrong it expects to be
     from_noise: ClassVar[bool] = True  # sampling begins with noise; otherwise with the start image
     scale: float = 1.0
     train_steps: int | None = None  # trained on the times of so many trailing steps alone; None: on all times
@@ -46,13 +48,22 @@ class NoiseProcess(Protocol):
         """x_t given both ends."""
         ...
 
-    def predicted(self, output: Image, start: Image) -> Image:
+    def predicted(self, output: Output, start: Image) -> Image:
         """What a network's output stands for: itself, or with the start added where the network tells a residual."""
         return output
 
     def target(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
         """What `predicted` should be; the loss compares the two."""
         ...
+
+    @property
+    def out_channels(self) -> int:
+        """Of the network."""
+        return 2 if self.spread else 1
+
+    def deviation(self, output: Output) -> Image:
+        """With `spread`, the mean absolute error of x_0 that the network expects: 1 for an output of zero."""
+        return output[:, 1:].clamp(*LOG_DEVIATION).exp()
 
     def x_0(self, predicted: Image, x_t: Image, time: Times) -> Image:
         """The clean image that a prediction stands for."""

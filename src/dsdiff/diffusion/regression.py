@@ -3,14 +3,16 @@
 import torch
 from pydantic import BaseModel, ConfigDict
 
-from dsdiff.diffusion.process import Image, NoiseProcess, Spacing, Times
+from dsdiff.diffusion.process import Image, NoiseProcess, Output, Spacing, Times
 from dsdiff.errors import ConfigError
 
 
 class RegressionParams(BaseModel):
-    """There is nothing to set."""
+    """`spread`: see `NoiseProcess`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
+
+    spread: bool = False
 
 
 class Regression(NoiseProcess):
@@ -21,7 +23,7 @@ class Regression(NoiseProcess):
     from_noise = False
 
     def __init__(self, params: RegressionParams) -> None:
-        """There is nothing to keep."""
+        self.spread = params.spread
 
     def draw_times(self, batch: int, generator: torch.Generator) -> Times:
         return torch.ones(batch)
@@ -29,8 +31,8 @@ class Regression(NoiseProcess):
     def q_sample(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
         return start
 
-    def predicted(self, output: Image, start: Image) -> Image:
-        return start + output
+    def predicted(self, output: Output, start: Image) -> Image:
+        return start + output[:, :1]
 
     def target(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
         return x_0

@@ -59,6 +59,15 @@ def misaligned(x: Image, y: Image, eta: float = 0.2) -> Image:
     return 1 - (of_x * of_y).sum(0).square() / (sizes[0] * sizes[1])
 
 
+def surprise(x_0: Image, truth: Image, expected: Image) -> Image:
+    """How badly the network knows its own error: the negative log-likelihood of a Laplace distribution of that mean
+    absolute error about x_0, which it does not move (the T1ce stays the other terms' business).
+
+    Source: the attenuated loss of Kendall and Gal 2017 (arXiv:1703.04977, section 3), its norm the absolute one.
+    """
+    return (x_0.detach() - truth).abs() / expected + expected.log()
+
+
 def error_map(term: LossConfig, predicted: Image, wanted: Image, x_0: Image, truth: Image, start: Image) -> Image:
     """What is wrong in every voxel by one term: with the prediction, or with the T1ce (z-scores) that it stands for."""
     if term.epsilon is not None:

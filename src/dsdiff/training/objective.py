@@ -10,6 +10,8 @@ from dsdiff.data.batch import Batch
 from dsdiff.training import losses
 from dsdiff.types import Condition, Prediction
 
+SPREAD_WEIGHT = 0.1  # of what the network is asked about its own error
+
 
 class Objective(nn.Module):
     """A network and what it is asked for."""
@@ -35,7 +37,11 @@ class Objective(nn.Module):
             apart = self._disentangled(cond, prediction)
         predicted = process.predicted(prediction.value.float(), start)
         wanted, made = process.target(x_0, start, time, noise), process.x_0(predicted, x_t, time) * process.scale
-        return losses.total(self.config.loss, predicted, wanted, made, target, start, region) + apart, made
+        loss = losses.total(self.config.loss, predicted, wanted, made, target, start, region) + apart
+        if process.spread and self.network.training:  # validation compares runs with and without it
+            expected = process.deviation(prediction.value.float()) * process.scale
+            loss = loss + SPREAD_WEIGHT * (losses.surprise(made, target, expected) * (region > 0)).mean()
+        return loss, made
 
     def _disentangled(self, cond: Condition, prediction: Prediction) -> Tensor | float:
         """The losses on features: of training alone, so that validation compares runs with and without them."""
