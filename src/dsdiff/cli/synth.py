@@ -159,9 +159,8 @@ def _synthesize(
         case_io.check_place(out / one.name)
     devices.set_threads(threads, workers.worthwhile)
     loaded = models.load(model, devices.pick(device), engine)
-    threaded = f", {workers.wanted(loaded.device)} slices side by side" if loaded.device.type == "cpu" else ""
-    console.print(f"engine {loaded.engine.says}{threaded}", style="dim", highlight=False)
     taken = plan(loaded, steps, samples, seed)
+    by = f"{loaded.engine.says}, {workers.wanted(loaded.device)} at once"
     told = references.read(style, loaded) if style else None
     everything = len(todo)
     if resume:
@@ -169,7 +168,7 @@ def _synthesize(
         console.print(f"{everything - len(todo)} of {everything} cases are finished already")
     failed: dict[str, Exception] = {}
     try:
-        _run(todo, out, loaded, taken, samples, seed, told, memory, console, failed)
+        _run(todo, out, loaded, taken, samples, seed, told, memory, by, console, failed)
     finally:
         if failed and everything > 1:
             console.print(f"[bold red]{len(failed)} of {everything} cases failed:[/]")
@@ -190,6 +189,7 @@ def _run(
     seed: int,
     style: "Reference | None",
     memory: float | None,
+    by: str,
     console: "Console",
     failed: dict[str, Exception],
 ) -> None:
@@ -210,14 +210,14 @@ def _run(
             if isinstance(outcome, Exception):
                 failed[case.name] = outcome
             else:
-                _say(progress, case.name, out, time.perf_counter() - began, outcome.warnings)
+                _say(progress, case.name, out, time.perf_counter() - began, by, outcome.warnings)
             began = time.perf_counter()
             progress.remove_task(tasks[case.name])
             progress.advance(whole)
 
 
-def _say(progress: "Progress", name: str, out: Path, seconds: float, warnings: tuple[str, ...]) -> None:
+def _say(progress: "Progress", name: str, out: Path, seconds: float, by: str, warnings: tuple[str, ...]) -> None:
     console = progress.console
-    console.print(f"{name}: {seconds:.1f} s -> {out / name}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{name}: {seconds:.1f} s by {by} -> {out / name}", markup=False, highlight=False, soft_wrap=True)
     for warning in warnings:
         console.print(f"  warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)

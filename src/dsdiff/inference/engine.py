@@ -43,7 +43,9 @@ class Engine:
     @property
     def says(self) -> str:
         """The engine in words, for console and provenance."""
-        return f"{self.name}: {self.precision}, {self.layout}{', autocast' if self.autocast else ''} on {self.device}"
+        return (
+            f"{self.name}: {self.precision}, {self.layout}{', autocast' if self.autocast else ''} on {self.device.type}"
+        )
 
     def condition(
         self,
@@ -91,7 +93,7 @@ def fast(network: Network, device: torch.device) -> Engine:
 
 
 def compiled(network: Network, device: torch.device) -> Engine:
-    """`fast`, the backbone compiled and, on CUDA, captured as a graph for every shape: minutes at first, pays over many.
+    """`fast`, the backbone compiled and, on CUDA, captured as a graph for each shape: minutes at first, pays over many.
 
     Raises `ConfigError` for layers that `fast` takes under autocast only.
     """

@@ -17,7 +17,8 @@ import torch.nn.functional as F
 from dsdiff import device as devices
 from dsdiff.errors import ConfigError
 
-A, B = TypeVar("A"), TypeVar("B")
+A = TypeVar("A")
+B = TypeVar("B")
 WORTH = 1.2  # gain in throughput that another doubling of the threads must bring
 
 
