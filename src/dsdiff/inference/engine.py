@@ -25,7 +25,7 @@ SLICES = {"cpu": 4, "mps": 4, "cuda": 16}  # computed at once
 class Engine:
     """A network ready to be computed. It takes and gives float32, whatever it computes in.
 
-    precision: fp32, bf16 or fp16. layout: of the images in memory.
+    precision: fp32, bf16 or fp16; layout: of the images in memory. dtype: of what the network is given.
     """
 
     name: str
@@ -33,6 +33,7 @@ class Engine:
     device: torch.device
     precision: str = "fp32"
     layout: str = "contiguous"
+    dtype: torch.dtype = torch.float32
     autocast: bool = False
 
     @property
@@ -55,18 +56,15 @@ class Engine:
     ) -> Condition:
         """See `Network.condition`."""
         with self._scope():
-            styled = None if styled is None else self._cast(styled)
-            return self.network.condition(self._cast(sources), present, styled)
+            styled = None if styled is None else styled.to(self.dtype)
+            return self.network.condition(sources.to(self.dtype), present, styled)
 
     def __call__(
         self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition
     ) -> Float[Tensor, "b c h w"]:
         """The network's answer at x_t and timestep t."""
         with self._scope():
-            return self.network(self._cast(x_t), t, cond).value.float()
-
-    def _cast(self, image: Tensor) -> Tensor:
-        return image if self.autocast else image.to(DTYPES[self.precision])
+            return self.network(x_t.to(self.dtype), t, cond).value.float()
 
     def _scope(self) -> AbstractContextManager:
         return torch.autocast(self.device.type, DTYPES[self.precision]) if self.autocast else nullcontext()
@@ -88,8 +86,9 @@ def fast(network: Network, device: torch.device) -> Engine:
     precision = _precision(device)
     if precision != "fp32" and not _ours(network):
         return Engine("fast", network, device, precision, autocast=True)
-    weights: Network = deepcopy(network).to(DTYPES[precision]).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return Engine("fast", weights, device, precision, "channels_last")
+    dtype = DTYPES[precision]
+    weights: Network = deepcopy(network).to(dtype).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return Engine("fast", weights, device, precision, "channels_last", dtype)
 
 
 def compiled(network: Network, device: torch.device) -> Engine:
