@@ -1,12 +1,18 @@
 """Where to compute and in which precision."""
 
 import os
+import resource
+import sys
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from dsdiff.errors import ConfigError
+
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux: the peak can be read and reset
 
 
 def pick(name: str = "auto") -> torch.device:
@@ -47,10 +53,25 @@ def autocast(device: torch.device, precision: str = "auto") -> AbstractContextMa
     return torch.autocast(device.type, half) if half is not None else nullcontext()
 
 
-def set_threads(threads: int | None) -> None:
-    """Use so many CPU threads; None leaves OMP_NUM_THREADS to decide, or takes the cores this process may use."""
+def set_threads(threads: int | None, worthwhile: Callable[[int], int] = lambda most: most) -> None:
+    """Use so many CPU threads; None leaves OMP_NUM_THREADS to decide, or takes those of the cores this process may use
+    that are worthwhile."""
     if threads is None and "OMP_NUM_THREADS" not in os.environ:
         affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
-        threads = len(affinity(0)) if affinity else os.cpu_count()
+        threads = worthwhile(len(affinity(0)) if affinity else os.cpu_count() or 1)
     if threads is not None:
         torch.set_num_threads(threads)
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes in use at one time since this was last asked: on CUDA by tensors, else by the process."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak
+    if CLEAR.exists():
+        peak = next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
+        CLEAR.write_text("5")
+        return peak * 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -124,7 +124,7 @@ def test_files_of_the_users_are_never_replaced(cli, case_folder, model_folder, t
 
 
 def test_an_unforeseen_fault_is_one_line_and_exit_code_1(cli, case_folder, model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("dsdiff.inference.case.run", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("dsdiff.inference.cohort.complete", lambda *_, **__: 1 / 0)
     code, said = cli("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder)
     assert code == 1
     assert "ZeroDivisionError" in said
@@ -136,7 +136,7 @@ def test_a_stop_by_the_keyboard_is_said(cli, case_folder, model_folder, tmp_path
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dsdiff.inference.case.run", stop)
+    monkeypatch.setattr("dsdiff.inference.cohort.complete", stop)
     code, said = cli("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder)
     assert (code, "stopped" in said, (tmp_path / "out").exists()) == (130, True, False)
 

@@ -4,9 +4,7 @@ Counting runs the network on torch's meta device, which computes shapes alone, s
 """
 
 import os
-import resource
 import statistics
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -28,7 +26,6 @@ GIB = 2**30
 TRAINING_BYTES = 22  # of every parameter: weight, gradient, AdamW's two moments, average in float32; copy in bfloat16
 GPU_BATCH = 8
 ENOUGH = 10.0  # seconds of measuring one network's forward
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux: the peak can be read and reset
 MEMORY = Path("/proc/meminfo")
 Given = tuple[Tensor, Tensor, Tensor, Tensor]  # sources, present, x_t, t
 Job = Callable[[RunConfig, Given, torch.device], float]
@@ -137,10 +134,10 @@ def _alone(job: Job, file: Path, size: int, device: str) -> tuple[float, float]:
     config, where = configs.load(file), devices.pick(device)
     with where:
         given = inputs(config, size, size)
-    _used(where)
-    before = _used(where)  # and from here on the peak counts anew
+    devices.peak_memory(where)
+    before = devices.peak_memory(where)  # and from here on the peak counts anew
     seconds = job(config, given, where)
-    return seconds, (_used(where) - before) / GIB
+    return seconds, (devices.peak_memory(where) - before) / GIB
 
 
 def _infer(config: RunConfig, given: Given, where: torch.device) -> float:
@@ -166,20 +163,6 @@ def _train(config: RunConfig, given: Given, where: torch.device) -> float:
     loss.backward()
     optimizer.step()
     return time.perf_counter() - since
-
-
-def _used(where: torch.device) -> int:
-    """Most bytes in use at one time since this was last asked: on CUDA by tensors, else by the process."""
-    if where.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(where)
-        torch.cuda.reset_peak_memory_stats(where)
-        return peak
-    if CLEAR.exists():
-        peak = next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        CLEAR.write_text("5")
-        return peak * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _free(device: str) -> int:

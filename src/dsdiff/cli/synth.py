@@ -1,7 +1,6 @@
 """dsdiff synth: patients in, T1ce out."""
 
 import time
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,7 +10,7 @@ from dsdiff.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.progress import Progress, TaskID
+    from rich.progress import Progress
 
     from dsdiff.data.cases import Case
     from dsdiff.inference.model import Model
@@ -52,7 +51,23 @@ def command(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples' noise.")] = 0,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or the cores there are.")
+        int | None,
+        typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or as many as are measured to pay."),
+    ] = None,
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What computes the network: auto, fast (bf16 where the machine has it, channels last), eager "
+            "(float32, as trained), compiled (minutes at first). They agree within rounding."
+        ),
+    ] = "auto",
+    memory: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="GB",
+            help="Ceiling of memory: fewer slices side by side, one case at a time, the same result. Default: none.",
+        ),
     ] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     resume: Annotated[
@@ -87,7 +102,7 @@ def command(
         from dsdiff.backbones import registry
 
         registry.allow(configs.load(allow_code).backbone.target)
-    _synthesize(todo, out, model, steps, samples, seed, style, threads, device, resume)
+    _synthesize(todo, out, model, steps, samples, seed, style, threads, engine, memory, device, resume)
 
 
 def _cases(inputs: list[Path], files: dict[str, Path | None], name: str | None) -> "list[Case]":
@@ -124,6 +139,8 @@ def _synthesize(
     seed: int,
     style: Path | None,
     threads: int | None,
+    engine: str,
+    memory: float | None,
     device: str,
     resume: bool,
 ) -> None:
@@ -134,14 +151,16 @@ def _synthesize(
     from dsdiff.inference import case as case_io
     from dsdiff.inference import model as models
     from dsdiff.inference import reference as references
+    from dsdiff.inference import workers
     from dsdiff.inference.synthesize import plan
 
     console = Console(stderr=True)
     for one in todo:
         case_io.check_place(out / one.name)
-    devices.set_threads(threads)
-    loaded = models.load(model, devices.pick(device))
+    devices.set_threads(threads, workers.worthwhile)
+    loaded = models.load(model, devices.pick(device), engine)
     taken = plan(loaded, steps, samples, seed)
+    by = f"{loaded.engine.says}, {workers.wanted(loaded.device)} at once"
     told = references.read(style, loaded) if style else None
     everything = len(todo)
     if resume:
@@ -149,7 +168,7 @@ def _synthesize(
         console.print(f"{everything - len(todo)} of {everything} cases are finished already")
     failed: dict[str, Exception] = {}
     try:
-        _run(todo, out, loaded, taken, samples, seed, told, console, failed)
+        _run(todo, out, loaded, taken, samples, seed, told, memory, by, console, failed)
     finally:
         if failed and everything > 1:
             console.print(f"[bold red]{len(failed)} of {everything} cases failed:[/]")
@@ -169,39 +188,36 @@ def _run(
     samples: int,
     seed: int,
     style: "Reference | None",
+    memory: float | None,
+    by: str,
     console: "Console",
     failed: dict[str, Exception],
 ) -> None:
     """Synthesise every case, noting in `failed` the ones that could not be. Raises `OutputError`, which stops all."""
-    from dsdiff.inference.case import synthesize_case
+    from dsdiff.inference.cohort import synthesize_cases
     from dsdiff.progress import bars
 
     with bars(console) as progress:
         whole = progress.add_task("all cases", total=len(todo), visible=len(todo) > 1)
-        for case in todo:
-            began = time.perf_counter()
-            task = progress.add_task(case.name, total=1.0)
-            try:
-                result = synthesize_case(
-                    case, out, model, steps=steps, samples=samples, seed=seed, style=style,
-                    progress=partial(_show, progress, task),
-                )  # fmt: skip
-            except OutputError:
-                raise
-            except Exception as error:  # one odd case must not stop the others
-                failed[case.name] = error
+        tasks = {case.name: progress.add_task(case.name, total=1.0, visible=False) for case in todo}
+        began = time.perf_counter()
+        for case, outcome in synthesize_cases(
+            todo, out, model, steps=steps, samples=samples, seed=seed, style=style, memory=memory,
+            progress=lambda case, share: progress.update(tasks[case.name], completed=share, visible=True),
+        ):  # fmt: skip
+            if isinstance(outcome, OutputError):
+                raise outcome
+            if isinstance(outcome, Exception):
+                failed[case.name] = outcome
             else:
-                _say(progress, case.name, out, time.perf_counter() - began, result.warnings)
-            progress.remove_task(task)
+                _say(progress, case.name, out, time.perf_counter() - began, by, outcome.warnings)
+            began = time.perf_counter()
+            progress.remove_task(tasks[case.name])
             progress.advance(whole)
 
 
-def _show(progress: "Progress", task: "TaskID", share: float) -> None:
-    progress.update(task, completed=share)
-
-
-def _say(progress: "Progress", name: str, out: Path, seconds: float, warnings: tuple[str, ...]) -> None:
+def _say(progress: "Progress", name: str, out: Path, seconds: float, by: str, warnings: tuple[str, ...]) -> None:
     console = progress.console
-    console.print(f"{name}: {seconds:.1f} s -> {out / name}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{name}: {seconds:.1f} s by {by} -> {out / name}", markup=False, highlight=False, soft_wrap=True)
     for warning in warnings:
         console.print(f"  warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)

@@ -109,4 +109,4 @@ def structure(name: str, images: Maps) -> Maps | None:
     if operator is sobel:  # as the shipped model was trained: in the precision of the network
         return operator(images)
     with torch.autocast(images.device.type, enabled=False):
-        return operator(images.float())
+        return operator(images.float()).to(images)

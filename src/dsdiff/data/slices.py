@@ -53,9 +53,11 @@ def stack(prepared: Prepared, contrasts: Sequence[str], slab: int) -> Float[np.n
     """Contrasts stacked, slices first, with room for a slab beyond the first and the last slice; NaN for an absent one,
     so that whoever reads it by mistake will notice.
     """
-    reach, nothing = slab // 2, np.full(prepared.brain.shape, np.nan, np.float32)
-    stacked = np.stack([prepared.images.get(contrast, nothing).transpose(2, 0, 1) for contrast in contrasts])
-    return np.pad(stacked, ((0, 0), (reach, reach), (0, 0), (0, 0)))
+    reach, (x, y, z) = slab // 2, prepared.brain.shape
+    stacked = np.zeros((len(contrasts), z + 2 * reach, x, y), np.float32)
+    for inside, contrast in zip(stacked[:, reach : reach + z], contrasts, strict=True):
+        inside[:] = prepared.images[contrast].transpose(2, 0, 1) if contrast in prepared.images else np.nan
+    return stacked
 
 
 def take(stacked: Shaped[np.ndarray, "s z x y"], box: Box, slab: int) -> Shaped[np.ndarray, "s d h w"]:

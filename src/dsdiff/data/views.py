@@ -2,7 +2,7 @@
 
 import matplotlib
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Shaped
 from matplotlib.colors import Colormap, ListedColormap
 
 PLANES = ("axial", "coronal", "sagittal")
@@ -13,7 +13,7 @@ SPREAD_COLOURS: Colormap = matplotlib.colormaps["magma"]
 ENHANCEMENT_RANGE = (0.5, 4.0)  # robust z-scores: below the first nothing is drawn, above the second it saturates
 
 
-def plane(volume: Float[np.ndarray, "x y z"], point: tuple[int, int, int], name: str) -> Float[np.ndarray, "h w"]:
+def plane(volume: Shaped[np.ndarray, "x y z"], point: tuple[int, int, int], name: str) -> Shaped[np.ndarray, "h w"]:
     """A slice through a point as radiologists look at it: patient's right on the left, anterior or superior on top."""
     x, y, z = point
     cut = {"axial": volume[::-1, :, z], "coronal": volume[::-1, y, :], "sagittal": volume[x, ::-1, :]}[name]
@@ -26,7 +26,7 @@ def aspect(spacing: tuple[float, float, float], name: str) -> float:
     return {"axial": y / x, "coronal": z / x, "sagittal": z / y}[name]
 
 
-def window(image: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> tuple[float, float]:
+def window(image: Shaped[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> tuple[float, float]:
     """Grey window: 0.5 to 99.7 percentiles in the brain, a little darker below."""
     low, high = np.percentile(image[brain], (0.5, 99.7))
     return float(low - 0.05 * (high - low)), float(high)

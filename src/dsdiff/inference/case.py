@@ -8,17 +8,16 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from dsdiff import __version__, folders
-from dsdiff import device as devices
-from dsdiff.data import cases, nifti
+from dsdiff.data import cases, nifti, preprocess
 from dsdiff.data.cases import Case
+from dsdiff.data.preprocess import Prepared
 from dsdiff.inference import preview
 from dsdiff.inference.model import Model
 from dsdiff.inference.reference import Reference
-from dsdiff.inference.synthesize import Result, run
+from dsdiff.inference.synthesize import Result, complete
 
 PROVENANCE = "provenance.json"
 DESCRIPTION = "synthetic T1ce by dsdiff, not acquired"
@@ -56,12 +55,15 @@ def synthesize_case(
 
     Raises what reading raises, and `OutputError` where the folder cannot be written or holds something else.
     """
-    volumes = cases.load(case, model.wanted({*case.files, *case.doubles}))
+    prepared = read(case, out, model)
+    result = complete(prepared, model, steps=steps, samples=samples, seed=seed, style=style, progress=progress)
+    return write(result, case, out, model)
+
+
+def read(case: Case, out: Path, model: Model) -> Prepared:
+    """A case as the network sees it, once it is clear that its place in `out` may be written."""
     check_place(out / case.name)
-    with folders.whole(out / case.name) as folder:
-        result = run(volumes, model, steps=steps, samples=samples, seed=seed, style=style, progress=progress)
-        write(result, case, folder, model)
-    return result
+    return preprocess.apply(cases.load(case, model.wanted({*case.files, *case.doubles})), model.config.data.start)
 
 
 def check_place(target: Path) -> None:
@@ -69,8 +71,14 @@ def check_place(target: Path) -> None:
     folders.refuse_foreign(target, PROVENANCE, WHAT, OURS)
 
 
-def write(result: Result, case: Case, folder: Path, model: Model) -> None:
-    """T1ce, its spread, the preview and the provenance of a result."""
+def write(result: Result, case: Case, out: Path, model: Model) -> Result:
+    """T1ce, its spread, the preview and the provenance of a result, which is handed back: everything or nothing."""
+    with folders.whole(out / case.name) as folder:
+        _write(result, case, folder, model)
+    return result
+
+
+def _write(result: Result, case: Case, folder: Path, model: Model) -> None:
     nifti.write(result.t1ce, folder / f"{case.name}_desc-synthT1ce_T1w.nii.gz", DESCRIPTION)
     if result.std is not None:
         nifti.write(result.std, folder / f"{case.name}_desc-stdT1ce_T1w.nii.gz", f"SD over samples: {DESCRIPTION}")
@@ -82,7 +90,7 @@ def write(result: Result, case: Case, folder: Path, model: Model) -> None:
 def picture(result: Result, name: str, model: Model) -> Any:
     """The preview of a result: its inputs, T1ce, enhancement map and uncertainty in three planes."""
     prepared, start = result.prepared, model.config.data.start
-    enhancement = np.where(prepared.brain, result.z - prepared.images[start], 0)
+    enhancement = (result.z - prepared.images[start]) * prepared.brain
     columns = {**{c: prepared.images[c] for c in model.contrasts if c in prepared.images}, "synthetic T1ce": result.z}
     point = preview.show_point(enhancement, prepared)
     overlay = {"enhancement": (result.z, enhancement)}
@@ -117,7 +125,8 @@ def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
         "steps": result.steps,
         "samples": result.samples,
         "device": str(model.device),
-        "precision": devices.precision_of(model.device),
+        "engine": model.engine.says,
+        "precision": model.engine.precision,
         "threads": torch.get_num_threads(),
         "inputs": {
             contrast: {"file": case.files[contrast].name, "sha256": file_hash(case.files[contrast])}

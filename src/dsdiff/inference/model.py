@@ -2,6 +2,7 @@
 
 from collections.abc import Container
 from dataclasses import dataclass
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -17,13 +18,16 @@ from dsdiff.config import RunConfig
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError, ModelError
+from dsdiff.inference import engine as engines
+from dsdiff.inference.engine import Engine
 
 DEFAULT = "default"
 
 
 @dataclass(frozen=True)
 class Model:
-    """`name` and `hash` go into provenance."""
+    """`name` and `hash` go into provenance. `network` is as it was trained, `computed_by` what synthesis computes it by
+    (see `engine`)."""
 
     name: str
     hash: str
@@ -32,6 +36,12 @@ class Model:
     process: NoiseProcess
     sampler: Sampler
     device: torch.device
+    computed_by: str = "auto"
+
+    @cached_property
+    def engine(self) -> Engine:
+        """What computes the network."""
+        return engines.build(self.computed_by, self.network, self.device)
 
     @property
     def contrasts(self) -> tuple[str, ...]:
@@ -53,7 +63,7 @@ def shipped() -> list[str]:
     return sorted(path.name for path in files("dsdiff").joinpath("assets", "models").iterdir() if path.is_dir())
 
 
-def load(name_or_folder: str | Path, device: torch.device) -> Model:
+def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto") -> Model:
     """A shipped model by name, or a model folder by path. Raises `ModelError` for anything else or a damaged one."""
     folder = Path(name_or_folder)
     name = str(name_or_folder)
@@ -73,4 +83,6 @@ def load(name_or_folder: str | Path, device: torch.device) -> Model:
     except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:
         raise ModelError(f"{folder}: weights and config do not make a model ({str(error).splitlines()[0]})") from error
     network = network.eval().to(device)
-    return Model(folder.name, held.hash, config, network, config.build_process(), config.build_sampler(), device)
+    return Model(
+        folder.name, held.hash, config, network, config.build_process(), config.build_sampler(), device, engine
+    )

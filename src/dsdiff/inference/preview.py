@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
@@ -31,11 +31,21 @@ def lesion_mass(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> 
 
     A lesion is bright on FLAIR and, if it enhances, on the T1ce too; sinuses and plexus enhance and are dark on FLAIR.
     """
-    brain, spacing = prepared.brain, prepared.spacing
-    bright = np.clip(prepared.images["flair"], 0, 4) if "flair" in prepared.images else np.ones(brain.shape)
+    box = brain_box(prepared.brain)
+    brain, spacing = prepared.brain[box], prepared.spacing
+    bright = np.clip(prepared.images["flair"][box], 0, 4) if "flair" in prepared.images else np.float32(1)
     depth = ndimage.distance_transform_edt(np.pad(brain, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-    mass = bright * (0.1 + np.clip(enhancement, 0, 4)) * brain
-    return ndimage.gaussian_filter(mass, [5 / mm for mm in spacing]) * (depth > 8)
+    mass = bright * (np.float32(0.1) + np.clip(enhancement[box], 0, 4)) * brain
+    smooth = ndimage.gaussian_filter(mass, [5 / mm for mm in spacing], mode="constant") * (depth > 8)
+    whole = np.zeros(prepared.brain.shape, np.float32)
+    whole[box] = smooth
+    return whole
+
+
+def brain_box(brain: Bool[np.ndarray, "x y z"], margin: int = 0) -> tuple[slice, ...]:
+    """The box about a brain, so many voxels wider on every side where the volume goes on."""
+    edges = [np.flatnonzero(brain.any(tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
+    return tuple(slice(max(int(first) - margin, 0), int(last) + 1 + margin) for first, last in edges)
 
 
 def draw(
@@ -51,8 +61,8 @@ def draw(
     columns: title -> grey image. enhancements: title -> (grey image, enhancement drawn over it in colour).
     spread: standard deviation over samples, a last column. All on the network's axes, robust z-scores.
     """
-    brain = prepared.brain
-    box = tuple(slice(max(e.min() - 4, 0), e.max() + 5) for e in np.nonzero(brain))
+    box = brain_box(prepared.brain, margin=4)
+    brain = prepared.brain[box]
     at = (point[0] - int(box[0].start), point[1] - int(box[1].start), point[2] - int(box[2].start))
     names = [*columns, *enhancements, *(["uncertainty"] if spread is not None else [])]
     size = [(s.stop - s.start) * mm for s, mm in zip(box, prepared.spacing, strict=True)]
@@ -61,19 +71,21 @@ def draw(
     figure = Figure(figsize=(2.1 * len(names) + 0.7, 2.1 * sum(heights) / width + 0.9), facecolor=BACKGROUND, dpi=110)
     axes = figure.subplots(3, len(names), squeeze=False, height_ratios=heights)
     figure.subplots_adjust(0.03, 0.075, 0.97, 0.89, 0.03, 0.03)
+    greys = columns | {label: grey for label, (grey, _) in enhancements.items()}
+    windows = {label: window(grey[box], brain) for label, grey in greys.items()}
     for row, name in zip(axes, PLANES, strict=True):
         for axis, label in zip(row, names, strict=True):
-            grey, over = enhancements.get(label, (columns.get(label), None))
-            if grey is None:
-                assert spread is not None
-                _show_map(axis, plane(np.where(brain, spread, np.nan)[box], at, name), SPREAD_COLOURS, 0.0, 1.0)
+            inside = plane(brain, at, name)
+            if label in greys:
+                low, high = windows[label]
+                image = np.where(inside, plane(greys[label][box], at, name), low)
+                axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="lanczos")
             else:
-                low, high = window(grey, brain)
-                image = np.where(brain, grey, low)[box]
-                axis.imshow(plane(image, at, name), cmap="gray", vmin=low, vmax=high, interpolation="lanczos")
-                if over is not None:
-                    seen = np.where(brain & (over > ENHANCEMENT_RANGE[0]), over, np.nan)[box]
-                    _show_map(axis, plane(seen, at, name), ENHANCEMENT_COLOURS, *ENHANCEMENT_RANGE)
+                assert spread is not None
+                _show_map(axis, plane(spread[box], at, name), inside, SPREAD_COLOURS, 0.0, 1.0)
+            if label in enhancements:
+                over = plane(enhancements[label][1][box], at, name)
+                _show_map(axis, over, inside & (over > ENHANCEMENT_RANGE[0]), ENHANCEMENT_COLOURS, *ENHANCEMENT_RANGE)
             axis.set_aspect(aspect(prepared.spacing, name))
             bare(axis)
         row[0].set_ylabel(name, color=FAINT, fontsize=8)
@@ -87,9 +99,17 @@ def draw(
     return figure
 
 
-def _show_map(axis: Axes, image: Float[np.ndarray, "h w"], cmap: Colormap, low: float, high: float) -> None:
+def _show_map(
+    axis: Axes,
+    image: Float[np.ndarray, "h w"],
+    seen: Bool[np.ndarray, "h w"],
+    cmap: Colormap,
+    low: float,
+    high: float,
+) -> None:
     colours = cmap.with_extremes(bad=(0, 0, 0, 0))
-    axis.imshow(np.ma.masked_invalid(image), cmap=colours, vmin=low, vmax=high, alpha=0.85, interpolation="nearest")
+    shown = np.ma.masked_where(~seen, image)
+    axis.imshow(shown, cmap=colours, vmin=low, vmax=high, alpha=0.85, interpolation="nearest")
 
 
 def bare(axis: Axes) -> None:

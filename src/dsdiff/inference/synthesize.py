@@ -24,12 +24,11 @@ from dsdiff.diffusion.samplers import Denoiser
 from dsdiff.errors import CaseError, ConfigError, InputError
 from dsdiff.inference import model as models
 from dsdiff.inference import reference as references
+from dsdiff.inference import workers
 from dsdiff.inference.model import Model
 from dsdiff.inference.reference import Reference
 from dsdiff.types import Condition
 from dsdiff.volume import Volume
-
-BATCH = 4  # slices at once: batching gains nothing on a CPU, memory does
 
 
 @dataclass(frozen=True)
@@ -129,14 +128,18 @@ def run(
     samples: int = 1,
     seed: int = 0,
     style: Reference | None = None,
+    memory: float | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Result:
     """Synthesise from volumes that share one grid, by default in the average style where the model is told one.
 
-    `progress` is told the share of the work that is done.
+    memory: a ceiling in GB, which changes how many slices are computed side by side and never the result; `ConfigError`
+    where it is too low. `progress` is told the share of the work that is done.
     """
     prepared = preprocess.apply(volumes, model.config.data.start)
-    return complete(prepared, model, steps=steps, samples=samples, seed=seed, style=style, progress=progress)
+    return complete(
+        prepared, model, steps=steps, samples=samples, seed=seed, style=style, memory=memory, progress=progress
+    )
 
 
 def complete(
@@ -147,6 +150,7 @@ def complete(
     samples: int = 1,
     seed: int = 0,
     style: Reference | None = None,
+    memory: float | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Result:
     """`run` from the network's axes on: contrasts that `prepared` does not hold are absent."""
@@ -154,20 +158,24 @@ def complete(
     data = model.config.data
     code = None if style is None else torch.from_numpy(style.code).float()
     mean = np.zeros(prepared.brain.shape, np.float32)
-    spread = np.zeros_like(mean)
+    spread = np.zeros_like(mean) if samples > 1 else None
     total = len(slices.boxes(prepared.brain, model.multiple))
     done = 0
-    for batch in slices.batches(prepared, data.contrasts, data.slab, model.multiple, BATCH):
-        drawn = predict(model, batch, steps, samples, seed, code).numpy()  # k b h w
+    batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, model.engine.slices)
+    draw = partial(predict, model, steps=steps, samples=samples, seed=seed, code=code)
+    ceiling = None if memory is None else workers.Ceiling(memory, model.device)
+    for batch, drawn in workers.in_order(draw, batches, workers.wanted(model.device), ceiling):  # drawn: k b h w
         for index, box in enumerate(batch.boxes):
-            slices.put(mean, drawn[:, index].mean(0), box)
-            slices.put(spread, drawn[:, index].std(0, ddof=1) if samples > 1 else 0 * drawn[0, index], box)
+            values = drawn[:, index].numpy()
+            slices.put(mean, values.mean(0), box)
+            if spread is not None:
+                slices.put(spread, values.std(0, ddof=1), box)
         done += len(batch.boxes)
         progress(done / total)
-    std = preprocess.restore(prepared, spread, data.start, spread=True) if samples > 1 else None
+    std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)
     t1ce = preprocess.restore(prepared, mean, data.start)
-    z, z_std, named = mean * prepared.brain, spread if samples > 1 else None, None if style is None else style.name
-    return Result(t1ce, std, prepared, z, z_std, steps, samples, seed, named)
+    named = None if style is None else style.name
+    return Result(t1ce, std, prepared, mean * prepared.brain, spread, steps, samples, seed, named)
 
 
 @torch.inference_mode()
@@ -181,25 +189,24 @@ def predict(
 ) -> Float[Tensor, "k b h w"]:
     """Samples of a batch of slices, robust z-scores. The noise of a slice depends on seed, sample and slice alone."""
     data = model.config.data
-    with devices.autocast(model.device):
-        sources = torch.from_numpy(batch.sources).to(model.device)
-        present = torch.ones(sources.shape[:2], dtype=torch.bool, device=model.device)
-        present[:, list(batch.absent)] = False
-        styled = None if code is None else styles.image(code, sources, present)
-        cond = model.network.condition(sources, present, styled)
-        start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
-        brain = torch.from_numpy(batch.brain).to(model.device)
-        denoise: Denoiser = partial(_denoise, model, cond, start, brain)
-        times = model.process.times(steps, model.sampler.spacing)
-        if not model.process.from_noise:
-            denoise = _once(denoise(start, times[0]), denoise)  # every sample begins at the start itself
-        drawn = []
-        for sample in range(samples):
-            generators = [np.random.default_rng([seed, sample, box.z]) for box in batch.boxes]
-            noise = partial(_noise, generators, start)
-            begin = noise() if model.process.from_noise else start
-            drawn.append(model.sampler.sample(denoise, begin, times, model.process, noise) * model.process.scale)
-    return torch.cat(drawn, 1).transpose(0, 1).float().cpu()
+    sources = torch.from_numpy(batch.sources).to(model.device)
+    present = torch.ones(sources.shape[:2], dtype=torch.bool, device=model.device)
+    present[:, list(batch.absent)] = False
+    styled = None if code is None else styles.image(code, sources, present)
+    cond = model.engine.condition(sources, present, styled)
+    start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
+    brain = torch.from_numpy(batch.brain).to(model.device)
+    denoise: Denoiser = partial(_denoise, model, cond, start, brain)
+    times = model.process.times(steps, model.sampler.spacing)
+    if not model.process.from_noise:
+        denoise = _once(denoise(start, times[0]), denoise)  # every sample begins at the start itself
+    drawn = []
+    for sample in range(samples):
+        generators = [np.random.default_rng([seed, sample, box.z]) for box in batch.boxes]
+        noise = partial(_noise, generators, start)
+        begin = noise() if model.process.from_noise else start
+        drawn.append(model.sampler.sample(denoise, begin, times, model.process, noise) * model.process.scale)
+    return torch.cat(drawn, 1).transpose(0, 1).cpu()
 
 
 def _denoise(
@@ -212,7 +219,7 @@ def _denoise(
 ) -> Float[Tensor, "b 1 h w"]:
     """x_0 at a time. Outside the brain it is zero, as every target was: no loss ever told the network so."""
     times = torch.full((len(x_t),), time, dtype=torch.float64)
-    output = model.network(x_t, model.process.timestep(times).float().to(x_t.device), cond).value.float()
+    output = model.engine(x_t, model.process.timestep(times).float().to(x_t.device), cond)
     return model.process.x_0(model.process.predicted(output, start), x_t, times).where(brain, 0)
 
 

@@ -1,0 +1,106 @@
+"""Slices computed side by side: one worker per thread, each with a slice of its own.
+
+No worker waits for another inside a layer, so nothing is lost at barriers when other programs want the cores too, and
+a slice's answer is the same bits whatever the number of threads.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import islice
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+
+from dsdiff import device as devices
+from dsdiff.errors import ConfigError
+
+A = TypeVar("A")
+B = TypeVar("B")
+WORTH = 1.2  # gain in throughput that another doubling of the threads must bring
+
+
+def pool(threads: int) -> ThreadPoolExecutor:
+    """Workers that compute each layer on one thread."""
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
+class Ceiling:
+    """How many workers a ceiling of memory affords, in GB, judged by the one that computes the first (largest) item."""
+
+    def __init__(self, gigabytes: float, device: torch.device) -> None:
+        self.gigabytes, self.device, self.idle = gigabytes, device, 0
+
+    def watch(self) -> None:
+        """To be called before the first item is computed."""
+        devices.peak_memory(self.device)  # and from here on the peak counts anew
+        self.idle = devices.peak_memory(self.device)
+
+    def affords(self) -> int:
+        """To be called after it. Raises `ConfigError` where the ceiling does not afford one worker."""
+        peak, most = devices.peak_memory(self.device), self.gigabytes * 1e9
+        if peak > most:
+            raise ConfigError(f"--memory {self.gigabytes:g} is too little: one worker needs {peak / 1e9:.2f} GB")
+        return int((most - self.idle) / max(peak - self.idle, 1))
+
+
+def in_order(
+    function: Callable[[A], B], items: Iterable[A], threads: int, ceiling: Ceiling | None = None
+) -> Iterator[tuple[A, B]]:
+    """Every item with `function(item)`, in the order of the items; few are held at one time, however many there are."""
+    todo = iter(items)
+    if ceiling is not None:
+        with pool(1) as lone:
+            for first in islice(todo, 1):
+                ceiling.watch()
+                yield first, lone.submit(function, first).result()
+        threads = min(threads, ceiling.affords())
+    held: deque[tuple[A, Future[B]]] = deque()
+    with pool(threads) as several:
+        for item in todo:
+            held.append((item, several.submit(function, item)))
+            if len(held) > threads:
+                done, made = held.popleft()
+                yield done, made.result()
+        while held:
+            done, made = held.popleft()
+            yield done, made.result()
+
+
+def wanted(device: torch.device) -> int:
+    """One worker for each of torch's threads on a CPU; one for any other device."""
+    return torch.get_num_threads() if device.type == "cpu" else 1
+
+
+def worthwhile(most: int) -> int:
+    """How many workers pay, up to `most`, by measurement: twice as many while they do 1.2 times as much in a time.
+
+    They do not where cores share their arithmetic units (hyper-threads), or where the process may use fewer (quotas).
+    """
+    chosen, rate = 1, _rate(1)
+    while chosen < most:
+        more = min(2 * chosen, most)
+        if (faster := _rate(more)) < WORTH * rate:
+            break
+        chosen, rate = more, faster
+    return chosen
+
+
+@torch.inference_mode()
+def _rate(threads: int, calls: int = 12) -> float:
+    """Small convolutions a second by so many workers: the best of three trials of a few milliseconds."""
+    image, weight = torch.zeros(1, 64, 48, 48), torch.zeros(64, 64, 3, 3)
+
+    def convolve(_: int) -> None:
+        for _ in range(calls):
+            F.conv2d(image, weight, padding=1)
+
+    taken = []
+    with pool(threads) as workers:
+        for _ in range(4):  # the first wakes the workers
+            since = time.perf_counter()
+            list(workers.map(convolve, range(threads)))
+            taken.append(time.perf_counter() - since)
+    return threads * calls / min(taken[1:])

@@ -1,0 +1,53 @@
+"""Cases overlapped: the same files as alone, and one that fails stops no other."""
+
+import pytest
+import torch
+from conftest import write_case
+
+from dsdiff.data import cases
+from dsdiff.errors import InputError, OutputError
+from dsdiff.inference import case as case_io
+from dsdiff.inference import model as models
+from dsdiff.inference.cohort import synthesize_cases
+
+
+@pytest.fixture(scope="module")
+def model(model_folder):
+    return models.load(model_folder, torch.device("cpu"))
+
+
+@pytest.fixture
+def todo(tmp_path):
+    for seed, name in enumerate(("A", "B", "C")):
+        write_case(tmp_path / "cohort", name, seed)
+    (tmp_path / "cohort" / "B" / "B_t2.nii.gz").write_bytes(b"torn")
+    return cases.discover(tmp_path / "cohort")
+
+
+def contents(folder):
+    return {path.relative_to(folder): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+@pytest.mark.parametrize("memory", [None, 64.0])
+def test_overlapped_cases_give_the_files_that_each_alone_gives(model, todo, tmp_path, memory):
+    told = dict.fromkeys("ABC", 0.0)
+
+    def progress(case, share):
+        told[case.name] = share
+
+    made = synthesize_cases(
+        todo, tmp_path / "many", model, steps=None, samples=1, seed=0, memory=memory, progress=progress
+    )
+    outcomes = {case.name: outcome for case, outcome in made}
+    assert list(outcomes) == ["A", "B", "C"]
+    assert isinstance(outcomes["B"], InputError)
+    assert told == {"A": 1, "B": 0, "C": 1}
+    for case in (todo[0], todo[2]):
+        case_io.synthesize_case(case, tmp_path / "alone", model, steps=None, samples=1, seed=0)
+    assert contents(tmp_path / "many") == contents(tmp_path / "alone")
+
+
+def test_an_output_that_cannot_be_written_is_handed_back(model, todo, tmp_path):
+    (tmp_path / "file").write_text("in the way")
+    made = synthesize_cases(todo[:1], tmp_path / "file", model, steps=1, samples=1, seed=0)
+    assert isinstance(next(made)[1], OutputError)
