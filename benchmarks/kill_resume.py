@@ -123,11 +123,8 @@ def main() -> None:
         steps = killed(command(processes, recipe, hunted), hunted, moments, rng)
         wrong = differing(alone, hunted)
         failed = failed or bool(wrong)
-        told = ", ".join(map(str, steps))
-        print(
-            f"| {processes} | {seconds:.0f} | {', '.join(map(str, moments))} | {told} | {len(wrong)} {' '.join(wrong[:3])} |",
-            flush=True,
-        )
+        hit, left = (", ".join(map(str, numbers)) for numbers in (moments, steps))
+        print(f"| {processes} | {seconds:.0f} | {hit} | {left} | {len(wrong)} {' '.join(wrong[:3])} |", flush=True)
     sys.exit(failed)
 
 

@@ -137,10 +137,10 @@ def _alone(job: Job, file: Path, size: int, device: str) -> tuple[float, float]:
     config, where = configs.load(file), devices.pick(device)
     with where:
         given = inputs(config, size, size)
-    _used(where)
-    before = _used(where)  # and from here on the peak counts anew
+    used(where)
+    before = used(where)  # and from here on the peak counts anew
     seconds = job(config, given, where)
-    return seconds, (_used(where) - before) / GIB
+    return seconds, (used(where) - before) / GIB
 
 
 def _infer(config: RunConfig, given: Given, where: torch.device) -> float:
@@ -168,7 +168,7 @@ def _train(config: RunConfig, given: Given, where: torch.device) -> float:
     return time.perf_counter() - since
 
 
-def _used(where: torch.device) -> int:
+def used(where: torch.device) -> int:
     """Most bytes in use at one time since this was last asked: on CUDA by tensors, else by the process."""
     if where.type == "cuda":
         peak = torch.cuda.max_memory_allocated(where)

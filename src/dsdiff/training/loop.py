@@ -23,7 +23,7 @@ from dsdiff.training.trainer import Diverged, Trainer, learning_rate
 from dsdiff.training.validate import validate
 from dsdiff.training.watch import Watch
 
-MODEL, BEST, SAMPLES = "model", "best", "samples"
+CONFIG, MODEL, BEST, SAMPLES = "config.yaml", "model", "best", "samples"
 
 
 def train(config: RunConfig, run: Path, where: torch.device, console: Console) -> Path:
@@ -125,7 +125,7 @@ def _room(run: Path, trainer: Trainer) -> Iterator[None]:
 
 def claim(run: Path, config: RunConfig) -> None:
     """Make the run folder, or check that it is this config's. Raises `ConfigError` with the first lines that differ."""
-    written, resolved = run / "config.yaml", configs.dump(config)
+    written, resolved = run / CONFIG, configs.dump(config)
     there = configs.dump(configs.load(written)) if written.is_file() else resolved
     if there != resolved:
         old, new = set(there.splitlines()), set(resolved.splitlines())
