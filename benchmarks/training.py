@@ -4,8 +4,8 @@ python benchmarks/training.py [--out benchmarks/results/training.json] [--pictur
     [--minutes 4] [--quick]
 
 Three parts, each in one run on one thread of the CPU, all times in CPU seconds:
-- `ours` is what `dsdiff train` does of a step (times and noise drawn, loss, gradients, clipping, AdamW, average, checks,
-  log), `bare` the same network, loss and AdamW on the same synthetic batch and nothing else.
+- `ours` is what `dsdiff train` does of a step (times and noise drawn, loss, gradients, clipping, AdamW, average, checks
+  and log), `bare` the same network, loss and AdamW on the same synthetic batch and nothing else.
 - MONAI's DiffusionModelUNet of about as many parameters in the loop of MONAI's tutorial (DiffusionInferer in concat
   mode, mean squared error, Adam, float32), on slices of the same size with as many conditioning channels; ours as it is
   shipped (configs/bridge-small.yaml, bf16 where the CPU has it), the same in float32, and the same in float32 without
