@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from dsdiff import __version__
-from dsdiff.cli import backbones, compare, demo, evaluate, explain, import_config, phantom, probe, split, synth, train
+from dsdiff.cli import (
+    backbones,
+    compare,
+    demo,
+    evaluate,
+    explain,
+    import_config,
+    phantom,
+    prepare,
+    probe,
+    split,
+    synth,
+    train,
+)
 from dsdiff.errors import DsdiffError
 
 STOPPED = 130  # by the keyboard: 128 + SIGINT
@@ -26,6 +39,7 @@ app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("demo")(demo.command)
 app.command("phantom")(phantom.command)
+app.command("prepare")(prepare.command)
 app.command("train")(train.command)
 app.command("split")(split.command)
 app.command("explain")(explain.command)

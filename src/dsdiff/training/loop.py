@@ -17,7 +17,7 @@ from dsdiff.conditioning import disentangle
 from dsdiff.conditioning.network import Network, named
 from dsdiff.config import RunConfig, TrainingConfig
 from dsdiff.data import batch as batches
-from dsdiff.data import cohort, splits
+from dsdiff.data import loader, prepare, splits
 from dsdiff.data.batch import Batch
 from dsdiff.data.cohort import Cohort, Patient
 from dsdiff.data.loader import Batches, prefetched
@@ -142,7 +142,7 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console) -
         trainer.resume(run / STATE)
         console.print(f"{run}: resumed at step {trainer.step} of {config.training.steps}")
     if trainer.step < config.training.steps:
-        patients = cohort.gather(config.data, config.conditioning.style != "none", console)
+        patients = loader.gather(config.data, config.conditioning.style != "none", console)
         trainer.learn_style(patients.training)
         _steps(trainer, run, patients, console)
     model = run / "model"
@@ -236,7 +236,7 @@ def _forget_after(log: Path, step: int) -> None:
 def _card(config: RunConfig, trainer: Trainer) -> tuple[str, checkpoint.Facts]:
     """The model card of a run nobody has evaluated yet, and the facts that go with its weights."""
     n, data = checkpoint.parameters(trainer.ema.weights), config.data
-    unseen, facts = "No fold was held out.", checkpoint.Facts(steps=trainer.step)
+    unseen, facts = "No fold was held out.", checkpoint.Facts(steps=trainer.step, **prepare.manifest(data))
     if data.split is not None and data.fold is not None:
         split = splits.read(data.split)
         facts |= {"split": split.hash, "fold": data.fold}
