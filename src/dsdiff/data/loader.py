@@ -48,8 +48,7 @@ class Batches(Dataset):
         patients = self.phantoms if simulated else self.training
         one = batches.draw(patients, 1, data.crop, data.slab, data.lesion_share, rng, data.style_dropout)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        if data.augment:
-            one = batches.augmented(one, generator)
+        one = batches.augmented(one, data.augment, generator)
         if data.contrast_dropout:
             one = batches.withheld(one, data.contrast_dropout, data.contrasts.index(data.start), generator)
         return one
