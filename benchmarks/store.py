@@ -22,8 +22,6 @@ import numpy as np
 import zarr
 from zarr.codecs import BloscCodec, Crc32cCodec
 
-from dsdiff.data import cases, cohort
-
 NAMES = ("t1", "t2", "flair", "t1ce", "region")
 SOURCES, TARGET = NAMES[:3], NAMES[3]
 
@@ -119,9 +117,11 @@ def main() -> None:
     parser.add_argument("--patients", type=int, default=16)
     parser.add_argument("--slabs", type=int, default=300)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2, 4])
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--out", type=Path, default=Path("runs/store.json"))
     args = parser.parse_args()
+    from dsdiff.data import cases, cohort  # not above: the readers' processes would import torch
+
     place = Path(tempfile.mkdtemp())
     paths, depths, seconds = [], [], {"HDF5": 0.0, "zarr 3": 0.0}
     for case in cases.discover(args.cohort)[: args.patients]:
