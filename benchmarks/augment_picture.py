@@ -1,6 +1,6 @@
 """Every kind of augmentation on one slice of a patient: python benchmarks/augment_picture.py CASE OUT.png
 
-Each at its default strength and always; all draw from the same seed. A row for every contrast, the T1ce, and the region.
+Each at its default strength and always; all draw from the same seed. Rows: contrasts, T1ce, region.
 """
 
 import argparse

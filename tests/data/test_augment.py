@@ -79,7 +79,7 @@ def test_intensity_changes_the_sources_alone_and_in_the_brain_alone(batch, kind)
 
 @pytest.mark.parametrize("kind", ["restyle", "gamma"])
 def test_curves_of_intensity_keep_order_and_the_median(kind):
-    values = torch.linspace(-5, 8, 200).reshape(200, 1, 1, 1, 1)
+    values = torch.linspace(-4.4, 8, 200).reshape(200, 1, 1, 1, 1)
     config = only(kind)
     one = [augment.seen(values[i : i + 1], config, dice()).item() for i in range(200)]
     assert all(a < b for a, b in pairwise(one))
@@ -119,13 +119,19 @@ def test_a_blur_of_a_point_is_a_gaussian():
     assert (made * across.square()).sum().item() == pytest.approx(sigma**2, rel=0.05)
 
 
-def test_probability_is_a_share():
+@pytest.mark.parametrize("share", [0.5, 0.1])
+def test_a_share_of_the_slices_is_flipped_and_a_warp_flips_them_as_well(share):
     images = torch.arange(24.0).reshape(1, 1, 6, 4).repeat(400, 1, 1, 1)
-    for share in (0.5, 0.1):
-        flipped = augment.flip(images, dice(), share)
-        mirrored = (flipped == images.flip(2)).flatten(1).all(1)
-        assert mirrored.float().mean().item() == pytest.approx(share, abs=0.07)
-        assert (flipped == images).flatten(1).all(1)[~mirrored].all()
+    config = AugmentConfig.off().model_copy(update={"flip": augment.Flip(probability=share)})
+    flipped, labels = augment.moved(images, images, config, dice())
+    mirrored = (flipped == images.flip(2)).flatten(1).all(1)
+    assert mirrored.float().mean().item() == pytest.approx(share, abs=0.07)
+    assert (flipped == images).flatten(1).all(1)[~mirrored].all()
+    assert torch.equal(labels, flipped)
+    still = augment.Affine(degrees=0, zoom=0, shear=0)
+    warped, labels = augment.moved(images, images, config.model_copy(update={"affine": still}), dice())
+    assert torch.allclose(warped, flipped, atol=1e-4)
+    assert torch.equal(labels, flipped)
 
 
 def test_a_switch_still_means_the_defaults_or_nothing(model_folder):

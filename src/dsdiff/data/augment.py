@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from pydantic import BaseModel, ConfigDict, Field
 from torch import Tensor
 
@@ -111,21 +111,21 @@ def moved(
     images: Float[Tensor, "b c h w"], labels: Float[Tensor, "b n h w"], config: AugmentConfig, dice: torch.Generator
 ) -> tuple[Float[Tensor, "b c h w"], Float[Tensor, "b n h w"]]:
     """Images and labels flipped, turned and bent alike; labels keep their values."""
+    b, _, h, w = images.shape
+    mirrored = torch.zeros(b, dtype=torch.bool)
     if config.flip.probability:
-        both = flip(torch.cat([images, labels], 1), dice, config.flip.probability)
-        images, labels = both.split([images.shape[1], labels.shape[1]], 1)
+        mirrored = torch.rand(b, generator=dice) < config.flip.probability
     if not config.affine.probability and not config.elastic.probability:
-        return images, labels
-    size = images.shape[-2:]
-    grid = affine_grid(len(images), (size[0], size[1]), dice, config.affine)
+        return flip(images, mirrored), flip(labels, mirrored)
+    grid = affine_grid(b, (h, w), dice, config.affine)
     if config.elastic.probability:
-        grid = grid + elastic(len(images), (size[0], size[1]), dice, config.elastic)
+        grid = grid + elastic(b, (h, w), dice, config.elastic)
+    grid[..., 1] *= torch.where(mirrored, -1.0, 1.0)[:, None, None]  # a flip that costs no pass of its own
     return warp(images, grid), warp(labels, grid, "nearest")
 
 
-def flip(images: Float[Tensor, "b c h w"], dice: torch.Generator, share: float = 0.5) -> Float[Tensor, "b c h w"]:
-    """Exchange left and right in a share of the slices (h runs from left to right)."""
-    mirrored = torch.rand(len(images), generator=dice) < share
+def flip(images: Float[Tensor, "b c h w"], mirrored: Bool[Tensor, " b"]) -> Float[Tensor, "b c h w"]:
+    """Exchange left and right in some of the slices (h runs from left to right)."""
     return torch.where(mirrored[:, None, None, None], images.flip(2), images)
 
 
@@ -167,7 +167,8 @@ def seen(sources: Sources, config: AugmentConfig, dice: torch.Generator) -> Sour
     for kind, change in kinds:
         if kind.probability:
             changed = torch.rand(sources.shape[:2], generator=dice)[:, :, None, None, None] < kind.probability
-            sources = torch.where(changed & brain, change(sources, kind, dice), sources)
+            if changed.any():
+                sources = torch.where(changed & brain, change(sources, kind, dice), sources)
     return sources
 
 
