@@ -14,6 +14,7 @@ from dsdiff.cli import (
     explain,
     import_config,
     phantom,
+    prepare,
     probe,
     runs,
     split,
@@ -39,6 +40,7 @@ app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("demo")(demo.command)
 app.command("phantom")(phantom.command)
+app.command("prepare")(prepare.command)
 app.command("train")(train.command)
 app.command("runs")(runs.command)
 app.command("split")(split.command)
