@@ -1,6 +1,6 @@
 """Kill a training with SIGKILL at random moments, run the same command again, and compare the ends bit by bit.
 
-python benchmarks/kill_resume.py OUT [--kills 10] [--steps 120] [--seed 0]
+python benchmarks/kill_resume.py OUT [--kills 10] [--steps 120] [--seed 0] [--processes 1 2]
 
 With one process, and with two under torchrun (gloo), on the CPU. Each run trains a tiny UNet on three copies of the
 middle of the bundled phantom, saves its state every third step and validates every tenth. Per number of processes one
@@ -101,6 +101,7 @@ def main() -> None:
     parser.add_argument("--kills", type=int, default=10)
     parser.add_argument("--steps", type=int, default=120)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--processes", type=int, nargs="+", default=[1, 2])
     given = parser.parse_args()
     cohort, split, recipe = (given.out / name for name in ("cohort", "split.json", "recipe.yaml"))
     for name in ("A", "B", "C"):
@@ -113,7 +114,7 @@ def main() -> None:
     rng, failed = random.Random(given.seed), False
     print("| processes | seconds left alone | killed at step | state then at step | tensors that differ |")
     print("|---" * 5 + "|")
-    for processes in (1, 2):
+    for processes in given.processes:
         alone, hunted = given.out / f"alone{processes}", given.out / f"killed{processes}"
         since = time.monotonic()
         if start(command(processes, recipe, alone), alone.with_suffix(".log")).wait():
@@ -123,11 +124,8 @@ def main() -> None:
         steps = killed(command(processes, recipe, hunted), hunted, moments, rng)
         wrong = differing(alone, hunted)
         failed = failed or bool(wrong)
-        told = ", ".join(map(str, steps))
-        print(
-            f"| {processes} | {seconds:.0f} | {', '.join(map(str, moments))} | {told} | {len(wrong)} {' '.join(wrong[:3])} |",
-            flush=True,
-        )
+        hit, left = (", ".join(map(str, numbers)) for numbers in (moments, steps))
+        print(f"| {processes} | {seconds:.0f} | {hit} | {left} | {len(wrong)} {' '.join(wrong[:3])} |", flush=True)
     sys.exit(failed)
 
 

@@ -325,6 +325,7 @@ def test_version_and_help(cli):
         "phantom",
         "demo",
         "split",
+        "runs",
         "import-config",
         "evaluate",
         "backbones",

@@ -11,7 +11,7 @@ from conftest import LPS, TINY, patient, write_case
 
 from dsdiff import config as configs
 from dsdiff.cli.main import run as command
-from dsdiff.data import cases, cohort, splits, style
+from dsdiff.data import cases, cohort, loader, splits, style
 from dsdiff.errors import ConfigError
 from dsdiff.evaluation import metrics
 from dsdiff.inference import model as models
@@ -109,7 +109,7 @@ def test_a_style_goes_from_training_to_the_command_line(folder, tmp_path, monkey
     data = {"root": str(folder), "split": str(tmp_path / "split.json"), "fold": 0, "slab": 1, "crop": [32, 48]}
     config = configs.parse({**TINY, "data": data, "conditioning": {"style": "linear"}}, "test")
     model = loop.train(config, tmp_path / "run", CPU, loop.Console(quiet=True))
-    patients = cohort.gather(config.data, True, loop.Console(quiet=True))
+    patients = loader.gather(config.data, True, loop.Console(quiet=True))
     kept = models.load(model, CPU).network.conditioner.average_style
     assert torch.allclose(kept, torch.from_numpy(patients.training[0].styles[1]).float(), atol=2e-3)
     assert patients.held_out[0].styles is None

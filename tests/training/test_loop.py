@@ -9,8 +9,7 @@ from safetensors.torch import load_file
 from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.config import TrainingConfig
-from dsdiff.data import cohort as patients_of
-from dsdiff.data import splits
+from dsdiff.data import loader, splits
 from dsdiff.errors import ConfigError, DsdiffError, ModelError
 from dsdiff.inference import model as models
 from dsdiff.training import loop, state
@@ -36,7 +35,7 @@ def config(cohort, **training):
 
 
 def gathered(config):
-    return patients_of.gather(config.data, False, QUIET)
+    return loader.gather(config.data, False, QUIET)
 
 
 def test_a_stopped_run_resumed_is_the_run_that_never_stopped(cohort, tmp_path, monkeypatch):
@@ -72,6 +71,8 @@ def test_a_run_learns_and_leaves_what_it_promises(cohort, tmp_path):
     assert log[-1]["validation"] < 0.7 * before
     assert sum("validation" in entry for entry in log) == 3
     facts = checkpoint.read(model).facts
+    told = json.loads(facts.pop("preprocessing"))
+    assert told["settings"] == {"contrasts": ["t1", "t2", "flair"], "start": "t1", "target": "t1ce"}
     assert facts == {"steps": 40, "split": splits.read(cohort / "split.json").hash, "fold": 0}
     assert (run / "samples" / "step-000020.png").stat().st_size > 1000
     assert models.load(model, CPU).config == configs.portable(settings)

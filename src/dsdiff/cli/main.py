@@ -6,7 +6,21 @@ from typing import Annotated
 import typer
 
 from dsdiff import __version__
-from dsdiff.cli import backbones, compare, demo, evaluate, explain, import_config, phantom, probe, split, synth, train
+from dsdiff.cli import (
+    backbones,
+    compare,
+    demo,
+    evaluate,
+    explain,
+    import_config,
+    phantom,
+    prepare,
+    probe,
+    runs,
+    split,
+    synth,
+    train,
+)
 from dsdiff.errors import DsdiffError
 
 STOPPED = 130  # by the keyboard: 128 + SIGINT
@@ -26,7 +40,9 @@ app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
 app.command("demo")(demo.command)
 app.command("phantom")(phantom.command)
+app.command("prepare")(prepare.command)
 app.command("train")(train.command)
+app.command("runs")(runs.command)
 app.command("split")(split.command)
 app.command("explain")(explain.command)
 app.command("probe")(probe.command)
@@ -66,7 +82,9 @@ def run() -> None:
         _say(str(error))
         sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo("stopped; what was finished stays, --resume goes on", err=True)
+        typer.echo(
+            "stopped; what was finished stays, the same command (with --resume where it has one) goes on", err=True
+        )
         sys.exit(STOPPED)
     except UsageError as error:
         _say(f"{error.format_message()} (see dsdiff COMMAND --help)")  # type: ignore[attr-defined]

@@ -9,7 +9,7 @@ from dsdiff.errors import OutputError
 
 
 def command(
-    folder: Annotated[Path, typer.Argument(metavar="COHORT", help="A folder of cases.")],
+    folder: Annotated[Path, typer.Argument(metavar="COHORT", help="A folder of cases, or a store.")],
     out: Annotated[Path, typer.Argument(metavar="SPLIT.json", help="The file to write; it must not exist.")],
     folds: Annotated[int, typer.Option(min=2, help="How many folds.")] = 3,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the shuffle.")] = 2024,
@@ -20,10 +20,10 @@ def command(
 
     Example: dsdiff split cohort split.json --folds 5
     """
-    from dsdiff.data import cases, splits
+    from dsdiff.data import splits, store
 
     if out.exists():
         raise OutputError(f"{out} exists already; a split is written once")
-    split = splits.make([case.name for case in cases.discover(folder)], folds, seed)
+    split = splits.make(store.names(folder), folds, seed)
     splits.write(split, out)
     typer.echo(f"{out}: {split.hash}, {' + '.join(str(len(fold)) for fold in split.folds)} cases")

@@ -23,6 +23,9 @@ def command(
     threads: Annotated[
         int | None, typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or the cores there are.")
     ] = None,
+    workers: Annotated[
+        int, typer.Option(min=0, help="Processes that make batches ahead of time; they change no result.")
+    ] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print the resolved config, its size and the memory it takes, then stop.")
@@ -68,7 +71,7 @@ def command(
     from dsdiff.training import loop
 
     devices.set_threads(threads)
-    model = loop.train(loaded, run or Path("runs") / Path(config).stem, devices.pick(device), console)
+    model = loop.train(loaded, run or Path("runs") / Path(config).stem, devices.pick(device), console, workers)
     trust = f" --allow-code {config}" if allow_code else ""
     console.print(f"done: dsdiff synth CASE --model {model}{trust}", markup=False, highlight=False, soft_wrap=True)
 

@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from dsdiff.data import augment, style
+from dsdiff.data.augment import AugmentConfig
 from dsdiff.data.cohort import Patient, Slab
 from dsdiff.errors import InputError
 
@@ -114,21 +115,18 @@ def _cut(whole: Slab, corner: tuple[int, int], crop: tuple[int, int]) -> Slab:
     return Slab(*map(cut, whole))
 
 
-def augmented(batch: Batch, generator: torch.Generator) -> Batch:
-    """Flip and warp sources, target, style and region alike; restyle the sources alone."""
-    b, s, d, h, w = batch.sources.shape
+def augmented(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> Batch:
+    """Sources, target, style and region moved alike; what scanners change, of the sources alone."""
+    s, d = batch.sources.shape[1:3]
     told = [] if batch.styled is None else [batch.styled]
-    stacked = torch.cat([batch.sources.flatten(1, 2), batch.target, *told, batch.region.float()], 1)
-    stacked = augment.flip(stacked, generator)
-    grid = augment.affine_grid(b, (h, w), generator)
-    images = augment.warp(stacked[:, :-1], grid)
-    region = augment.warp(stacked[:, -1:], grid, "nearest").to(batch.region.dtype)
+    stacked = torch.cat([batch.sources.flatten(1, 2), batch.target, *told], 1)
+    images, region = augment.moved(stacked, batch.region.float(), config, generator)
     sources, target, styled = images[:, : s * d].unflatten(1, (s, d)), images[:, s * d, None], images[:, s * d + 1 :]
     return replace(
         batch,
-        sources=augment.restyle(sources, generator),
+        sources=augment.seen(sources, config, generator),
         target=target,
-        region=region,
+        region=region.to(batch.region.dtype),
         styled=styled if told else None,
     )
 

@@ -6,15 +6,12 @@ from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Integer
-from rich.console import Console
 
-from dsdiff.data import cases, preprocess, splits, style
+from dsdiff.data import cases, preprocess, style
 from dsdiff.data.cases import Case
 from dsdiff.data.labels import TUMOUR, enhancing_label
-from dsdiff.data.settings import DataConfig
+from dsdiff.data.preprocess import Scale
 from dsdiff.data.style import LinearRegression
-from dsdiff.errors import ConfigError
-from dsdiff.progress import bars
 
 Code = Float[np.ndarray, " f"]  # of a style: see `data.style`
 
@@ -68,8 +65,7 @@ class InMemory:
         return self.images, self.region
 
     def style(self) -> LinearRegression:
-        *sources, target = self.images
-        return style.own_style(sources, target.astype(np.float32), self.region == 1)
+        return style_of(self)
 
 
 @dataclass(frozen=True)
@@ -116,10 +112,20 @@ class Cohort:
     held_out: Sequence[Patient] = ()
 
 
-def load(case: Case, contrasts: Sequence[str], target: str, start: str = "t1") -> Patient:
-    """Read and prepare one training case; the brain is that of `start`. Raises what reading and preparing raise."""
-    wanted = (*contrasts, target, *(("seg",) if "seg" in case.files else ()))
-    volumes = cases.load(case, wanted)
+@dataclass(frozen=True)
+class Boxed:
+    """A case as training keeps it: prepared, in the brain's box, slices first, float16. region: as in `Slices`."""
+
+    images: dict[str, Float[np.ndarray, "z x y"]]
+    region: Integer[np.ndarray, "z x y"]
+    scales: dict[str, Scale]
+    spacing: tuple[float, float, float]
+    warnings: tuple[str, ...]
+
+
+def boxed(case: Case, contrasts: Sequence[str], start: str) -> Boxed:
+    """Read and prepare one case; the brain is that of `start`. Raises what reading and preparing raise."""
+    volumes = cases.load(case, (*contrasts, *(("seg",) if "seg" in case.files else ())))
     seg = volumes.pop("seg", None)
     prepared = preprocess.apply(volumes, start)
     region = prepared.brain.astype(np.uint8)
@@ -128,9 +134,24 @@ def load(case: Case, contrasts: Sequence[str], target: str, start: str = "t1") -
         region[np.isin(labels, TUMOUR) & prepared.brain] = 2
         region[(labels == enhancing_label(labels)) & prepared.brain] = 3
     box = tuple(slice(edge.min(), edge.max() + 1) for edge in np.nonzero(prepared.brain))
-    images = np.stack([prepared.images[name][box] for name in (*contrasts, target)]).astype(np.float16)
-    kept = InMemory(images.transpose(0, 3, 1, 2).copy(), region[box].transpose(2, 0, 1).copy())
-    return Patient.of(case.name, kept)
+    images = {
+        name: np.ascontiguousarray(image[box].transpose(2, 0, 1), np.float16) for name, image in prepared.images.items()
+    }
+    kept = np.ascontiguousarray(region[box].transpose(2, 0, 1))
+    return Boxed(images, kept, prepared.scales, prepared.spacing, prepared.warnings)
+
+
+def load(case: Case, contrasts: Sequence[str], target: str, start: str = "t1") -> Patient:
+    """One training case, in memory. Raises what reading and preparing raise."""
+    read = boxed(case, (*contrasts, target), start)
+    images = np.stack([read.images[name] for name in (*contrasts, target)])
+    return Patient.of(case.name, InMemory(images, read.region))
+
+
+def style_of(slices: Slices) -> LinearRegression:
+    """The own style of a case's target, from all of its slices."""
+    (*sources, target), region = slices.whole()
+    return style.own_style(sources, target.astype(np.float32), region == 1)
 
 
 def average_style(patients: Sequence[Patient]) -> LinearRegression:
@@ -147,34 +168,3 @@ def in_style(patients: Sequence[Patient], wanted: LinearRegression) -> list[Pati
 def with_styles(patients: Sequence[Patient], average: LinearRegression) -> list[Patient]:
     """The patients with the codes of their targets' own style and of the average one."""
     return [replace(patient, styles=(patient.slices.style().weights, average.weights)) for patient in patients]
-
-
-def gather(data: DataConfig, told: bool, console: Console) -> Cohort:
-    """The patients that a config names; with `told`, each with the style of its target.
-
-    Raises `ConfigError` where there is nothing to train on, and what reading the cases raises.
-    """
-    real = cases.discover(data.root) if data.root else []
-    simulated = cases.discover(data.phantoms) if data.phantoms else []
-    if data.phantom_share and not simulated:
-        console.print(f"phantom_share is {data.phantom_share}, but data.phantoms names no folder: none are drawn")
-    if not real and not simulated:
-        raise ConfigError("data.root or data.phantoms is needed: there is nothing to train on")
-    held_out: tuple[str, ...] = ()
-    if data.split is not None and data.fold is not None:
-        held_out = splits.read(data.split).held_out(data.fold)
-        if lost := sorted(set(held_out) - {case.name for case in real}):
-            raise ConfigError(f"{data.split} names cases that {data.root} does not hold: {', '.join(lost[:3])}")
-    loaded: dict[str, list[Patient]] = {"train": [], "phantom": [], "held": []}
-    with bars(console, count=True) as progress:
-        task = progress.add_task("reading patients", total=len(real) + len(simulated))
-        for kind, group in (("train", real), ("phantom", simulated)):
-            for case in group:
-                into = "held" if case.name in held_out else kind
-                loaded[into].append(load(case, data.contrasts, data.target, data.start))
-                progress.advance(task)
-    if data.target_style == "average" or told:
-        change = in_style if data.target_style == "average" else with_styles
-        average = average_style(loaded["train"] or loaded["phantom"])
-        loaded |= {kind: change(loaded[kind], average) for kind in ("train", "phantom")}
-    return Cohort(loaded["train"] or loaded["phantom"], loaded["phantom"], loaded["held"])

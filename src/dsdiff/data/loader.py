@@ -4,17 +4,23 @@ So a run resumed at any step, with any number of workers, or with its batch shar
 slices: process `rank` of `world` gets the slices from `rank * size` to before `(rank + 1) * size` of the global batch.
 """
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
+from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
 from dsdiff.data import batch as batches
+from dsdiff.data import cases, cohort, splits, store
 from dsdiff.data.batch import Batch
-from dsdiff.data.cohort import Patient
+from dsdiff.data.cohort import Cohort, Patient
 from dsdiff.data.settings import DataConfig
+from dsdiff.errors import ConfigError
+from dsdiff.progress import bars
 
 
 @dataclass(frozen=True)
@@ -43,8 +49,7 @@ class Batches(Dataset):
         patients = self.phantoms if simulated else self.training
         one = batches.draw(patients, 1, data.crop, data.slab, data.lesion_share, rng, data.style_dropout)
         generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        if data.augment:
-            one = batches.augmented(one, generator)
+        one = batches.augmented(one, data.augment, generator)
         if data.contrast_dropout:
             one = batches.withheld(one, data.contrast_dropout, data.contrasts.index(data.start), generator)
         return one
@@ -66,4 +71,53 @@ def prefetched(
         prefetch_factor=ahead if workers else None,
         pin_memory=pin,
         generator=own,
+        worker_init_fn=_deaf,
     )
+
+
+def _deaf(worker: int) -> None:
+    """Leave signals to the process that this one works for: it saves its state first, and then ends its workers."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+
+
+def gather(data: DataConfig, told: bool, console: Console) -> Cohort:
+    """The patients that a config names, of stores or of folders; with `told`, each with the style of its target.
+
+    Raises `ConfigError` where there is nothing to train on, and what reading the cases raises.
+    """
+    if data.root is None and data.phantoms is None:
+        raise ConfigError("data.root or data.phantoms is needed: there is nothing to train on")
+    if data.phantom_share and data.phantoms is None:
+        console.print(f"phantom_share is {data.phantom_share}, but data.phantoms names no folder: none are drawn")
+    real = read(data.root, data, console) if data.root else []
+    phantoms = read(data.phantoms, data, console) if data.phantoms else []
+    held_out: tuple[str, ...] = ()
+    if data.split is not None and data.fold is not None:
+        held_out = splits.read(data.split).held_out(data.fold)
+        if lost := sorted(set(held_out) - {patient.name for patient in real}):
+            raise ConfigError(f"{data.split} names cases that {data.root} does not hold: {', '.join(lost[:3])}")
+    training = [patient for patient in real if patient.name not in held_out]
+    if data.target_style == "average" or told:
+        change = cohort.in_style if data.target_style == "average" else cohort.with_styles
+        average = cohort.average_style(training or phantoms)
+        training, phantoms = change(training, average), change(phantoms, average)
+    held = [patient for patient in real if patient.name in held_out]
+    return Cohort(training or phantoms, phantoms, held)
+
+
+def read(root: Path, data: DataConfig, console: Console) -> list[Patient]:
+    """The patients of a store, read as they are drawn, or of a folder of cases, read into memory at once."""
+    if store.is_store(root):
+        return store.open_store(root).patients(data.contrasts, data.target, data.start)
+    found, loaded = cases.discover(root), []
+    with bars(console, count=True) as progress:
+        task = progress.add_task("reading patients", total=len(found))
+        for case in found:
+            loaded.append(cohort.load(case, data.contrasts, data.target, data.start))
+            progress.advance(task)
+    size = sum(sum(array.nbytes for array in patient.slices.whole()) for patient in loaded)
+    console.print(
+        f"{root}: {len(loaded)} patients, {size / 1e9:.2f} GB of memory (a store, dsdiff prepare, takes none)"
+    )
+    return loaded

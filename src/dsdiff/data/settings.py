@@ -1,9 +1,11 @@
 """Which patients a training sees, and how their slices are cut: the `data` block of a config."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+
+from dsdiff.data.augment import AugmentConfig
 
 
 class DataConfig(BaseModel):
@@ -12,7 +14,8 @@ class DataConfig(BaseModel):
     root: a folder of cases; phantoms: a folder of simulated ones, drawn `phantom_share` of the time.
     split, fold: a split file, and the fold that is kept for validation and never trained on.
     slab: neighbouring slices given with each. crop: height and width of training crops.
-    lesion_share: of the training slices, how many are drawn where there is tumour. augment: see `data.augment`.
+    lesion_share: of the training slices, how many are drawn where there is tumour.
+    augment: see `data.augment`; true is its defaults, false nothing.
     target_style: "own" trains on the T1ce as it is, "average" on one whose tissue contrast is that of the average
     training patient (see `data.style`).
     contrast_dropout: of the training slices, how many lack a contrast (each but `start`, by itself); above 0 the model
@@ -33,10 +36,15 @@ class DataConfig(BaseModel):
     slab: Literal[1, 3, 5] = 3
     crop: tuple[int, int] = (128, 160)
     lesion_share: float = Field(0.5, ge=0, le=1)
-    augment: bool = True
+    augment: AugmentConfig = AugmentConfig()
     target_style: Literal["own", "average"] = "own"
     contrast_dropout: float = Field(0.0, ge=0, lt=1)
     style_dropout: float = Field(0.5, ge=0, le=1)
+
+    @field_validator("augment", mode="before")
+    @classmethod
+    def _augment_may_be_a_switch(cls, value: Any) -> Any:
+        return (AugmentConfig() if value else AugmentConfig.off()) if isinstance(value, bool) else value
 
     @property
     def optional(self) -> tuple[str, ...]:

@@ -4,6 +4,7 @@ nifti.read -> preprocess.apply -> slices.batches -> network.condition -> sampler
 -> nifti.write
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,6 +21,7 @@ from dsdiff.conditioning import style as styles
 from dsdiff.data import cases, nifti, preprocess, slices
 from dsdiff.data.preprocess import Prepared
 from dsdiff.data.slices import SliceBatch
+from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Denoiser
 from dsdiff.errors import CaseError, ConfigError, InputError
 from dsdiff.inference import model as models
@@ -35,7 +37,8 @@ from dsdiff.volume import Volume
 class Result:
     """A synthetic T1ce on T1's grid and intensity scale, zero outside the brain.
 
-    std: voxel-wise standard deviation over samples, None for one sample. prepared: what the network saw.
+    std: voxel-wise standard deviation: what the network expects of its error, for a model that was asked (see `Drawn`),
+    else that of the samples, None for one sample. prepared: what the network saw.
     z: the T1ce as robust z-scores on the network's axes (RAS+), for pictures and scores.
     """
 
@@ -158,24 +161,46 @@ def complete(
     data = model.config.data
     code = None if style is None else torch.from_numpy(style.code).float()
     mean = np.zeros(prepared.brain.shape, np.float32)
-    spread = np.zeros_like(mean) if samples > 1 else None
+    spread = np.zeros_like(mean) if samples > 1 or model.process.spread else None
     total = len(slices.boxes(prepared.brain, model.multiple))
     done = 0
     batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, model.engine.slices)
     draw = partial(predict, model, steps=steps, samples=samples, seed=seed, code=code)
     ceiling = None if memory is None else workers.Ceiling(memory, model.device)
-    for batch, drawn in workers.in_order(draw, batches, workers.wanted(model.device), ceiling):  # drawn: k b h w
+    for batch, drawn in workers.in_order(draw, batches, workers.wanted(model.device), ceiling):
         for index, box in enumerate(batch.boxes):
-            values = drawn[:, index].numpy()
-            slices.put(mean, values.mean(0), box)
-            if spread is not None:
-                slices.put(spread, values.std(0, ddof=1), box)
+            slices.put(mean, drawn.mean[index], box)
+            if spread is not None and drawn.std is not None:
+                slices.put(spread, drawn.std[index], box)
         done += len(batch.boxes)
         progress(done / total)
     std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)
     t1ce = preprocess.restore(prepared, mean, data.start)
     named = None if style is None else style.name
     return Result(t1ce, std, prepared, mean * prepared.brain, spread, steps, samples, seed, named)
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """Samples of a batch of slices, robust z-scores.
+
+    expected: the standard deviation of the error that the network itself expects, where its process has `spread`.
+    """
+
+    samples: Float[np.ndarray, "k b h w"]
+    expected: Float[np.ndarray, "b h w"] | None
+
+    @property
+    def mean(self) -> Float[np.ndarray, "b h w"]:
+        """Over the samples."""
+        return self.samples.mean(0)
+
+    @property
+    def std(self) -> Float[np.ndarray, "b h w"] | None:
+        """What the network expects, else what the samples show, None for one sample."""
+        if self.expected is not None:
+            return self.expected
+        return self.samples.std(0, ddof=1) if len(self.samples) > 1 else None
 
 
 @torch.inference_mode()
@@ -186,9 +211,9 @@ def predict(
     samples: int,
     seed: int,
     code: Float[Tensor, " f"] | None = None,
-) -> Float[Tensor, "k b h w"]:
-    """Samples of a batch of slices, robust z-scores. The noise of a slice depends on seed, sample and slice alone."""
-    data = model.config.data
+) -> Drawn:
+    """Samples of a batch of slices. The noise of a slice depends on seed, sample and slice alone."""
+    data, process = model.config.data, model.process
     sources = torch.from_numpy(batch.sources).to(model.device)
     present = torch.ones(sources.shape[:2], dtype=torch.bool, device=model.device)
     present[:, list(batch.absent)] = False
@@ -196,31 +221,49 @@ def predict(
     cond = model.engine.condition(sources, present, styled)
     start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
     brain = torch.from_numpy(batch.brain).to(model.device)
-    denoise: Denoiser = partial(_denoise, model, cond, start, brain)
-    times = model.process.times(steps, model.sampler.spacing)
-    if not model.process.from_noise:
-        denoise = _once(denoise(start, times[0]), denoise)  # every sample begins at the start itself
+    tell = partial(_told, model, cond)
+    denoise: Denoiser = lambda x_t, time: _cleaned(process, tell(x_t, time), start, brain, x_t, time)  # noqa: E731
+    times, expected = process.times(steps, model.sampler.spacing), None
+    if not process.from_noise:  # every sample begins at the start itself
+        told = tell(start, times[0])
+        denoise = _once(_cleaned(process, told, start, brain, start, times[0]), denoise)
+        expected = _expected(model, told, brain) if process.spread else None
     drawn = []
     for sample in range(samples):
         generators = [np.random.default_rng([seed, sample, box.z]) for box in batch.boxes]
         noise = partial(_noise, generators, start)
-        begin = noise() if model.process.from_noise else start
-        drawn.append(model.sampler.sample(denoise, begin, times, model.process, noise) * model.process.scale)
-    return torch.cat(drawn, 1).transpose(0, 1).cpu()
+        begin = noise() if process.from_noise else start
+        drawn.append(model.sampler.sample(denoise, begin, times, process, noise) * process.scale)
+    return Drawn(torch.cat(drawn, 1).transpose(0, 1).cpu().numpy(), expected)
 
 
-def _denoise(
-    model: Model,
-    cond: Condition,
+def _told(model: Model, cond: Condition, x_t: Float[Tensor, "b 1 h w"], time: float) -> Float[Tensor, "b c h w"]:
+    """What the network says at a time."""
+    timesteps = model.process.timestep(torch.full((len(x_t),), time, dtype=torch.float64))
+    return model.engine(x_t, timesteps.float().to(x_t.device), cond)
+
+
+def _cleaned(
+    process: NoiseProcess,
+    told: Float[Tensor, "b c h w"],
     start: Float[Tensor, "b 1 h w"],
     brain: Bool[Tensor, "b 1 h w"],
     x_t: Float[Tensor, "b 1 h w"],
     time: float,
 ) -> Float[Tensor, "b 1 h w"]:
-    """x_0 at a time. Outside the brain it is zero, as every target was: no loss ever told the network so."""
+    """x_0 by what the network says. Outside the brain it is zero, as every target was: no loss ever told it so."""
     times = torch.full((len(x_t),), time, dtype=torch.float64)
-    output = model.engine(x_t, model.process.timestep(times).float().to(x_t.device), cond)
-    return model.process.x_0(model.process.predicted(output, start), x_t, times).where(brain, 0)
+    return process.x_0(process.predicted(told, start), x_t, times).where(brain, 0)
+
+
+def _expected(
+    model: Model, told: Float[Tensor, "b c h w"], brain: Bool[Tensor, "b 1 h w"]
+) -> Float[np.ndarray, "b h w"]:
+    """The standard deviation of the error that the network expects, in robust z-scores, corrected by the model's
+    calibration; of a Laplace distribution it is sqrt(2) times the mean absolute error.
+    """
+    deviation = model.process.deviation(told) * model.process.scale * math.sqrt(2) * model.calibration
+    return deviation.where(brain, 0)[:, 0].cpu().numpy()
 
 
 def _once(first: Float[Tensor, "b 1 h w"], denoise: Denoiser) -> Denoiser:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from dsdiff import checkpoint
 from dsdiff import config as configs
-from dsdiff.data import splits
+from dsdiff.data import prepare, splits
 from dsdiff.training.trainer import Trainer
 
 
@@ -22,7 +22,7 @@ def _card(trainer: Trainer, number: int) -> tuple[str, checkpoint.Facts]:
     """The model card of a run nobody has evaluated yet, and the facts that go with its weights."""
     data, settings = trainer.config.data, trainer.config.training
     n = sum(parameter.numel() for parameter in trainer.averages[number].weights.values())
-    unseen, facts = "No fold was held out.", checkpoint.Facts(steps=trainer.step)
+    unseen, facts = "No fold was held out.", checkpoint.Facts(steps=trainer.step, **prepare.manifest(data))
     if data.split is not None and data.fold is not None:
         split = splits.read(data.split)
         facts |= {"split": split.hash, "fold": data.fold}

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from dsdiff import config as configs
 from dsdiff.config import RunConfig
-from dsdiff.data import cohort
+from dsdiff.data import loader
 from dsdiff.data.batch import Batch
 from dsdiff.data.cohort import Cohort
 from dsdiff.data.loader import Batches, prefetched
@@ -23,11 +23,13 @@ from dsdiff.training.trainer import Diverged, Trainer, learning_rate
 from dsdiff.training.validate import validate
 from dsdiff.training.watch import Watch
 
-MODEL, BEST, SAMPLES = "model", "best", "samples"
+CONFIG, MODEL, BEST, SAMPLES = "config.yaml", "model", "best", "samples"
 
 
-def train(config: RunConfig, run: Path, where: torch.device, console: Console) -> Path:
+def train(config: RunConfig, run: Path, where: torch.device, console: Console, workers: int = 0) -> Path:
     """Train `config` in the folder `run`, from where it stopped; returns the model folder it ends with.
+
+    workers: processes that make batches ahead of time, for each process that trains; they change no result.
 
     Asked to stop (see `training.stop`), it saves its state and ends the process. Raises `ConfigError` where the folder
     belongs to another config, `Diverged` where loss or gradients do, `OutputError` where the disk is full, and what
@@ -43,9 +45,9 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console) -
         judge = Judge(config.training, facts)
         unfinished = trainer.step < config.training.steps or (validates and judge.due(trainer.step))
         if unfinished and not judge.satisfied:
-            patients = cohort.gather(config.data, config.conditioning.style != "none", console)
+            patients = loader.gather(config.data, config.conditioning.style != "none", console)
             trainer.learn_style(patients.training)
-            _steps(trainer, judge, run, patients, console)
+            _steps(trainer, judge, run, patients, console, workers)
         for number, decay in enumerate(config.training.ema):
             folders.save(trainer, number, run / (MODEL if number == judge.ema else f"{MODEL}-ema{decay}"))
     return run / MODEL
@@ -57,15 +59,16 @@ def draws(config: RunConfig, patients: Cohort, rank: int = 0, world: int = 1) ->
     return Batches(config.data, config.seed, size, patients.training, patients.phantoms, rank, world)
 
 
-def _steps(trainer: Trainer, judge: Judge, run: Path, patients: Cohort, console: Console) -> None:
+def _steps(trainer: Trainer, judge: Judge, run: Path, patients: Cohort, console: Console, workers: int) -> None:
     """Train to the end, or until the judge or a signal ends it."""
     settings, world = trainer.config.training, trainer.world
     drawn = draws(trainer.config, patients, world.rank, world.size)
+    batches = prefetched(drawn, trainer.step, settings.steps, workers, pin=trainer.device.type == "cuda")
     watch = Watch(run, settings, trainer.step, drawn.size * world.size, console, world.first)
     with _room(run, trainer), Stop() as stop, watch:
         if found := _judged(trainer, judge, run, patients, stop):  # of step 0, or of the step that a stop came in
             watch.write({"step": trainer.step, **found}, _picture(run, trainer.step))
-        for batch in prefetched(drawn, trainer.step, settings.steps):
+        for batch in batches:
             rate = learning_rate(settings, trainer.step)
             loss = _step(trainer, batch, run)
             facts = watch.step(trainer.step, loss, rate) | _judged(trainer, judge, run, patients, stop)
@@ -125,7 +128,7 @@ def _room(run: Path, trainer: Trainer) -> Iterator[None]:
 
 def claim(run: Path, config: RunConfig) -> None:
     """Make the run folder, or check that it is this config's. Raises `ConfigError` with the first lines that differ."""
-    written, resolved = run / "config.yaml", configs.dump(config)
+    written, resolved = run / CONFIG, configs.dump(config)
     there = configs.dump(configs.load(written)) if written.is_file() else resolved
     if there != resolved:
         old, new = set(there.splitlines()), set(resolved.splitlines())

@@ -97,7 +97,7 @@ def _score(model: Model, patient: Patient, stop: Stop) -> dict[str, float]:
     for batch in slices.batches(prepared, model.contrasts, data.slab, model.multiple, BATCH):
         if stop.asked:
             return {}
-        drawn = predict(model, batch, plan(model, None, 1), 1, 0)[0].numpy()  # b h w
+        drawn = predict(model, batch, plan(model, None, 1), 1, 0).mean  # b h w
         for image, box in zip(drawn, batch.boxes, strict=True):
             slices.put(made, image, box)
     regions = Regions(region > 0, region >= 2, region == 3)

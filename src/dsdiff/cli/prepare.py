@@ -1,0 +1,51 @@
+"""dsdiff prepare: a cohort, prepared once for every training."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def command(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A folder of cases.")],
+    root: Annotated[Path, typer.Argument(metavar="STORE", readable=False, help="The store: made, or added to.")],
+    workers: Annotated[int, typer.Option(min=1, help="Processes that prepare cases.")] = 1,
+    contrasts: Annotated[
+        str, typer.Option(help="Source contrasts, the one whose brain is taken first; the others may be absent.")
+    ] = "t1,t2,flair",
+    target: Annotated[str, typer.Option(help="The contrast to be made; no case goes without.")] = "t1ce",
+    split: Annotated[
+        Path | None, typer.Option(metavar="SPLIT.json", help="Folds of these cases, kept in the store as split.json.")
+    ] = None,
+) -> None:
+    """Prepare a cohort once, for every training that follows.
+
+    Every case is read, scaled (robust z-scores) and cut to its brain, and kept in STORE: one compressed and
+    checksummed file each, of which training reads the slices that it draws, so that its memory does not grow with the
+    cohort. The same command goes on where it was stopped, adds the cases that are new, makes anew what was changed or
+    damaged, and leaves the rest. A case that cannot be prepared is named with its reason and does not stop the others
+    (exit code 1). STORE/contact.png shows a slice of up to 24 cases: look at it.
+
+    Examples:
+
+        dsdiff prepare cohort store --workers 4
+
+        dsdiff train bridge-small data.root=store
+    """
+    from rich.console import Console
+
+    from dsdiff.data import contact, prepare, store
+
+    console = Console(stderr=True)
+    start, *others = (name.strip() for name in contrasts.split(","))
+    settings = store.Settings((start, *others), start, target)
+    report = prepare.prepare(folder, root, settings, workers, console)
+    if split is not None:
+        prepare.keep_split(split, root, report)
+    for line in report.lines():
+        console.print(line, markup=False, highlight=False, soft_wrap=True)
+    if report.entries:
+        contact.draw(store.open_store(root), root / contact.NAME)
+        console.print(f"done: dsdiff train CONFIG data.root={root}", markup=False, highlight=False, soft_wrap=True)
+    if report.failed:
+        raise typer.Exit(1)

@@ -1,0 +1,58 @@
+"""A contact sheet of a store: one slice of many cases, every contrast side by side, to be looked at before training."""
+
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Float, Shaped
+from matplotlib.figure import Figure
+
+from dsdiff.data import store, views
+from dsdiff.data.store import REGION, Store
+
+NAME = "contact.png"
+MOST, ACROSS, TILE = 24, 3, 1.1  # cases, cases in a row, inches of a contrast
+GREYS = (-4.0, 6.0)  # robust z-scores
+
+
+def sheet(opened: Store) -> Figure:
+    """The middle slice with tumour (of all without any) of up to `MOST` cases; outlined: tumour and what enhances.
+
+    Patient's right on the left, anterior on top; an absent contrast is left blank.
+    """
+    names = [*opened.settings.contrasts, opened.settings.target]
+    which = np.unique(np.linspace(0, len(opened.entries) - 1, min(MOST, len(opened.entries))).round().astype(int))
+    shown = [list(opened.entries.values())[i] for i in which]
+    rows = -(-len(shown) // ACROSS)
+    figure = Figure((ACROSS * len(names) * TILE, rows * 1.45 * TILE + 0.4), dpi=110, layout="constrained")
+    figure.suptitle(f"{opened.root.name}: {len(shown)} of {len(opened.entries)} cases; {', '.join(names)}", fontsize=9)
+    panels = figure.subplots(rows, ACROSS, squeeze=False).ravel()
+    for panel in panels:
+        panel.axis("off")
+    for panel, entry in zip(panels, shown, strict=False):
+        z = _slice(entry.peak)
+        there = [name for name in names if name not in entry.absent]
+        read = store.read_arrays(store.case_file(opened.root, entry.name), dict.fromkeys((*there, REGION), z))
+        blank = np.full(read[REGION].shape, GREYS[0], np.float32)
+        upright = [_upright(read.get(name, blank)) for name in names]
+        panel.imshow(np.concatenate(upright, 1), cmap="gray", vmin=GREYS[0], vmax=GREYS[1])
+        region = np.tile(_upright(read[REGION]), (1, len(names)))
+        for least, colour in ((2, "tab:cyan"), (3, "tab:orange")):
+            if (region >= least).any():
+                panel.contour(region >= least, [0.5], colors=colour, linewidths=0.5)
+        panel.set_title(f"{entry.name}, slice {z}", fontsize=6, pad=2)
+    return figure
+
+
+def _upright(image: Shaped[np.ndarray, "x y"]) -> Float[np.ndarray, "h w"]:
+    return views.plane(image[:, :, None].astype(np.float32), (0, 0, 0), "axial")
+
+
+def _slice(peak: str) -> int:
+    """The middle of the slices with tumour, or of all where there is none."""
+    with_tumour = [z for z, digit in enumerate(peak) if digit > "1"] or list(range(len(peak)))
+    return with_tumour[len(with_tumour) // 2]
+
+
+def draw(opened: Store, path: Path) -> None:
+    """Write the sheet of a store as a PNG."""
+    sheet(opened).savefig(path)

@@ -1,0 +1,196 @@
+"""Prepare a cohort once: every case read, scaled and cut to its brain, into a store (see `data.store`)."""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib.metadata import version
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+
+from dsdiff import __version__
+from dsdiff.data import cases, cohort, splits, store
+from dsdiff.data.cases import Case
+from dsdiff.data.cohort import InMemory
+from dsdiff.data.settings import DataConfig
+from dsdiff.data.store import Entry, Settings
+from dsdiff.errors import ConfigError, OutputError
+from dsdiff.progress import bars
+
+SPLIT = "split.json"
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a run of `prepare` found and did. made, kept: names; failed: names with the reason."""
+
+    made: tuple[str, ...]
+    kept: tuple[str, ...]
+    failed: dict[str, str]
+    entries: dict[str, Entry] = field(repr=False)
+
+    def lines(self) -> Iterator[str]:
+        """What is told at the end, line by line."""
+        entries = self.entries.values()
+        n_slices, size = sum(len(entry.peak) for entry in entries), sum(entry.size for entry in entries)
+        lesions = sum(peak > "1" for entry in entries for peak in entry.peak)
+        yield f"{len(entries)} cases ({len(self.made)} prepared now, {len(self.kept)} were there already)"
+        yield f"{n_slices} slices with brain, {lesions} of them with tumour; {size / 1e6:.1f} MB"
+        for contrast in sorted({name for entry in entries for name in entry.absent}):
+            lacking = [entry.name for entry in entries if contrast in entry.absent]
+            yield f"{contrast} is absent from {len(lacking)}: {', '.join(lacking[:5])}{' ...' * (len(lacking) > 5)}"
+        for entry in entries:
+            for warning in entry.warnings:
+                yield f"warning: {entry.name}: {warning}"
+        for name, reason in self.failed.items():
+            yield f"failed: {name}: {reason}"
+
+
+def prepare(folder: Path, root: Path, settings: Settings, workers: int, console: Console) -> Report:
+    """Prepare every case of a folder that does not stand in the store yet, or whose files changed since.
+
+    A case that cannot be prepared is told of in the report and does not stop the others. Raises `ConfigError` where
+    the store was prepared otherwise, `OutputError` where it cannot be written, and what discovering cases raises.
+    """
+    found = cases.discover(folder)
+    _claim(root, settings)
+    entries, _ = store.read_list(root)
+    made, kept, failed = [], [], {}
+    todo = [(case, entries.get(case.name)) for case in found]
+    with bars(console, count=True) as progress, (root / store.LIST).open("a") as listed:
+        task = progress.add_task("preparing", total=len(todo))
+        for name, outcome in _outcomes(todo, root, settings, workers):
+            progress.advance(task)
+            if isinstance(outcome, str):
+                failed[name] = outcome
+            elif outcome is None:
+                kept.append(name)
+            else:
+                listed.write(outcome.line)
+                listed.flush()
+                entries[name] = outcome
+                made.append(name)
+    entries = dict(sorted(entries.items()))
+    _replace(root / store.LIST, "".join(entry.line for entry in entries.values()))
+    return Report(tuple(sorted(made)), tuple(sorted(kept)), dict(sorted(failed.items())), entries)
+
+
+def _claim(root: Path, settings: Settings) -> None:
+    """Make the store, or check that it is one, prepared alike. Ends a line of the list that was left torn."""
+    try:
+        if store.is_store(root):
+            there, _ = store.read_manifest(root)
+            if there != settings:
+                raise ConfigError(f"{root} was prepared with {there}, not {settings}; prepare another store")
+        elif root.exists() and any(root.iterdir()):
+            raise OutputError(f"{root} is neither a store nor empty; it is left alone")
+        (root / store.FOLDER).mkdir(parents=True, exist_ok=True)
+        told = {"what": store.WHAT, "format": store.FORMAT, "settings": asdict(settings), "versions": versions()}
+        if not store.is_store(root):
+            _replace(root / store.MANIFEST, json.dumps(told, indent=1) + "\n")
+        entries, _ = store.read_list(root)
+        _replace(root / store.LIST, "".join(entry.line for entry in entries.values()))
+    except OSError as error:
+        raise OutputError(f"{root} cannot be written: {error.strerror or error}") from error
+
+
+def manifest(data: DataConfig) -> dict[str, str]:
+    """How the patients of a training were prepared: what goes into the facts of its model folder.
+
+    preprocessing: settings, versions and the median centre and width of every contrast, as JSON; store: its hash.
+    A folder of cases is prepared as it is read: by the settings of the config and today's versions, without a hash.
+    """
+    if data.root is None or not store.is_store(data.root):
+        told = {"settings": asdict(Settings(data.contrasts, data.start, data.target)), "versions": versions()}
+        return {"preprocessing": json.dumps(told)}
+    opened = store.open_store(data.root)
+    scales: dict[str, list[tuple[float, float]]] = {}
+    for entry in opened.entries.values():
+        for name, scale in entry.scales.items():
+            scales.setdefault(name, []).append(scale)
+    medians = {name: np.median(found, 0).tolist() for name, found in scales.items()}
+    told = {"settings": asdict(opened.settings), "versions": opened.versions, "scales": medians}
+    return {"preprocessing": json.dumps(told), "store": opened.hash}
+
+
+def versions() -> dict[str, str]:
+    """Of what has a say in how a case is prepared."""
+    return {"dsdiff": __version__} | {name: version(name) for name in ("numpy", "scipy", "nibabel", "h5py")}
+
+
+def _outcomes(
+    todo: Sequence[tuple[Case, Entry | None]], root: Path, settings: Settings, workers: int
+) -> Iterator[tuple[str, Entry | str | None]]:
+    """Name of every case, as they are finished, and what `_one` says of it."""
+    job = partial(_one, root=root, settings=settings)
+    if workers == 1:
+        yield from ((case.name, job(case, known)) for case, known in todo)
+        return
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        try:
+            running = {pool.submit(job, case, known): case.name for case, known in todo}
+            for done in as_completed(running):
+                yield running[done], done.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> Entry | str | None:
+    """The entry of a case that was prepared now, None where it stands in the store as its files are, or what failed."""
+    try:
+        present = [name for name in settings.contrasts if name in case.files or name in case.doubles]
+        needed = [settings.start, *(name for name in present if name != settings.start), settings.target]
+        inputs = {name: sha256(case.files[name]) for name in (*needed, "seg") if name in case.files}
+        file = store.case_file(root, case.name)
+        if known is not None and known.inputs == inputs and file.is_file() and sha256(file) == known.sha256:
+            return None
+        read = cohort.boxed(case, needed, settings.start)
+        store.write_case(read, file)
+        scales = {name: (scale.centre, scale.width) for name, scale in read.scales.items()}
+        absent = tuple(name for name in settings.contrasts if name not in present)
+        peak = "".join(map(str, read.region.max((1, 2))))
+        told = None
+        if not absent:
+            images = np.stack([read.images[name] for name in (*settings.contrasts, settings.target)])
+            style = InMemory(images, read.region).style()
+            told = (style.gram.tolist(), style.moment.tolist())
+        return Entry(
+            case.name,
+            peak,
+            absent,
+            scales,
+            read.spacing,
+            read.warnings,
+            inputs,
+            sha256(file),
+            file.stat().st_size,
+            told,
+        )
+    except Exception as error:  # one odd case must not stop the others
+        return str(error) or type(error).__name__
+
+
+def sha256(file: Path) -> str:
+    """SHA-256 of a file, as hex digits."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
+
+
+def keep_split(path: Path, root: Path, report: Report) -> None:
+    """Copy a split file into the store. Raises `ConfigError` where it names a case that the store does not hold."""
+    split = splits.read(path)
+    if lost := sorted({name for fold in split.folds for name in fold} - set(report.entries)):
+        raise ConfigError(f"{path} names cases that {root} does not hold: {', '.join(lost[:3])}")
+    splits.write(split, root / SPLIT)
+
+
+def _replace(file: Path, text: str) -> None:
+    """Write a file, whole or not at all."""
+    beside = file.with_name(file.name + ".partial")
+    beside.write_text(text)
+    beside.replace(file)

@@ -1,0 +1,229 @@
+"""A prepared cohort on disk: a manifest, a list of cases, and one HDF5 file for each case.
+
+A file holds every contrast and the region in the brain's box, one compressed and checksummed chunk for each slice, so
+that a slice is read without the rest. It is opened for each slab and closed again: nothing that a fork or a thread
+could share, and no memory that grows with the cohort. A case is in the store when its line stands in the list, which
+is written after the case's file was renamed into its place.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from jaxtyping import Float, Integer
+
+from dsdiff.data import cases, cohort
+from dsdiff.data.cohort import Boxed, Patient, Slab
+from dsdiff.data.style import LinearRegression
+from dsdiff.errors import CaseError, ConfigError, InputError
+
+MANIFEST, LIST, FOLDER, REGION = "store.json", "cases.jsonl", "cases", "region"
+WHAT, FORMAT = "dsdiff store", 1
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How a store was prepared: its source contrasts, the one whose brain is taken, and the target."""
+
+    contrasts: tuple[str, ...] = ("t1", "t2", "flair")
+    start: str = "t1"
+    target: str = "t1ce"
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A case of the list.
+
+    peak: highest region of every slice, a digit each. absent: source contrasts that the case lacks.
+    scales: centre and width of every contrast: z = (intensity - centre) / width. spacing: mm along x, y, z.
+    inputs: SHA-256 of every file that was read; sha256, size: of the case's file in the store.
+    style: the target's own style, from all source contrasts; None where one is absent.
+    """
+
+    name: str
+    peak: str
+    absent: tuple[str, ...]
+    scales: dict[str, tuple[float, float]]
+    spacing: tuple[float, float, float]
+    warnings: tuple[str, ...]
+    inputs: dict[str, str]
+    sha256: str
+    size: int
+    style: tuple[list[list[float]], list[float]] | None
+
+    @property
+    def line(self) -> str:
+        """The entry as it stands in the list."""
+        return json.dumps(asdict(self)) + "\n"
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Slices of one case in its file; see `cohort.Slices`."""
+
+    path: Path
+    contrasts: tuple[str, ...]
+    target: str
+    peaks: str
+    kept_style: tuple[list[list[float]], list[float]] | None
+
+    def peak(self) -> Integer[np.ndarray, " z"]:
+        return np.frombuffer(self.peaks.encode(), np.uint8) - ord("0")
+
+    def read(self, first: int, last: int, z: int) -> Slab:
+        taken = {name: slice(first, last) for name in self.contrasts} | {self.target: z, REGION: z}
+        read = read_arrays(self.path, taken)
+        return Slab(np.stack([read[name] for name in self.contrasts]), read[self.target], read[REGION])
+
+    def whole(self) -> tuple[Float[np.ndarray, "c z x y"], Integer[np.ndarray, "z x y"]]:
+        names = (*self.contrasts, self.target)
+        read = read_arrays(self.path, dict.fromkeys((*names, REGION), slice(None)))
+        return np.stack([read[name] for name in names]), read[REGION]
+
+    def style(self) -> LinearRegression:
+        if self.kept_style is None:
+            return cohort.style_of(self)
+        kept = LinearRegression(len(self.contrasts))
+        kept.gram, kept.moment = map(np.array, self.kept_style)
+        return kept
+
+
+@dataclass(frozen=True)
+class Store:
+    """An opened store: what is in it, and how it was made; its slices are read when they are asked for."""
+
+    root: Path
+    settings: Settings
+    versions: dict[str, str]
+    entries: dict[str, Entry]
+
+    @property
+    def hash(self) -> str:
+        """First 12 hex digits of the SHA-256 of the settings and of what the cases were made from."""
+        inputs = [(name, self.entries[name].inputs) for name in sorted(self.entries)]
+        return hashlib.sha256(json.dumps([asdict(self.settings), inputs], sort_keys=True).encode()).hexdigest()[:12]
+
+    def patients(self, contrasts: Sequence[str], target: str, start: str) -> list[Patient]:
+        """The patients, with some or all of the store's contrasts.
+
+        Raises `ConfigError` where the store was prepared for something else, and `CaseError` for a case that lacks a
+        contrast.
+        """
+        lost = [name for name in contrasts if name not in self.settings.contrasts]
+        if lost or (target, start) != (self.settings.target, self.settings.start):
+            has = f"{', '.join(self.settings.contrasts)} to {self.settings.target}, brain of {self.settings.start}"
+            needed = f"{', '.join(contrasts)} to {target}, brain of {start}"
+            raise ConfigError(f"{self.root} was prepared for {has}; needed: {needed}. Prepare another store")
+        found = []
+        for entry in self.entries.values():
+            if absent := [name for name in contrasts if name in entry.absent]:
+                raise CaseError(f"case {entry.name} of {self.root} has no {absent[0]}; leave it out of data.contrasts")
+            style = entry.style if tuple(contrasts) == self.settings.contrasts else None
+            slices = Stored(case_file(self.root, entry.name), tuple(contrasts), target, entry.peak, style)
+            found.append(Patient.of(entry.name, slices))
+        return found
+
+
+def is_store(root: Path) -> bool:
+    """Whether a folder is a store rather than a folder of cases."""
+    return (root / MANIFEST).is_file()
+
+
+def names(root: Path) -> list[str]:
+    """The cases of a store or of a folder of cases. Raises what opening or discovering raises."""
+    return list(open_store(root).entries) if is_store(root) else [case.name for case in cases.discover(root)]
+
+
+def case_file(root: Path, name: str) -> Path:
+    """Where a case lies in a store."""
+    return root / FOLDER / f"{name}.h5"
+
+
+def open_store(root: Path) -> Store:
+    """Open a store: its lists are read, and its files are looked for.
+
+    Raises `InputError` where it holds no case, or a part of it is absent or damaged.
+    """
+    settings, versions = read_manifest(root)
+    entries, torn = read_list(root)
+    again = f"the command that prepared it, dsdiff prepare CASES {root}, makes it anew"
+    if torn:
+        raise InputError(f"{root / LIST} is damaged: line {torn} is no case; {again}")
+    if not entries:
+        raise InputError(f"{root} holds no case yet; dsdiff prepare CASES {root} puts them there")
+    for entry in entries.values():
+        file = case_file(root, entry.name)
+        size = file.stat().st_size if file.is_file() else None
+        if size != entry.size:
+            found = "is not there" if size is None else f"has {size} bytes, not {entry.size}"
+            raise InputError(f"{file} {found}; {again}")
+    return Store(root, settings, versions, entries)
+
+
+def read_manifest(root: Path) -> tuple[Settings, dict[str, str]]:
+    """How a store was prepared, and by which versions. Raises `InputError` where that is not told."""
+    try:
+        told = json.loads((root / MANIFEST).read_text())
+        if (told["what"], told["format"]) != (WHAT, FORMAT):
+            raise ValueError(f"it is {told['what']}, format {told['format']}")
+        kept = told["settings"]
+        return Settings(tuple(kept["contrasts"]), kept["start"], kept["target"]), told["versions"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{root / MANIFEST} is not the manifest of a store, format {FORMAT} ({error})") from error
+
+
+def read_list(root: Path) -> tuple[dict[str, Entry], int]:
+    """The finished cases by name, the last line of each; and the number of the first line that is none, or 0.
+
+    A last line without its end is one that was being written when something stopped: no case yet.
+    """
+    entries, torn = {}, 0
+    text = (root / LIST).read_text() if (root / LIST).is_file() else ""
+    for number, line in enumerate(text.splitlines(keepends=True), 1):
+        try:
+            entry = _entry(json.loads(line))
+        except (ValueError, TypeError, KeyError):
+            torn = torn or (number if line.endswith("\n") else 0)
+            continue
+        if line.endswith("\n"):
+            entries[entry.name] = entry
+    return entries, torn
+
+
+def _entry(told: dict[str, Any]) -> Entry:
+    tuples = ("absent", "spacing", "warnings", *(("style",) if told["style"] else ()))
+    scales = {name: (float(centre), float(width)) for name, (centre, width) in told["scales"].items()}
+    return Entry(**told | {name: tuple(told[name]) for name in tuples} | {"scales": scales})
+
+
+def write_case(case: Boxed, file: Path) -> None:
+    """Write a case's file, whole or not at all. Raises `OSError`."""
+    beside = file.with_name(file.name + ".partial")
+    try:
+        with h5py.File(beside, "w") as opened:
+            for name, array in (case.images | {REGION: case.region}).items():
+                made = opened.create_dataset(
+                    name, data=array, chunks=(1, *array.shape[1:]), compression="gzip", compression_opts=1,
+                    shuffle=True, fletcher32=True,
+                )  # fmt: skip
+                if name in case.scales:
+                    made.attrs.update(asdict(case.scales[name]))
+        beside.replace(file)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def read_arrays(file: Path, taken: Mapping[str, slice | int]) -> dict[str, np.ndarray]:
+    """Some slices of some arrays of a case's file. Raises `InputError` where it is damaged."""
+    try:
+        with h5py.File(file, "r") as opened:
+            return {name: opened[name][index] for name, index in taken.items()}
+    except (OSError, KeyError, RuntimeError) as error:
+        raise InputError(
+            f"{file} is damaged ({error}); the command that prepared it, dsdiff prepare, makes it anew"
+        ) from error
