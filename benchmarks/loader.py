@@ -97,7 +97,7 @@ def grown(root: Path, first: int, last: int) -> None:
             scales = {name: (scale.centre, scale.width) for name, scale in case.scales.items()}
             entry = Entry(
                 file.stem, "".join(map(str, case.region.max((1, 2)))), (), scales, case.spacing, (), {},
-                prepare.sha256(file), file.stat().st_size, (style.gram.tolist(), style.moment.tolist()),
+                prepare.sha256(file), file.stat().st_size, (style.gram.tolist(), style.moment.tolist()), {},
             )  # fmt: skip
             listed.write(entry.line)
 

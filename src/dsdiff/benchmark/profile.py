@@ -134,17 +134,10 @@ def _alone(job: Job, file: Path, size: int, device: str) -> tuple[float, float]:
     config, where = configs.load(file), devices.pick(device)
     with where:
         given = inputs(config, size, size)
-<<<<<<< HEAD
     devices.peak_memory(where)
     before = devices.peak_memory(where)  # and from here on the peak counts anew
     seconds = job(config, given, where)
     return seconds, (devices.peak_memory(where) - before) / GIB
-=======
-    used(where)
-    before = used(where)  # and from here on the peak counts anew
-    seconds = job(config, given, where)
-    return seconds, (used(where) - before) / GIB
->>>>>>> engine
 
 
 def _infer(config: RunConfig, given: Given, where: torch.device) -> float:
@@ -172,23 +165,6 @@ def _train(config: RunConfig, given: Given, where: torch.device) -> float:
     return time.perf_counter() - since
 
 
-<<<<<<< HEAD
-=======
-def used(where: torch.device) -> int:
-    """Most bytes in use at one time since this was last asked: on CUDA by tensors, else by the process."""
-    if where.type == "cuda":
-        peak = torch.cuda.max_memory_allocated(where)
-        torch.cuda.reset_peak_memory_stats(where)
-        return peak
-    if CLEAR.exists():
-        peak = next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        CLEAR.write_text("5")
-        return peak * 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
->>>>>>> engine
 def _free(device: str) -> int:
     if torch.device(devices.pick(device)).type == "cuda":
         return torch.cuda.mem_get_info()[0]

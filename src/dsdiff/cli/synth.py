@@ -167,9 +167,12 @@ def _synthesize(
         todo = [c for c in todo if not case_io.is_finished(out, c, loaded, taken, samples, seed, told)]
         console.print(f"{everything - len(todo)} of {everything} cases are finished already")
     failed: dict[str, Exception] = {}
+    doubted: list[str] = []
     try:
-        _run(todo, out, loaded, taken, samples, seed, told, memory, by, console, failed)
+        _run(todo, out, loaded, taken, samples, seed, told, memory, by, console, failed, doubted)
     finally:
+        if doubted and everything > 1:
+            console.print(f"[yellow]{len(doubted)} of {everything} cases come with doubts: {', '.join(doubted)}[/]")
         if failed and everything > 1:
             console.print(f"[bold red]{len(failed)} of {everything} cases failed:[/]")
             for name, reason in failed.items():
@@ -192,8 +195,11 @@ def _run(
     by: str,
     console: "Console",
     failed: dict[str, Exception],
+    doubted: list[str],
 ) -> None:
-    """Synthesise every case, noting in `failed` the ones that could not be. Raises `OutputError`, which stops all."""
+    """Synthesise every case, noting in `failed` the ones that could not be, in `doubted` those with doubts about the
+    input. Raises `OutputError`, which stops all.
+    """
     from dsdiff.inference.cohort import synthesize_cases
     from dsdiff.progress import bars
 
@@ -211,6 +217,7 @@ def _run(
                 failed[case.name] = outcome
             else:
                 _say(progress, case.name, out, time.perf_counter() - began, by, outcome.warnings)
+                doubted += [case.name] if outcome.warnings else []
             began = time.perf_counter()
             progress.remove_task(tasks[case.name])
             progress.advance(whole)

@@ -1,14 +1,15 @@
 """The patients of a training: where their slices lie, which are held out, and the styles of their targets."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Integer
 
-from dsdiff.data import cases, preprocess, style
+from dsdiff.data import cases, familiar, preprocess, style
 from dsdiff.data.cases import Case
+from dsdiff.data.familiar import Measurements
 from dsdiff.data.labels import TUMOUR, enhancing_label
 from dsdiff.data.preprocess import Scale
 from dsdiff.data.style import LinearRegression
@@ -74,6 +75,7 @@ class Patient:
 
     change: what is added to the target, as a code of a style; None leaves it as it is.
     styles: codes of the target's own style and of the average one, where style is to be told.
+    measured: see `familiar.measure`.
     """
 
     name: str
@@ -81,11 +83,12 @@ class Patient:
     peak: Integer[np.ndarray, " z"]
     change: Code | None = None
     styles: tuple[Code, Code] | None = None
+    measured: dict[str, Measurements] = field(default_factory=dict)
 
     @staticmethod
-    def of(name: str, slices: Slices) -> "Patient":
+    def of(name: str, slices: Slices, measured: dict[str, Measurements] | None = None) -> "Patient":
         """The patient of some slices, its target untouched."""
-        return Patient(name, slices, slices.peak())
+        return Patient(name, slices, slices.peak(), measured=measured or {})
 
     def slices_with(self, least: int) -> Integer[np.ndarray, " n"]:
         """Slices in which some voxel's region is at least `least`."""
@@ -114,18 +117,22 @@ class Cohort:
 
 @dataclass(frozen=True)
 class Boxed:
-    """A case as training keeps it: prepared, in the brain's box, slices first, float16. region: as in `Slices`."""
+    """A case as training keeps it: prepared, in the brain's box, slices first, float16.
+
+    region: as in `Slices`; measured: of the sources, see `familiar.measure`.
+    """
 
     images: dict[str, Float[np.ndarray, "z x y"]]
     region: Integer[np.ndarray, "z x y"]
     scales: dict[str, Scale]
     spacing: tuple[float, float, float]
     warnings: tuple[str, ...]
+    measured: dict[str, Measurements] = field(default_factory=dict)
 
 
-def boxed(case: Case, contrasts: Sequence[str], start: str) -> Boxed:
+def boxed(case: Case, contrasts: Sequence[str], target: str, start: str) -> Boxed:
     """Read and prepare one case; the brain is that of `start`. Raises what reading and preparing raise."""
-    volumes = cases.load(case, (*contrasts, *(("seg",) if "seg" in case.files else ())))
+    volumes = cases.load(case, (*contrasts, target, *(("seg",) if "seg" in case.files else ())))
     seg = volumes.pop("seg", None)
     prepared = preprocess.apply(volumes, start)
     region = prepared.brain.astype(np.uint8)
@@ -138,14 +145,16 @@ def boxed(case: Case, contrasts: Sequence[str], start: str) -> Boxed:
         name: np.ascontiguousarray(image[box].transpose(2, 0, 1), np.float16) for name, image in prepared.images.items()
     }
     kept = np.ascontiguousarray(region[box].transpose(2, 0, 1))
-    return Boxed(images, kept, prepared.scales, prepared.spacing, prepared.warnings)
+    found = familiar.measure(replace(prepared, images={name: prepared.images[name] for name in contrasts}))
+    measured = {group: found[group] for group in familiar.QUESTIONS}
+    return Boxed(images, kept, prepared.scales, prepared.spacing, prepared.warnings, measured)
 
 
 def load(case: Case, contrasts: Sequence[str], target: str, start: str = "t1") -> Patient:
     """One training case, in memory. Raises what reading and preparing raise."""
-    read = boxed(case, (*contrasts, target), start)
+    read = boxed(case, contrasts, target, start)
     images = np.stack([read.images[name] for name in (*contrasts, target)])
-    return Patient.of(case.name, InMemory(images, read.region))
+    return Patient.of(case.name, InMemory(images, read.region), read.measured)
 
 
 def style_of(slices: Slices) -> LinearRegression:

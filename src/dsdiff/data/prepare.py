@@ -144,12 +144,13 @@ def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> 
     """The entry of a case that was prepared now, None where it stands in the store as its files are, or what failed."""
     try:
         present = [name for name in settings.contrasts if name in case.files or name in case.doubles]
-        needed = [settings.start, *(name for name in present if name != settings.start), settings.target]
-        inputs = {name: sha256(case.files[name]) for name in (*needed, "seg") if name in case.files}
+        sources = [settings.start, *(name for name in present if name != settings.start)]
+        read_ones = (*sources, settings.target, "seg")
+        inputs = {name: sha256(case.files[name]) for name in read_ones if name in case.files}
         file = store.case_file(root, case.name)
         if known is not None and known.inputs == inputs and file.is_file() and sha256(file) == known.sha256:
             return None
-        read = cohort.boxed(case, needed, settings.start)
+        read = cohort.boxed(case, sources, settings.target, settings.start)
         store.write_case(read, file)
         scales = {name: (scale.centre, scale.width) for name, scale in read.scales.items()}
         absent = tuple(name for name in settings.contrasts if name not in present)
@@ -170,6 +171,7 @@ def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> 
             sha256(file),
             file.stat().st_size,
             told,
+            read.measured,
         )
     except Exception as error:  # one odd case must not stop the others
         return str(error) or type(error).__name__

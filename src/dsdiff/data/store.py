@@ -42,7 +42,8 @@ class Entry:
     peak: highest region of every slice, a digit each. absent: source contrasts that the case lacks.
     scales: centre and width of every contrast: z = (intensity - centre) / width. spacing: mm along x, y, z.
     inputs: SHA-256 of every file that was read; sha256, size: of the case's file in the store.
-    style: the target's own style, from all source contrasts; None where one is absent.
+    style: the target's own style, from all source contrasts; None where one is absent. measured: see
+    `familiar.measure`.
     """
 
     name: str
@@ -55,6 +56,7 @@ class Entry:
     sha256: str
     size: int
     style: tuple[list[list[float]], list[float]] | None
+    measured: dict[str, dict[str, float]]
 
     @property
     def line(self) -> str:
@@ -125,7 +127,7 @@ class Store:
                 raise CaseError(f"case {entry.name} of {self.root} has no {absent[0]}; leave it out of data.contrasts")
             style = entry.style if tuple(contrasts) == self.settings.contrasts else None
             slices = Stored(case_file(self.root, entry.name), tuple(contrasts), target, entry.peak, style)
-            found.append(Patient.of(entry.name, slices))
+            found.append(Patient.of(entry.name, slices, entry.measured))
         return found
 
 

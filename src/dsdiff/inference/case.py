@@ -81,7 +81,8 @@ def write(result: Result, case: Case, out: Path, model: Model) -> Result:
 def _write(result: Result, case: Case, folder: Path, model: Model) -> None:
     nifti.write(result.t1ce, folder / f"{case.name}_desc-synthT1ce_T1w.nii.gz", DESCRIPTION)
     if result.std is not None:
-        nifti.write(result.std, folder / f"{case.name}_desc-stdT1ce_T1w.nii.gz", f"SD over samples: {DESCRIPTION}")
+        of = "expected SD of error" if model.process.spread else "SD over samples"
+        nifti.write(result.std, folder / f"{case.name}_desc-stdT1ce_T1w.nii.gz", f"{of}: {DESCRIPTION}")
     preview.save(picture(result, case.name, model), folder / "preview.png")
     facts = provenance(result, case, model)
     (folder / PROVENANCE).write_text(json.dumps(facts, indent=2) + "\n")
@@ -99,7 +100,7 @@ def picture(result: Result, name: str, model: Model) -> Any:
         title += f"   without {' and '.join(preview.LABELS.get(c, c) for c in lacking)}"
     if style := described(model, result.style):
         title += f"   style: {style}"
-    return preview.draw(columns, overlay, prepared, point, title, result.z_std)
+    return preview.draw(columns, overlay, prepared, point, title, result.z_std, result.warnings)
 
 
 def absent(result: Result, model: Model) -> list[str]:
@@ -135,6 +136,7 @@ def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
         "absent": absent(result, model),
         "style": described(model, result.style),
         "versions": {"dsdiff": __version__} | {name: version(name) for name in ("torch", "numpy", "nibabel")},
+        "unlike_training": result.unlike,
         "warnings": list(result.warnings),
     }
 

@@ -15,6 +15,8 @@ from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.conditioning.network import Network, named
 from dsdiff.config import RunConfig
+from dsdiff.data import familiar
+from dsdiff.data.familiar import Familiar
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError, ModelError
@@ -27,7 +29,9 @@ DEFAULT = "default"
 @dataclass(frozen=True)
 class Model:
     """`name` and `hash` go into provenance. `network` is as it was trained, `computed_by` what synthesis computes it by
-    (see `engine`)."""
+    (see `engine`). familiar: what the training patients were like, where the model knows. calibration: by which the
+    error that the network expects is multiplied.
+    """
 
     name: str
     hash: str
@@ -37,6 +41,8 @@ class Model:
     sampler: Sampler
     device: torch.device
     computed_by: str = "auto"
+    familiar: Familiar | None = None
+    calibration: float = 1.0
 
     @cached_property
     def engine(self) -> Engine:
@@ -82,7 +88,8 @@ def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto")
         network.load_state_dict(named(held.weights))
     except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:
         raise ModelError(f"{folder}: weights and config do not make a model ({str(error).splitlines()[0]})") from error
-    network = network.eval().to(device)
+    known, calibration = held.facts.get("familiar"), float(held.facts.get("calibration", 1.0))
     return Model(
-        folder.name, held.hash, config, network, config.build_process(), config.build_sampler(), device, engine
-    )
+        folder.name, held.hash, config, network.eval().to(device), config.build_process(), config.build_sampler(),
+        device, engine, familiar.parse(str(known), f"{folder}") if known else None, calibration,
+    )  # fmt: skip

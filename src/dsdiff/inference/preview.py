@@ -1,5 +1,7 @@
 """One picture of a result: inputs, T1ce, enhancement and uncertainty in three planes."""
 
+import textwrap
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +15,7 @@ from dsdiff.data.preprocess import Prepared
 from dsdiff.data.views import ENHANCEMENT_COLOURS, ENHANCEMENT_RANGE, PLANES, SPREAD_COLOURS, aspect, plane, window
 
 LABELS = {"t1": "T1", "t2": "T2", "flair": "FLAIR", "t1ce": "T1ce"}
-BACKGROUND, INK, FAINT = "#0b0d10", "#e8eaed", "#9aa0a6"
+BACKGROUND, INK, FAINT, DOUBT = "#0b0d10", "#e8eaed", "#9aa0a6", "#fdd663"
 
 
 def show_point(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> tuple[int, int, int]:
@@ -55,11 +57,12 @@ def draw(
     point: tuple[int, int, int],
     title: str,
     spread: Float[np.ndarray, "x y z"] | None = None,
+    doubts: Sequence[str] = (),
 ) -> Figure:
     """A figure with a row for each plane.
 
     columns: title -> grey image. enhancements: title -> (grey image, enhancement drawn over it in colour).
-    spread: standard deviation over samples, a last column. All on the network's axes, robust z-scores.
+    spread: standard deviation, a last column. All on the network's axes, robust z-scores. doubts: about the input.
     """
     box = brain_box(prepared.brain, margin=4)
     brain = prepared.brain[box]
@@ -95,6 +98,10 @@ def draw(
     for axis, label in zip(axes[0], names, strict=True):
         axis.set_title(LABELS.get(label, label), color=INK, fontsize=10, pad=5)
     figure.text(0.03, 0.965, title, color=INK, fontsize=11, va="center")
+    if doubts:
+        more = f" (and {len(doubts) - 1} more in provenance.json)" if len(doubts) > 1 else ""
+        line = textwrap.shorten(f"Doubt: {doubts[0]}", int(26 * len(names)), placeholder=" ...") + more
+        figure.text(0.97, 0.965, line, color=DOUBT, fontsize=8, va="center", ha="right")
     _legend(figure, spread is not None)
     return figure
 

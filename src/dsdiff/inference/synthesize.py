@@ -18,7 +18,7 @@ from torch import Tensor
 
 from dsdiff import device as devices
 from dsdiff.conditioning import style as styles
-from dsdiff.data import cases, nifti, preprocess, slices
+from dsdiff.data import cases, familiar, nifti, preprocess, registration, slices
 from dsdiff.data.preprocess import Prepared
 from dsdiff.data.slices import SliceBatch
 from dsdiff.diffusion.process import NoiseProcess
@@ -51,11 +51,8 @@ class Result:
     samples: int
     seed: int
     style: str | None  # name of the case whose style it has
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Doubts about the input, in words."""
-        return self.prepared.warnings
+    unlike: dict[str, float]  # see `familiar.Familiar.scores`; empty for a model that does not know
+    warnings: tuple[str, ...]  # doubts about the input, in words
 
 
 def synthesize(
@@ -176,8 +173,18 @@ def complete(
         progress(done / total)
     std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)
     t1ce = preprocess.restore(prepared, mean, data.start)
-    named = None if style is None else style.name
-    return Result(t1ce, std, prepared, mean * prepared.brain, spread, steps, samples, seed, named)
+    named, (unlike, doubts) = None if style is None else style.name, doubted(prepared, model)
+    return Result(t1ce, std, prepared, mean * prepared.brain, spread, steps, samples, seed, named, unlike, doubts)
+
+
+def doubted(prepared: Prepared, model: Model) -> tuple[dict[str, float], tuple[str, ...]]:
+    """How far the case is from the training patients (1 is the limit) by group, and every doubt about it in words."""
+    said = (*prepared.warnings, *registration.doubts(prepared, model.config.data.start))
+    if model.familiar is None:
+        return {}, said
+    found = familiar.measure(prepared)
+    scores = {name: round(score, 3) for name, score in model.familiar.scores(found).items()}
+    return scores, (*said, *model.familiar.doubts(found))
 
 
 @dataclass(frozen=True)

@@ -46,7 +46,7 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console, w
         unfinished = trainer.step < config.training.steps or (validates and judge.due(trainer.step))
         if unfinished and not judge.satisfied:
             patients = loader.gather(config.data, config.conditioning.style != "none", console)
-            trainer.learn_style(patients.training)
+            trainer.learn(patients.training)
             _steps(trainer, judge, run, patients, console, workers)
         for number, decay in enumerate(config.training.ema):
             folders.save(trainer, number, run / (MODEL if number == judge.ema else f"{MODEL}-ema{decay}"))

@@ -17,7 +17,7 @@ from dsdiff.errors import ConfigError, ModelError
 from dsdiff.training.distributed import shared_out, whole
 from dsdiff.training.trainer import Trainer
 
-STATE = "state.safetensors"
+STATE, FAMILIAR = "state.safetensors", "familiar"
 Tensors = dict[str, Tensor]
 
 
@@ -32,7 +32,7 @@ def save(trainer: Trainer, run: Path, facts: Facts) -> None:
         if trainer.world.first:
             tensors[name] = together.cpu()
     scale = {f"scaler.{name}": value for name, value in trainer.scaler.state_dict().items()}
-    told: Facts = {"step": trainer.step, "processes": trainer.world.size, **scale, **facts}
+    told: Facts = {"step": trainer.step, "processes": trainer.world.size, FAMILIAR: trainer.familiar, **scale, **facts}
     trainer.world.by_first(lambda: checkpoint.save_state(run / STATE, tensors, told))
 
 
@@ -86,7 +86,7 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
     if trainer.scaler.is_enabled():
         scale = {name.removeprefix("scaler."): facts[name] for name in facts if name.startswith("scaler.")}
         trainer.scaler.load_state_dict(scale)
-    trainer.step = int(facts["step"])
+    trainer.step, trainer.familiar = int(facts["step"]), str(facts.get(FAMILIAR, ""))
     return facts
 
 

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from dsdiff.conditioning.network import Network
 from dsdiff.config import RunConfig, TrainingConfig
+from dsdiff.data import familiar
 from dsdiff.data.batch import Batch
 from dsdiff.data.cohort import Patient
 from dsdiff.errors import ConfigError, DsdiffError
@@ -33,6 +34,7 @@ class Trainer:
         settings = config.training
         self.config, self.world = config, where if isinstance(where, World) else World(where)
         self.device, self.step = self.world.device, 0
+        self.familiar = ""  # see `data.familiar`, as JSON
         self.network = config.build_network()
         if settings.init_from is not None:
             finetune.begin(self.network, config, settings.init_from)
@@ -110,8 +112,12 @@ class Trainer:
         guilty = batch.cases if math.isfinite(mean) or not math.isfinite(mine) else ()
         raise Diverged(f"the {what} at step {self.step}; lower training.lr or set training.precision=fp32", guilty)
 
-    def learn_style(self, patients: Sequence[Patient]) -> None:
-        """Keep the average style of the training patients with the weights, where the network is told one."""
+    def learn(self, patients: Sequence[Patient]) -> None:
+        """Keep what the training patients are like, and with the weights their average style if the network is told
+        one.
+        """
+        known = familiar.learn([patient.measured for patient in patients if patient.measured])
+        self.familiar = known.dump() if known else ""
         if patients[0].styles is not None:
             code = torch.from_numpy(patients[0].styles[1]).float()
             for weights in (self.network.state_dict(), *(average.weights for average in self.averages)):

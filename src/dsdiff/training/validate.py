@@ -18,7 +18,7 @@ from dsdiff.data.preprocess import Prepared
 from dsdiff.evaluation import scores
 from dsdiff.evaluation.regions import Regions
 from dsdiff.inference.model import Model
-from dsdiff.inference.synthesize import BATCH, plan, predict
+from dsdiff.inference.synthesize import plan, predict
 from dsdiff.training.objective import Objective
 from dsdiff.training.pictures import save_samples
 from dsdiff.training.stop import Stop
@@ -94,7 +94,7 @@ def _score(model: Model, patient: Patient, stop: Stop) -> dict[str, float]:
     named = dict(zip(model.contrasts, images[:-1], strict=True))
     prepared = Prepared(named, region > 0, {}, (1.0, 1.0, 1.0), Volume(images[0], np.eye(4)), ())
     made, data = np.zeros(region.shape, np.float32), model.config.data
-    for batch in slices.batches(prepared, model.contrasts, data.slab, model.multiple, BATCH):
+    for batch in slices.batches(prepared, model.contrasts, data.slab, model.multiple, model.engine.slices):
         if stop.asked:
             return {}
         drawn = predict(model, batch, plan(model, None, 1), 1, 0).mean  # b h w
