@@ -71,7 +71,7 @@ def _shape(
         found[f"extent {name}"] = float(len(share) * spacing[axis])
         found[f"skewness {name}"] = float(share @ (place / deviation) ** 3)
         found[f"symmetry {name}"] = float((brain & mirrored).sum() / (brain | mirrored).sum())
-        for contrast, image in images.items():  # zero outside the brain
+        for contrast, image in images.items() if axis else ():  # zero outside the brain; tumours lie on one side
             bright = image.clip(-5, 5).sum(others) / brain.sum()
             found[f"brightness of {contrast} {name}"] = float(bright @ place / deviation)
     return found
