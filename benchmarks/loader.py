@@ -141,7 +141,7 @@ def memory(root: Path, in_memory: bool, queue: multiprocessing.Queue) -> None:
 def growth() -> list[dict[str, float]]:
     """The curves: a row for every number of cases."""
     root, rows, there = Path(tempfile.mkdtemp()) / "store", [], 0
-    prepare._claim(root, SETTINGS)
+    prepare.claim(root, SETTINGS)
     context = multiprocessing.get_context("spawn")
     for n in CASES:
         grown(root, there, n)
