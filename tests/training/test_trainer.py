@@ -4,6 +4,7 @@ import pytest
 import torch
 import yaml
 from conftest import TINY
+from rich.console import Console
 
 from dsdiff import checkpoint
 from dsdiff import config as configs
@@ -40,7 +41,7 @@ def test_fp16_scales_the_loss_and_a_resume_takes_up_the_scale(tmp_path):
     state.save(trainer, tmp_path, {})
     assert checkpoint.read_state(tmp_path / state.STATE)[1]["scaler.scale"] == 1024.0
     resumed = Trainer(settings, CPU)
-    state.resume(resumed, tmp_path, None)
+    state.resume(resumed, tmp_path, Console(quiet=True))
     assert (resumed.scaler.get_scale(), resumed.step) == (1024.0, 2)
     stepped(trainer, 4), stepped(resumed, 4)
     a, b = (one.network.state_dict() for one in (trainer, resumed))
