@@ -4,9 +4,10 @@ Waiting: a stand-in for a network computes for 10 ms of CPU time a step, while w
 from STORE (prepared patients of full size, the data block of bridge-small with its augmentation). It computes rather
 than sleeps, so that whatever else the machine does slows network and workers alike; it takes one core for itself.
 
-Growth: stores of simulated patients in small boxes (sparse: smooth noise in an ellipsoid) of 20 to 1251 cases, written
-to a temporary folder: bytes of the store, seconds to open it, and memory of the training process and of two workers
-after 100 batches, beside patients that are read into memory. OUT gets the numbers as JSON and the curves as PNG.
+Growth: stores of simulated patients in small boxes (sparse: smooth noise in an ellipsoid; 16 of them, and copies by
+other names) of 20 to 1251 cases, in a temporary folder: bytes of the store, seconds to open it, and memory of the
+training process and of two workers after 100 batches, beside patients that are read into memory. OUT gets the numbers
+as JSON and the curves as PNG.
 """
 
 import argparse
@@ -16,6 +17,7 @@ import os
 import shutil
 import tempfile
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +36,7 @@ from dsdiff.data.store import Entry, Settings
 
 NETWORK = 0.010  # seconds of a step
 SETTINGS, SHAPE = Settings(), (24, 48, 56)
-CASES = (20, 80, 320, 1251)
+CASES, ORIGINALS = (20, 80, 320, 1251), 16
 
 
 def computed(seconds: float) -> None:
@@ -86,19 +88,30 @@ def simulated(seed: int) -> Boxed:
     return Boxed(images, brain + 2 * ball.astype(np.uint8), dict.fromkeys(images, Scale(0, 1)), (1.0, 1.0, 1.0), ())
 
 
+def written(root: Path, seed: int) -> Entry:
+    """Put a simulated patient into a store."""
+    case, file = simulated(seed), store.case_file(root, f"simulated-{seed:04d}")
+    store.write_case(case, file)
+    images = np.stack([case.images[name] for name in (*SETTINGS.contrasts, SETTINGS.target)])
+    style = InMemory(images, case.region).style()
+    scales = {name: (scale.centre, scale.width) for name, scale in case.scales.items()}
+    return Entry(
+        file.stem, "".join(map(str, case.region.max((1, 2)))), (), scales, case.spacing, (), {},
+        prepare.sha256(file), file.stat().st_size, (style.gram.tolist(), style.moment.tolist()),
+    )  # fmt: skip
+
+
 def grown(root: Path, first: int, last: int) -> None:
-    """Add simulated patients to a store."""
+    """Add patients to a store: `ORIGINALS` of them simulated, the others copies by other names."""
+    known, _ = store.read_list(root)
     with (root / store.LIST).open("a") as listed:
         for seed in range(first, last):
-            case, file = simulated(seed), store.case_file(root, f"simulated-{seed:04d}")
-            store.write_case(case, file)
-            images = np.stack([case.images[name] for name in (*SETTINGS.contrasts, SETTINGS.target)])
-            style = InMemory(images, case.region).style()
-            scales = {name: (scale.centre, scale.width) for name, scale in case.scales.items()}
-            entry = Entry(
-                file.stem, "".join(map(str, case.region.max((1, 2)))), (), scales, case.spacing, (), {},
-                prepare.sha256(file), file.stat().st_size, (style.gram.tolist(), style.moment.tolist()),
-            )  # fmt: skip
+            if seed < ORIGINALS:
+                entry = known[f"simulated-{seed:04d}"] = written(root, seed)
+            else:
+                original = f"simulated-{seed % ORIGINALS:04d}"
+                entry = replace(known[original], name=f"simulated-{seed:04d}")
+                shutil.copyfile(store.case_file(root, original), store.case_file(root, entry.name))
             listed.write(entry.line)
 
 
@@ -128,7 +141,7 @@ def memory(root: Path, in_memory: bool, queue: multiprocessing.Queue) -> None:
 def growth() -> list[dict[str, float]]:
     """The curves: a row for every number of cases."""
     root, rows, there = Path(tempfile.mkdtemp()) / "store", [], 0
-    prepare._claim(root, SETTINGS)
+    prepare.claim(root, SETTINGS)
     context = multiprocessing.get_context("spawn")
     for n in CASES:
         grown(root, there, n)

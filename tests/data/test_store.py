@@ -131,6 +131,9 @@ def test_damage_is_named_and_mended(place):
     whole = file.read_bytes()
     middle = len(whole) // 2
     file.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
+    for workers in (0, 1):
+        with pytest.raises(InputError, match=r"^[^\n]*P1\.h5 is damaged .* makes it anew$"):
+            list(prefetched(drawn(place / "store"), 0, 30, workers))
     with pytest.raises(InputError, match=r"P1\.h5 is damaged .* makes it anew"):
         for patient in store.open_store(place / "store").patients(DATA.contrasts, "t1ce", "t1"):
             patient.slices.whole()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,13 @@ class Batch:
         styled = None if self.styled is None else self.styled[index]
         named = tuple(self.cases[i] for i in index.tolist()) if self.cases else ()
         return Batch(self.sources[index], self.target[index], self.region[index], self.present[index], styled, named)
+
+    def pin_memory(self) -> "Batch":
+        """The same in page-locked memory, from which a GPU copies while it computes."""
+        pinned: dict[str, Any] = {
+            name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **pinned)
 
     @staticmethod
     def joined(parts: Sequence["Batch"]) -> "Batch":

@@ -19,7 +19,7 @@ from dsdiff.data import cases, cohort, splits, store
 from dsdiff.data.batch import Batch
 from dsdiff.data.cohort import Cohort, Patient
 from dsdiff.data.settings import DataConfig
-from dsdiff.errors import ConfigError
+from dsdiff.errors import ConfigError, DsdiffError
 from dsdiff.progress import bars
 
 
@@ -40,7 +40,12 @@ class Batches(Dataset):
         first = self.rank * self.size
         return Batch.joined([self._slice(step, number) for number in range(first, first + self.size)])
 
-    __getitem__ = at
+    def __getitem__(self, step: int) -> Batch | DsdiffError:
+        """What a worker hands over: the batch, or an error, to which raising it there would add a traceback."""
+        try:
+            return self.at(step)
+        except DsdiffError as error:
+            return error
 
     def _slice(self, step: int, number: int) -> Batch:
         """One slice: a phantom's or a patient's; augmented and without some contrasts if the config says so."""
@@ -61,9 +66,10 @@ def prefetched(
     """The batches of the steps from `first` to before `last`, in order, made by worker processes ahead of time.
 
     workers: 0 makes each when it is asked for. ahead: batches that each worker keeps ready. pin: for copies to a GPU.
+    Raises `InputError` where a file of a store is damaged.
     """
     own = torch.Generator()  # else the loader draws a number from the one that everybody shares
-    yield from DataLoader(
+    for batch in DataLoader(
         drawn,
         batch_size=None,
         sampler=range(first, last),
@@ -72,7 +78,10 @@ def prefetched(
         pin_memory=pin,
         generator=own,
         worker_init_fn=_deaf,
-    )
+    ):
+        if isinstance(batch, DsdiffError):
+            raise batch
+        yield batch
 
 
 def _deaf(worker: int) -> None:

@@ -58,7 +58,7 @@ def prepare(folder: Path, root: Path, settings: Settings, workers: int, console:
     the store was prepared otherwise, `OutputError` where it cannot be written, and what discovering cases raises.
     """
     found = cases.discover(folder)
-    _claim(root, settings)
+    claim(root, settings)
     entries, _ = store.read_list(root)
     made, kept, failed = [], [], {}
     todo = [(case, entries.get(case.name)) for case in found]
@@ -80,7 +80,7 @@ def prepare(folder: Path, root: Path, settings: Settings, workers: int, console:
     return Report(tuple(sorted(made)), tuple(sorted(kept)), dict(sorted(failed.items())), entries)
 
 
-def _claim(root: Path, settings: Settings) -> None:
+def claim(root: Path, settings: Settings) -> None:
     """Make the store, or check that it is one, prepared alike. Ends a line of the list that was left torn."""
     try:
         if store.is_store(root):
