@@ -15,9 +15,9 @@ def config(**training):
 def test_need_by_hand():
     """Weight, gradient, two moments and an average are 20 bytes; autocast's copy 2, another average 4."""
     counted = Counted(parameters=1000, macs=0, activations=500)
-    assert fit.need(config(), counted, half=False) == Need(20_000.0, 1000.0)
-    assert fit.need(config(ema=[0.9, 0.99]), counted, half=True) == Need(26_000.0, 500.0)
-    assert fit.need(config(strategy="fsdp"), counted, half=True, processes=4) == Need(7_000.0, 500.0)
+    assert fit.need(config(), counted, half=False) == Need(20_000.0, 1500.0)
+    assert fit.need(config(ema=[0.9, 0.99]), counted, half=True) == Need(26_000.0, 750.0)
+    assert fit.need(config(strategy="fsdp"), counted, half=True, processes=4) == Need(7_000.0, 750.0)
     assert Need(20_000.0, 1000.0).of(8) == 28_000
 
 
@@ -47,8 +47,19 @@ def test_what_is_no_memory_is_refused(text):
         fit.parse(text)
 
 
+def test_an_encoder_of_contrasts_is_counted():
+    plain, more = (profile.count(made, 32, 48) for made in (config(), with_encoder()))
+    assert more.parameters > plain.parameters
+    assert more.macs > plain.macs
+    assert more.activations > plain.activations
+
+
+def with_encoder():
+    return configs.parse({**TINY, "conditioning": {"encoder": "shared"}}, "test")
+
+
 def test_a_slice_more_needs_what_it_is_said_to_need():
     counted = profile.count(config(), 32, 48)
     assert counted.activations > 0
     needed = fit.need(config(), counted, half=False)
-    assert needed.of(3) - needed.of(2) == 2 * counted.activations
+    assert needed.of(3) - needed.of(2) == 3 * counted.activations

@@ -269,9 +269,12 @@ def test_train_then_synth(cli, case_folder, tmp_path):
     command = ("train", tmp_path / "tiny.yaml", f"data.root={case_folder.parent}", "-o", run_folder)
     code, said = cli(*command, "backbone.params.model_chanels=3")
     assert (code, "model_chanels" in said, run_folder.exists()) == (2, True, False)
-    code, said = cli(*command, "--dry-run")
+    code, said = cli(*command, "--dry-run", "--memory", "1GB")
     assert code == 0
     assert "M parameters" in said
+    assert "GMAC a slice of 32 x 48" in said
+    assert "1GB fits training.batch_size=2 training.accumulate=1 training.lr=0.0003" in said
+    assert cli(*command, "--memory", "1GB")[0] == 2
     code, said = cli(*command)
     assert code == 0, said
     code, said = cli("synth", case_folder, "-o", tmp_path / "out", "--model", run_folder / "model")

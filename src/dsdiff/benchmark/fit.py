@@ -1,6 +1,7 @@
 """What a training takes of memory, and the batch that fits a given one.
 
-bytes = parameters (weight, gradient, two moments, averages, autocast's copy) + slices of a part x activations of one.
+bytes = parameters (weight, gradient, two moments, averages, autocast's copy) + slices of a part x PEAK x activations of
+one, which are what it keeps for the backward pass.
 Under FSDP2 all but autocast's copy is shared out among the processes. docs/training.md has it beside what was measured.
 """
 
@@ -15,6 +16,7 @@ from dsdiff.errors import ConfigError
 UNITS = {"GB": 10**9, "GiB": 2**30, "MB": 10**6, "MiB": 2**20}
 USABLE = 0.9  # of the memory: the rest is lost between blocks and to what a convolution needs while it computes
 COPY = 2  # bytes of autocast's copy of a parameter
+PEAK = 1.5  # of activations: gradients on their way and what convolutions need besides; measured (docs/training.md)
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def need(config: RunConfig, counted: profile.Counted, half: bool, processes: int
     share = processes if config.training.strategy == "fsdp" else 1
     own = profile.TRAINING_BYTES - COPY + 4 * (len(config.training.ema) - 1)
     weights = counted.parameters * (own / share + COPY * half)
-    return Need(float(weights), float(counted.activations * (1 if half else 2)))
+    return Need(float(weights), PEAK * counted.activations * (1 if half else 2))
 
 
 def fit(config: RunConfig, needed: Need, memory: float) -> Fit:

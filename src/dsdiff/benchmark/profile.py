@@ -68,7 +68,7 @@ def count(config: RunConfig, height: int, width: int) -> Counted:
     network = config.sketch()
     with next(network.parameters()).device:
         given = inputs(config, height, width)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
+    with FlopCounterMode(display=False) as counter:  # not under no_grad: it trips over parameters given as arguments
         forward(network.eval(), given)
     kept: dict[int, int] = {}
 

@@ -1,5 +1,6 @@
 """dsdiff train: one YAML is one run."""
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -84,7 +85,7 @@ def _size(config: "RunConfig", device: str, memory: str | None) -> str:
     settings, (height, width) = config.training, config.data.crop
     counted = profile.count(config, height, width)
     precision = devices.precision_of(devices.pick(device), settings.precision)
-    needed = fit.need(config, counted, precision != "fp32")
+    needed = fit.need(config, counted, precision != "fp32", int(os.environ.get("WORLD_SIZE", "1")))
     told = [
         f"{counted.parameters / 1e6:.2f} M parameters, {counted.macs / 1e9:.2f} GMAC a slice of {height} x {width}",
         f"about {needed.of(settings.batch_size) / 1e9:.2f} GB at batch_size {settings.batch_size} in {precision}: "

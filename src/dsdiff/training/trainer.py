@@ -21,7 +21,7 @@ from dsdiff.training.objective import Objective
 class Diverged(DsdiffError):
     """A loss or a gradient that is not finite; the weights are as they were before. cases: of this process' slices."""
 
-    def __init__(self, message: str, cases: Sequence[str]) -> None:
+    def __init__(self, message: str, cases: Sequence[str] = ()) -> None:
         super().__init__(message)
         self.cases = tuple(cases)
 
