@@ -89,7 +89,7 @@ def worthwhile(most: int) -> int:
 
 
 @torch.inference_mode()
-def _rate(threads: int, calls: int = 12) -> float:
+def _rate(threads: int, calls: int = 4) -> float:
     """Small convolutions a second by so many workers: the best of three trials of a few milliseconds."""
     image, weight = torch.zeros(1, 64, 48, 48), torch.zeros(64, 64, 3, 3)
 
