@@ -103,9 +103,8 @@ def main() -> None:
     facts = {"case": case.name, "engine": says, "threads": torch.get_num_threads(), "date": str(date.today())}
     args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(facts | {"stages": laps.rows, "operations_ms": kinds}, indent=1) + "\n")
-    print(
-        f"{says}, {torch.get_num_threads()} slices side by side\n\n| stage | s (wall) | s (CPU) | peak GB |\n|---|---|---|---|"
-    )
+    print(f"{says}, {torch.get_num_threads()} side by side\n")
+    print("| stage | s (wall) | s (CPU) | peak GB |\n|---|---|---|---|")
     for row in laps.rows:
         print(f"| {row['stage']} | {row['wall']:.2f} | {row['cpu']:.2f} | {row['peak_gb']:.2f} |")
     print(f"| together | {sum(r['wall'] for r in laps.rows):.2f} | {sum(r['cpu'] for r in laps.rows):.2f} | |\n")
