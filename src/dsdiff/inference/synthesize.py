@@ -218,6 +218,7 @@ def _denoise(
     time: float,
 ) -> Float[Tensor, "b 1 h w"]:
     """x_0 at a time. Outside the brain it is zero, as every target was: no loss ever told the network so."""
+    workers.go_on()
     times = torch.full((len(x_t),), time, dtype=torch.float64)
     output = model.engine(x_t, model.process.timestep(times).float().to(x_t.device), cond)
     return model.process.x_0(model.process.predicted(output, start), x_t, times).where(brain, 0)
