@@ -1,8 +1,8 @@
 """The fast engine against the reference (float32, as trained) on real patients: PSNR between them, and every score.
 
-python benchmarks/agreement.py DATA [--cases 6] [--model default] [--engine fast] [--out benchmarks/results/agreement.json]
+python benchmarks/agreement.py DATA [--cases 6] [--model default] [--engine fast] [--out FILE.json]
 
-DATA is a folder of patients with T1ce; evenly spaced ones are taken. PSNR in the brain, peak: the 0.5 to 99.5 percentiles
+DATA is a folder of patients with T1ce; evenly spaced ones are taken. PSNR in the brain, peak: 0.5 to 99.5 percentiles
 of the reference's answer. Scores are those of `dsdiff evaluate`; the table says by how much the engine moves each of
 their means, and by how much that of the patient whom it moves most.
 """
@@ -80,6 +80,7 @@ def main() -> None:
         rows.append(agreement(found[number], reference, other))
         print(f"{rows[-1]['case']}: {rows[-1]['psnr']:.1f} dB", file=sys.stderr)
     facts = {"engine": other.engine.says, "model": other.hash, "date": str(date.today())}
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
     print(other.engine.says, table(rows), sep="\n\n")
 

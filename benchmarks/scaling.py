@@ -5,7 +5,7 @@ python benchmarks/scaling.py [CASE] [--rounds 3] [--only bars slices ...] [--out
 
 CASE is a patient's folder (by default the bundled phantom). Every point is a process of its own; rounds are interleaved
 and medians taken. `bars`: one patient, eight samples, and what each further case of a folder adds. The others vary one
-thing: slices (of the volume, the rest cut away), size (in the plane, nearest neighbours), steps, samples (of four steps),
+thing: slices (of the volume, the rest cut away), size (in plane, nearest neighbours), steps, samples (of four steps),
 cases (copies in one folder). Prints Markdown, with a straight line through each and its R squared.
 `--cpu` counts CPU seconds, for a machine that others use too.
 """

@@ -93,3 +93,20 @@ def test_threads_are_taken_while_they_pay(monkeypatch, rates, chosen):
 
 def test_the_measurement_itself_ends_with_a_number_of_threads():
     assert workers.worthwhile(2) in (1, 2)
+
+
+def test_work_that_is_not_wanted_any_more_ends_at_its_next_step():
+    ended = []
+
+    def long(item):
+        try:
+            while item:
+                workers.go_on()
+        finally:
+            ended.append(item)
+
+    made = workers.in_order(long, range(3), 2)
+    assert next(made)[0] == 0
+    made.close()
+    assert sorted(ended) == [0, 1, 2]
+    workers.go_on()  # nothing to stop outside

@@ -16,6 +16,34 @@ if TYPE_CHECKING:
     from dsdiff.inference.model import Model
     from dsdiff.inference.reference import Reference
 
+Style = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="CASE",
+        help="Folder of another patient of the same scanner, with T1ce and T1, T2, FLAIR: its tissue contrast is "
+        "taken, for models that are told a style. Default: the average.",
+    ),
+]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or as many as are measured to pay."),
+]
+Engine = Annotated[
+    str,
+    typer.Option(
+        help="What computes the network: auto, fast (bf16 where the machine has it, channels last), eager "
+        "(float32, as trained), compiled (minutes at first). They agree within rounding."
+    ),
+]
+Memory = Annotated[
+    float | None,
+    typer.Option(
+        min=0,
+        metavar="GB",
+        help="Ceiling of memory: fewer slices side by side, one case at a time, the same result. Default: none.",
+    ),
+]
+
 
 def command(
     inputs: Annotated[
@@ -41,34 +69,11 @@ def command(
     samples: Annotated[
         int, typer.Option(min=1, help="Samples; above 1 their mean and standard deviation are written.")
     ] = 1,
-    style: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="CASE",
-            help="Folder of another patient of the same scanner, with T1ce and T1, T2, FLAIR: its tissue contrast is "
-            "taken, for models that are told a style. Default: the average.",
-        ),
-    ] = None,
+    style: Style = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples' noise.")] = 0,
-    threads: Annotated[
-        int | None,
-        typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or as many as are measured to pay."),
-    ] = None,
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="What computes the network: auto, fast (bf16 where the machine has it, channels last), eager "
-            "(float32, as trained), compiled (minutes at first). They agree within rounding."
-        ),
-    ] = "auto",
-    memory: Annotated[
-        float | None,
-        typer.Option(
-            min=0,
-            metavar="GB",
-            help="Ceiling of memory: fewer slices side by side, one case at a time, the same result. Default: none.",
-        ),
-    ] = None,
+    threads: Threads = None,
+    engine: Engine = "auto",
+    memory: Memory = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     resume: Annotated[
         bool, typer.Option("--resume", help="Skip the cases whose result by the same model and settings stands in OUT.")
@@ -92,7 +97,7 @@ def command(
 
         dsdiff synth BraTS2021_01657 -o out
 
-        dsdiff synth cohort -o out --samples 8 --resume
+        dsdiff synth cohort -o out --samples 8 --resume --memory 4
 
         dsdiff synth --t1 a.nii.gz --t2 b.nii.gz --flair c.nii.gz --case p7 -o out
     """

@@ -246,6 +246,7 @@ def predict(
 
 def _told(model: Model, cond: Condition, x_t: Float[Tensor, "b 1 h w"], time: float) -> Float[Tensor, "b c h w"]:
     """What the network says at a time."""
+    workers.go_on()
     timesteps = model.process.timestep(torch.full((len(x_t),), time, dtype=torch.float64))
     return model.engine(x_t, timesteps.float().to(x_t.device), cond)
 

@@ -4,10 +4,12 @@ No worker waits for another inside a layer, so nothing is lost at barriers when 
 a slice's answer is the same bits whatever the number of threads.
 """
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import islice
 from typing import TypeVar
 
@@ -19,12 +21,34 @@ from dsdiff.errors import ConfigError
 
 A = TypeVar("A")
 B = TypeVar("B")
+here = threading.local()
 WORTH = 1.2  # gain in throughput that another doubling of the threads must bring
 
 
-def pool(threads: int) -> ThreadPoolExecutor:
-    """Workers that compute each layer on one thread."""
-    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+class StoppedError(Exception):
+    """The work is not wanted any more: its pool was left, or the program interrupted."""
+
+
+def go_on() -> None:
+    """Called at every step of a long work: raises `StoppedError` in a worker whose work is not wanted any more."""
+    if (stop := getattr(here, "stop", None)) is not None and stop.is_set():
+        raise StoppedError
+
+
+@contextmanager
+def pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Workers that compute each layer on one thread; what they still do when they are left is stopped (see `go_on`)."""
+    stop = threading.Event()
+    with ThreadPoolExecutor(threads, initializer=_start, initargs=(stop,)) as several:
+        try:
+            yield several
+        finally:
+            stop.set()
+
+
+def _start(stop: threading.Event) -> None:
+    torch.set_num_threads(1)
+    here.stop = stop
 
 
 class Ceiling:
@@ -89,7 +113,7 @@ def worthwhile(most: int) -> int:
 
 
 @torch.inference_mode()
-def _rate(threads: int, calls: int = 12) -> float:
+def _rate(threads: int, calls: int = 4) -> float:
     """Small convolutions a second by so many workers: the best of three trials of a few milliseconds."""
     image, weight = torch.zeros(1, 64, 48, 48), torch.zeros(64, 64, 3, 3)
 
