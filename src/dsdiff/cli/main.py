@@ -6,7 +6,20 @@ from typing import Annotated
 import typer
 
 from dsdiff import __version__
-from dsdiff.cli import backbones, compare, demo, evaluate, explain, import_config, phantom, probe, split, synth, train
+from dsdiff.cli import (
+    backbones,
+    compare,
+    demo,
+    evaluate,
+    explain,
+    export,
+    import_config,
+    phantom,
+    probe,
+    split,
+    synth,
+    train,
+)
 from dsdiff.errors import DsdiffError
 
 STOPPED = 130  # by the keyboard: 128 + SIGINT
@@ -30,6 +43,7 @@ app.command("train")(train.command)
 app.command("split")(split.command)
 app.command("explain")(explain.command)
 app.command("probe")(probe.command)
+app.command("export")(export.command)
 app.command("backbones")(backbones.command)
 app.command("import-config")(import_config.command)
 

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from dsdiff.inference.model import Model
     from dsdiff.inference.reference import Reference
 
+ENGINES = ("torch", "openvino")
+
 
 def command(
     inputs: Annotated[
@@ -30,7 +32,14 @@ def command(
     case: Annotated[
         str | None, typer.Option(help="Name of the case given by --t1 --t2 --flair. Default: from the name of T1.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A shipped model's name or a model folder.")] = "default",
+    model: Annotated[str, typer.Option(help="A shipped model's name or a model folder, exported or not.")] = "default",
+    engine: Annotated[
+        str,
+        typer.Option(
+            help="What computes the network: torch, or openvino (pip install 'dsdiff-mri[openvino]'; converts a model "
+            "once, which takes up to a minute)."
+        ),
+    ] = "torch",
     steps: Annotated[
         int | None,
         typer.Option(
@@ -61,7 +70,9 @@ def command(
     allow_code: Annotated[
         str | None,
         typer.Option(
-            metavar="CONFIG", help="Import the backbone's class that CONFIG names by a dotted path: trust it."
+            metavar="CONFIG",
+            help="Import the backbone's class that CONFIG names by a dotted path, or load the torch-export archive in "
+            "the folder CONFIG: trust it.",
         ),
     ] = None,
 ) -> None:
@@ -85,9 +96,15 @@ def command(
     if allow_code is not None:
         from dsdiff import config as configs
         from dsdiff.backbones import registry
+        from dsdiff.inference import exported
 
-        registry.allow(configs.load(allow_code).backbone.target)
-    _synthesize(todo, out, model, steps, samples, seed, style, threads, device, resume)
+        if Path(allow_code).is_dir():
+            exported.allow(Path(allow_code))
+        else:
+            registry.allow(configs.load(allow_code).backbone.target)
+    if engine not in ENGINES:
+        raise ConfigError(f"engine '{engine}' is unknown; there are: {', '.join(ENGINES)}")
+    _synthesize(todo, out, model, engine, steps, samples, seed, style, threads, device, resume)
 
 
 def _cases(inputs: list[Path], files: dict[str, Path | None], name: str | None) -> "list[Case]":
@@ -119,6 +136,7 @@ def _synthesize(
     todo: "list[Case]",
     out: Path,
     model: str,
+    engine: str,
     steps: int | None,
     samples: int,
     seed: int,
@@ -141,6 +159,11 @@ def _synthesize(
         case_io.check_place(out / one.name)
     devices.set_threads(threads)
     loaded = models.load(model, devices.pick(device))
+    if engine == "openvino":
+        from dsdiff.inference.export import converted
+
+        with console.status("converting for OpenVINO, once"):
+            loaded = converted(loaded)
     taken = plan(loaded, steps, samples, seed)
     told = references.read(style, loaded) if style else None
     everything = len(todo)

@@ -12,7 +12,6 @@ import numpy as np
 import torch
 
 from dsdiff import __version__, folders
-from dsdiff import device as devices
 from dsdiff.data import cases, nifti
 from dsdiff.data.cases import Case
 from dsdiff.inference import preview
@@ -117,7 +116,8 @@ def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
         "steps": result.steps,
         "samples": result.samples,
         "device": str(model.device),
-        "precision": devices.precision_of(model.device),
+        "engine": model.engine,
+        "precision": model.precision,
         "threads": torch.get_num_threads(),
         "inputs": {
             contrast: {"file": case.files[contrast].name, "sha256": file_hash(case.files[contrast])}

@@ -12,11 +12,14 @@ from yaml import YAMLError
 
 from dsdiff import checkpoint
 from dsdiff import config as configs
+from dsdiff import device as devices
 from dsdiff.conditioning.network import Network, named
 from dsdiff.config import RunConfig
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError, ModelError
+from dsdiff.inference import exported
+from dsdiff.inference.exported import ExportedNetwork
 
 DEFAULT = "default"
 
@@ -28,7 +31,7 @@ class Model:
     name: str
     hash: str
     config: RunConfig
-    network: Network
+    network: Network | ExportedNetwork
     process: NoiseProcess
     sampler: Sampler
     device: torch.device
@@ -47,6 +50,18 @@ class Model:
         """What the sides of a slice must be multiples of."""
         return self.network.multiple
 
+    @property
+    def engine(self) -> str:
+        """What computes the network."""
+        return self.network.engine if isinstance(self.network, ExportedNetwork) else "torch"
+
+    @property
+    def precision(self) -> str:
+        """The precision that it is computed in."""
+        return (
+            self.network.precision if isinstance(self.network, ExportedNetwork) else devices.precision_of(self.device)
+        )
+
 
 def shipped() -> list[str]:
     """Names of the models that come with the package."""
@@ -54,7 +69,10 @@ def shipped() -> list[str]:
 
 
 def load(name_or_folder: str | Path, device: torch.device) -> Model:
-    """A shipped model by name, or a model folder by path. Raises `ModelError` for anything else or a damaged one."""
+    """A shipped model by name, or a model folder, exported or not, by path.
+
+    Raises `ModelError` for anything else or a damaged one, and what `exported.load` raises.
+    """
     folder = Path(name_or_folder)
     name = str(name_or_folder)
     if name in shipped():
@@ -63,14 +81,28 @@ def load(name_or_folder: str | Path, device: torch.device) -> Model:
         raise ModelError(
             f"model '{name}' is unknown: neither a folder nor one of those shipped ({', '.join(shipped())})"
         )
+    if exported.is_one(folder):
+        return _exported(folder, device)
     held = checkpoint.read(folder)
     try:
-        config = configs.parse(
-            OmegaConf.to_container(OmegaConf.create(held.config), resolve=False), f"{folder}/config.yaml"
-        )
+        config = _parsed(held.config, folder)
         network = config.build_network()
         network.load_state_dict(named(held.weights))
     except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:
         raise ModelError(f"{folder}: weights and config do not make a model ({str(error).splitlines()[0]})") from error
     network = network.eval().to(device)
     return Model(folder.name, held.hash, config, network, config.build_process(), config.build_sampler(), device)
+
+
+def _exported(folder: Path, device: torch.device) -> Model:
+    try:
+        config = _parsed((folder / checkpoint.CONFIG).read_text(), folder)
+    except (ConfigError, OmegaConfBaseException, YAMLError, OSError) as error:
+        raise ModelError(f"{folder}: its config is no model's ({str(error).splitlines()[0]})") from error
+    network = exported.load(folder, config.conditioning.inject, device)
+    process, sampler = config.build_process(), config.build_sampler()
+    return Model(folder.name, exported.digest(folder), config, network, process, sampler, device)
+
+
+def _parsed(text: str, folder: Path) -> RunConfig:
+    return configs.parse(OmegaConf.to_container(OmegaConf.create(text), resolve=False), f"{folder}/config.yaml")
