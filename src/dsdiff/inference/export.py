@@ -129,7 +129,7 @@ def _compared(
     Raises `DsdiffError` where they do not.
     """
     exported.allow(folder)
-    found = {}
+    found: dict[str, Agreement] = {}
     for precision in dict.fromkeys(("fp32", facts.precision)):
         other = exported.load(folder, model.config.conditioning.inject, CPU, precision)
         worst = Agreement.worst([agreement(network, other, model, batch) for batch in batches])
@@ -168,13 +168,18 @@ def converted(model: Model) -> Model:
 
     Raises what `export` raises.
     """
+    _network(model)
+    place = cache_place(model)
+    if not exported.is_one(place):
+        export(model, place, "openvino")
+    return replace(models.load(place, CPU), name=model.name)
+
+
+def cache_place(model: Model) -> Path:
+    """Where `converted` keeps a model: one folder for each model, precision and version."""
     kind, precision = _format("openvino"), _precision("openvino", "auto")
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    key = f"{model.hash}-{precision}-{version(kind.runtime)}-{__version__}"
-    place = cache / "dsdiff" / "openvino" / key
-    if not exported.is_one(place):
-        export(model, place, "openvino", precision=precision)
-    return replace(models.load(place, CPU), name=model.name)
+    return cache / "dsdiff" / "openvino" / f"{model.hash}-{precision}-{version(kind.runtime)}-{__version__}"
 
 
 def card(facts: Facts) -> str:

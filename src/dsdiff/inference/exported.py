@@ -24,7 +24,7 @@ from dsdiff.inference.graphs import CONDITION, DENOISE, flat, restored
 from dsdiff.types import Condition, Inject, Prediction
 
 FACTS = "export.json"
-WHAT = "a model of dsdiff as graphs"
+WHAT: Literal["a model of dsdiff as graphs"] = "a model of dsdiff as graphs"
 _ALLOWED: set[Path] = set()
 
 

@@ -5,18 +5,20 @@
 """
 
 import importlib.util
-import logging
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
+from typing import Any
+from xml.etree import ElementTree
 
 import torch
 from torch import Tensor
 
 from dsdiff.errors import ConfigError
-from dsdiff.inference.graphs import Graph
+from dsdiff.inference.graphs import Graph, quiet
 
 OPSET = 18  # of ONNX
 Run = Callable[[Sequence[Tensor]], list[Tensor]]  # float32 on the CPU in and out, in the graph's order
@@ -53,7 +55,7 @@ class Format:
 
 
 def _write_onnx(graph: Graph, path: Path) -> None:
-    with _quiet("torch.onnx"):
+    with quiet("torch.onnx"):
         program = torch.onnx.export(
             graph.program, input_names=graph.inputs, output_names=graph.outputs, opset_version=OPSET, verbose=False
         )
@@ -79,24 +81,50 @@ def _open_onnx(path: Path, device: str, precision: str) -> Run:
     return run
 
 
-def _write_openvino(graph: Graph, path: Path) -> None:
-    """By way of ONNX: OpenVINO's own `convert_model` reports to its makers unless the user has opted out."""
+def _openvino() -> ModuleType:
+    """OpenVINO without `openvino_telemetry`, which reports every import to its makers unless the user opted out."""
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
     import openvino
 
+    return openvino
+
+
+def _write_openvino(graph: Graph, path: Path) -> None:
+    """By way of ONNX. Under bf16 the sinusoids of t stay fp32: t goes to 1000, of which bf16 keeps three digits."""
+    openvino = _openvino()
     with tempfile.TemporaryDirectory() as folder:
         _write_onnx(graph, Path(folder) / "graph.onnx")
         model = openvino.Core().read_model(Path(folder) / "graph.onnx")
-        openvino.save_model(model, path, compress_to_fp16=False)  # the sinusoids of t do not bear it
+        openvino.save_model(model, path, compress_to_fp16=False)
+    names = {
+        layer.get_friendly_name()
+        for sinusoid in model.get_ops()
+        if sinusoid.get_type_name() in ("Sin", "Cos")
+        for layer in _before(sinusoid)
+    }
+    tree = ElementTree.parse(path)
+    for layer in tree.iterfind("layers/layer"):
+        if layer.get("name") in names:
+            info = ElementTree.Element("rt_info")
+            ElementTree.SubElement(info, "attribute", {"name": "precise", "version": "0"})
+            layer.insert(int(layer.find("data") is not None), info)
+    tree.write(path)
+
+
+def _before(layer: Any) -> Iterator[Any]:
+    """A layer of OpenVINO's and all that it is computed from, inputs of the graph left out."""
+    if layer.get_type_name() != "Parameter":
+        yield layer
+        for given in layer.inputs():
+            yield from _before(given.get_source_output().get_node())
 
 
 def _open_openvino(path: Path, device: str, precision: str) -> Run:
-    import openvino
-
     hints = {
         "INFERENCE_PRECISION_HINT": {"fp32": "f32", "bf16": "bf16"}[precision],
         "INFERENCE_NUM_THREADS": torch.get_num_threads(),
     }
-    compiled = openvino.Core().compile_model(path, device.upper(), hints)
+    compiled = _openvino().Core().compile_model(path, device.upper(), hints)
     request = compiled.create_infer_request()
 
     def run(tensors: Sequence[Tensor]) -> list[Tensor]:
@@ -130,15 +158,3 @@ FORMATS: dict[str, Format] = {
     ),
     "torch-export": Format(".pt2", "torch", _write_torch, _open_torch, runs_code=True),
 }  # fmt: skip
-
-
-@contextmanager
-def _quiet(logger: str) -> Iterator[None]:
-    """Without the warnings of a logger."""
-    log = logging.getLogger(logger)
-    level = log.level
-    log.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        log.setLevel(level)

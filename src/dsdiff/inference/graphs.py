@@ -5,15 +5,20 @@ adds nothing has no such graph. `denoise` makes of x_t, t and the whole conditio
 Batch, height and width are dynamic: any batch, sides that are multiples of the network's `multiple`.
 """
 
-from collections.abc import Mapping
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
+from torch.fx.experimental import _config
 
-from dsdiff.conditioning.network import Network
+from dsdiff.conditioning.network import Conditioner, Network
 from dsdiff.errors import ModelError
 from dsdiff.types import Condition, Encoded, Inject
 
@@ -54,26 +59,26 @@ def restored(tensors: Mapping[str, Tensor], inject: Inject) -> Condition:
 
 
 class Conditioning(nn.Module):
-    """`Network.condition` on tensors, in the average style."""
+    """A conditioner on tensors, in the average style."""
 
-    def __init__(self, network: Network) -> None:
+    def __init__(self, conditioner: Conditioner) -> None:
         super().__init__()
-        self.network = network
+        self.conditioner = conditioner
 
     def forward(self, sources: Float[Tensor, "b s d h w"], present: Bool[Tensor, "b s"]) -> tuple[Tensor, ...]:
-        return tuple(added(self.network.condition(sources, present)).values())
+        return tuple(added(self.conditioner(sources, present)).values())
 
 
 class Denoising(nn.Module):
-    """A network's forward on tensors: x_t, t, and those of a condition by these names."""
+    """A backbone on tensors: x_t, t, and those of a condition by these names."""
 
-    def __init__(self, network: Network, names: tuple[str, ...], inject: Inject) -> None:
+    def __init__(self, backbone: nn.Module, names: tuple[str, ...], inject: Inject) -> None:
         super().__init__()
-        self.network, self.names, self.inject = network, names, inject
+        self.backbone, self.names, self.inject = backbone, names, inject
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], *told: Tensor) -> Float[Tensor, "b c h w"]:
         cond = restored(dict(zip(self.names, told, strict=True)), self.inject)
-        return self.network(x_t, t, cond).value
+        return self.backbone(x_t, t, cond).value
 
 
 def trace(network: Network, contrasts: int, slab: int) -> dict[str, Graph]:
@@ -85,27 +90,42 @@ def trace(network: Network, contrasts: int, slab: int) -> dict[str, Graph]:
         cond = network.condition(sources, present)
         told, made, graphs = flat(cond), tuple(added(cond)), {}
         if made:
-            program = _traced(Conditioning(network), sources, present)
+            program = _traced(Conditioning(network.conditioner), sources, present)
             graphs[CONDITION] = Graph(program, ("sources", "present"), made)
-        denoise = Denoising(network, tuple(told), cond.inject)
+        denoise = Denoising(network.backbone, tuple(told), cond.inject)
         program = _traced(denoise, x_t, t, *told.values())
     return graphs | {DENOISE: Graph(program, ("x_t", "t", *told), ("value",))}
 
 
-def _traced(module: Conditioning | Denoising, *args: Tensor) -> ExportedProgram:
-    shapes = [_dynamic(arg) for arg in args]
-    several = isinstance(module, Denoising)  # its last parameter takes all that remain
+def _traced(module: nn.Module, first: Tensor, second: Tensor, *others: Tensor) -> ExportedProgram:
+    shapes: tuple[Any, ...] = (_dynamic(first), _dynamic(second))
+    if others:
+        shapes += (tuple(_dynamic(other) for other in others),)
+    oblivious = _config.patch(backed_size_oblivious=True)  # type: ignore[attr-defined]  # a batch or a side may be one
     try:
-        return torch.export.export(
-            module.eval(), args, dynamic_shapes=(*shapes[:2], tuple(shapes[2:])) if several else shapes, strict=False
-        )
+        with quiet("torch.export"), oblivious:
+            return torch.export.export(module.eval(), (first, second, *others), dynamic_shapes=shapes, strict=False)
     except Exception as error:  # whatever torch has against a network, ours or somebody else's
         reason = f"{type(error).__name__}: {str(error).strip().splitlines()[0]}"
-        backbone = type(module.network.backbone).__name__
-        raise ModelError(f"{backbone} cannot be traced as a graph of dynamic shape ({reason})") from error
+        traced = type(next(module.children())).__name__
+        raise ModelError(f"{traced} cannot be traced as a graph of dynamic shape ({reason})") from error
 
 
 def _dynamic(tensor: Tensor) -> dict[int, object]:
     """The axes that may differ from call to call: the batch, and the two of an image."""
     image = (tensor.ndim - 2, tensor.ndim - 1) if tensor.ndim > 2 else ()
     return dict.fromkeys((0, *image), Dim.DYNAMIC)
+
+
+@contextmanager
+def quiet(logger: str) -> Iterator[None]:
+    """Without torch's warnings about itself, and those of a logger of its."""
+    log = logging.getLogger(logger)
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
