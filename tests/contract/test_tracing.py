@@ -12,13 +12,20 @@ from dsdiff import config as configs
 from dsdiff.errors import ModelError
 from dsdiff.inference import graphs
 
-LESS = {"num_res_blocks": 1, "attention_resolutions": []}
+ONE_LEVEL = {"channel_mult": [1], "num_res_blocks": 1, "attention_resolutions": []}  # tracing takes its time
+ONE_BLOCK = {"depth": 1}
 SMALLER = {
-    name: params | {"depth": 1} if "depth" in params and name != "vit" else params for name, params in SMALL.items()
-} | {"unet": SMALL["unet"] | LESS, "disc_unet": SMALL["disc_unet"] | LESS, "ds_unet": SMALL["ds_unet"] | LESS}
+    "unet": {"attention_resolutions": []},
+    "disc_unet": ONE_LEVEL,
+    "ds_unet": ONE_LEVEL,
+    "transformer": ONE_BLOCK,
+    "dit": ONE_BLOCK,
+    "hybrid": ONE_LEVEL | ONE_BLOCK,
+    "resnet_attention": {"num_res_blocks": 1},
+}
 GUIDED = {
-    "unet": {"encoder": "shared", "encoder_params": {"scales": 2}, "style": "linear"},
-    "vit": {"structure": "canny", "inject": "scales"},
+    "unet": {"encoder": "shared", "encoder_params": {"scales": 1}, "style": "linear"},
+    "dit": {"structure": "laplacian", "inject": "scales"},
     "hybrid": {"structure": "learned", "inject": "scales"},
 }
 
@@ -30,12 +37,14 @@ def untyped_and_silent(monkeypatch):
 
 
 def awake(name, conditioning):
-    conv = {"model_channels": 64} if "model_channels" in SMALLER[name] else {}  # one pixel by itself has no norm
+    params = SMALL[name] | SMALLER.get(name, {})
+    if "model_channels" in params:
+        params["model_channels"] = 64  # of one pixel alone, 32 groups of one channel have no norm
     network = configs.parse(
         {
             "data": {"slab": 3, "crop": [32, 32]},
             "conditioning": conditioning,
-            "backbone": {"target": name, "params": SMALLER[name] | conv},
+            "backbone": {"target": name, "params": params},
         },
         "test",
     ).build_network()
