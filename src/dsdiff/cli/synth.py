@@ -158,7 +158,7 @@ def _synthesize(
     for one in todo:
         case_io.check_place(out / one.name)
     devices.set_threads(threads)
-    loaded = models.load(model, devices.pick(device))
+    loaded = models.load(model, devices.pick("cpu" if engine == "openvino" and device == "auto" else device))
     if engine == "openvino":
         from dsdiff.inference.export import converted
 

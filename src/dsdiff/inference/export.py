@@ -166,9 +166,11 @@ def agreement(network: Network, other: ExportedNetwork, model: Model, batch: Sli
 def converted(model: Model) -> Model:
     """A model run by OpenVINO: exported once to the user's cache folder, and taken from there ever after.
 
-    Raises what `export` raises.
+    Raises what `export` raises, and `ConfigError` for a model that is not on the CPU.
     """
     _network(model)
+    if model.device.type != "cpu":
+        raise ConfigError(f"openvino runs on the CPU here, not on {model.device}; give --device cpu")
     place = cache_place(model)
     if not exported.is_one(place):
         export(model, place, "openvino")
