@@ -33,13 +33,7 @@ def command(
         str | None, typer.Option(help="Name of the case given by --t1 --t2 --flair. Default: from the name of T1.")
     ] = None,
     model: Annotated[str, typer.Option(help="A shipped model's name or a model folder, exported or not.")] = "default",
-    engine: Annotated[
-        str,
-        typer.Option(
-            help="What computes the network: torch, or openvino (pip install 'dsdiff-mri[openvino]'; converts a model "
-            "once, which takes up to a minute)."
-        ),
-    ] = "torch",
+    engine: Annotated[str, typer.Option(help="What computes: torch, or openvino (converts a model once).")] = "torch",
     steps: Annotated[
         int | None,
         typer.Option(
@@ -71,8 +65,7 @@ def command(
         str | None,
         typer.Option(
             metavar="CONFIG",
-            help="Import the backbone's class that CONFIG names by a dotted path, or load the torch-export archive in "
-            "the folder CONFIG: trust it.",
+            help="Import the class that CONFIG names by a dotted path, or load that archive: trust it.",
         ),
     ] = None,
 ) -> None:
@@ -93,18 +86,22 @@ def command(
         dsdiff synth --t1 a.nii.gz --t2 b.nii.gz --flair c.nii.gz --case p7 -o out
     """
     todo = _cases(inputs or [], {"t1": t1, "t2": t2, "flair": flair}, case)
-    if allow_code is not None:
-        from dsdiff import config as configs
-        from dsdiff.backbones import registry
-        from dsdiff.inference import exported
-
-        if Path(allow_code).is_dir():
-            exported.allow(Path(allow_code))
-        else:
-            registry.allow(configs.load(allow_code).backbone.target)
-    if engine not in ENGINES:
-        raise ConfigError(f"engine '{engine}' is unknown; there are: {', '.join(ENGINES)}")
+    _allow(allow_code)
     _synthesize(todo, out, model, engine, steps, samples, seed, style, threads, device, resume)
+
+
+def _allow(trusted: str | None) -> None:
+    """Let the class that a config names be imported, or the archive in a folder be loaded."""
+    if trusted is None:
+        return
+    from dsdiff import config as configs
+    from dsdiff.backbones import registry
+    from dsdiff.inference import exported
+
+    if Path(trusted).is_dir():
+        exported.allow(Path(trusted))
+    else:
+        registry.allow(configs.load(trusted).backbone.target)
 
 
 def _cases(inputs: list[Path], files: dict[str, Path | None], name: str | None) -> "list[Case]":
@@ -154,6 +151,8 @@ def _synthesize(
     from dsdiff.inference import reference as references
     from dsdiff.inference.synthesize import plan
 
+    if engine not in ENGINES:
+        raise ConfigError(f"engine '{engine}' is unknown; there are: {', '.join(ENGINES)}")
     console = Console(stderr=True)
     for one in todo:
         case_io.check_place(out / one.name)
