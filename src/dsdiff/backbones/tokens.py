@@ -100,8 +100,6 @@ def positions(table: Float[Tensor, "1 n e"], grid: tuple[int, int], wanted: tupl
 
     Source: Dosovitskiy et al. 2021 (arXiv:2010.11929, section 3.2).
     """
-    if wanted == grid:
-        return table
     image = rearrange(table, "1 (h w) e -> 1 e h w", h=grid[0])
     return F.interpolate(image, wanted, mode="bicubic", align_corners=False).flatten(2).transpose(1, 2)
 

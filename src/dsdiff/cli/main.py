@@ -12,6 +12,7 @@ from dsdiff.cli import (
     demo,
     evaluate,
     explain,
+    export,
     import_config,
     phantom,
     prepare,
@@ -46,6 +47,7 @@ app.command("runs")(runs.command)
 app.command("split")(split.command)
 app.command("explain")(explain.command)
 app.command("probe")(probe.command)
+app.command("export")(export.command)
 app.command("backbones")(backbones.command)
 app.command("import-config")(import_config.command)
 

@@ -32,7 +32,8 @@ Engine = Annotated[
     str,
     typer.Option(
         help="What computes the network: auto, fast (bf16 where the machine has it, channels last), eager "
-        "(float32, as trained), compiled (minutes at first). They agree within rounding."
+        "(float32, as trained), compiled (minutes at first), openvino (converts the model, once). They agree within "
+        "rounding."
     ),
 ]
 Memory = Annotated[
@@ -57,7 +58,7 @@ def command(
     case: Annotated[
         str | None, typer.Option(help="Name of the case given by --t1 --t2 --flair. Default: from the name of T1.")
     ] = None,
-    model: Annotated[str, typer.Option(help="A shipped model's name or a model folder.")] = "default",
+    model: Annotated[str, typer.Option(help="A shipped model's name or a model folder, exported or not.")] = "default",
     steps: Annotated[
         int | None,
         typer.Option(
@@ -81,7 +82,8 @@ def command(
     allow_code: Annotated[
         str | None,
         typer.Option(
-            metavar="CONFIG", help="Import the backbone's class that CONFIG names by a dotted path: trust it."
+            metavar="CONFIG",
+            help="Import the class that CONFIG names by a dotted path, or load that archive: trust it.",
         ),
     ] = None,
 ) -> None:
@@ -102,12 +104,22 @@ def command(
         dsdiff synth --t1 a.nii.gz --t2 b.nii.gz --flair c.nii.gz --case p7 -o out
     """
     todo = _cases(inputs or [], {"t1": t1, "t2": t2, "flair": flair}, case)
-    if allow_code is not None:
-        from dsdiff import config as configs
-        from dsdiff.backbones import registry
-
-        registry.allow(configs.load(allow_code).backbone.target)
+    _allow(allow_code)
     _synthesize(todo, out, model, steps, samples, seed, style, threads, engine, memory, device, resume)
+
+
+def _allow(trusted: str | None) -> None:
+    """Let the class that a config names be imported, or the archive in a folder be loaded."""
+    if trusted is None:
+        return
+    from dsdiff import config as configs
+    from dsdiff.backbones import registry
+    from dsdiff.inference import exported
+
+    if Path(trusted).is_dir():
+        exported.allow(Path(trusted))
+    else:
+        registry.allow(configs.load(trusted).backbone.target)
 
 
 def _cases(inputs: list[Path], files: dict[str, Path | None], name: str | None) -> "list[Case]":
@@ -154,7 +166,6 @@ def _synthesize(
 
     from dsdiff import device as devices
     from dsdiff.inference import case as case_io
-    from dsdiff.inference import model as models
     from dsdiff.inference import reference as references
     from dsdiff.inference import workers
     from dsdiff.inference.synthesize import plan
@@ -163,9 +174,9 @@ def _synthesize(
     for one in todo:
         case_io.check_place(out / one.name)
     devices.set_threads(threads, workers.worthwhile)
-    loaded = models.load(model, devices.pick(device), engine)
+    loaded = _loaded(model, engine, device, console)
     taken = plan(loaded, steps, samples, seed)
-    by = f"{loaded.engine.says}, {workers.wanted(loaded.device)} at once"
+    by = f"{loaded.engine.says}, {loaded.engine.workers} at once"
     told = references.read(style, loaded) if style else None
     everything = len(todo)
     if resume:
@@ -186,6 +197,20 @@ def _synthesize(
         raise next(iter(failed.values()))
     if failed:
         raise typer.Exit(1)
+
+
+def _loaded(model: str, engine: str, device: str, console: "Console") -> "Model":
+    """The model, computed by an engine."""
+    from dsdiff import device as devices
+    from dsdiff.inference import engine as engines
+    from dsdiff.inference import model as models
+
+    if engine != engines.OPENVINO:
+        return models.load(model, devices.pick(device), engine)
+    from dsdiff.inference.export import converted
+
+    with console.status("converting for OpenVINO, once"):
+        return converted(models.load(model, devices.pick("cpu" if device == "auto" else device)))
 
 
 def _run(

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dsdiff import device as devices
 from dsdiff.conditioning.network import Network
 from dsdiff.errors import ConfigError
+from dsdiff.inference.exported import ExportedNetwork
 from dsdiff.types import Condition
 
 SLICES = {"cpu": 4, "mps": 4, "cuda": 16}  # computed at once
@@ -25,11 +26,11 @@ SLICES = {"cpu": 4, "mps": 4, "cuda": 16}  # computed at once
 class Engine:
     """A network ready to be computed. It takes and gives float32, whatever it computes in.
 
-    precision: fp32, bf16 or fp16; layout: of the images in memory. dtype: of what the network is given.
+    precision: fp32, bf16 or fp16; layout: of the images in memory, "graphs" where another runtime decides. dtype: of what the network is given.
     """
 
     name: str
-    network: Network
+    network: Network | ExportedNetwork
     device: torch.device
     precision: str = "fp32"
     layout: str = "contiguous"
@@ -40,6 +41,14 @@ class Engine:
     def slices(self) -> int:
         """How many are computed at once. Nothing else changes it, so that no answer depends on threads or memory."""
         return SLICES[self.device.type]
+
+    @property
+    def workers(self) -> int:
+        """Slices computed side by side: one for each of torch's threads on a CPU, where layers go on one thread each.
+
+        Other runtimes share their threads out within a layer, and a GPU does.
+        """
+        return torch.get_num_threads() if self.device.type == "cpu" and self.layout != GRAPHS else 1
 
     @property
     def says(self) -> str:
@@ -71,6 +80,8 @@ class Engine:
 
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+GRAPHS = "graphs"
+OPENVINO = "openvino"  # a model that was exported on the fly: see `export.converted`
 
 
 def eager(network: Network, device: torch.device) -> Engine:
@@ -119,12 +130,18 @@ class Captured(nn.Module):
 ENGINES: dict[str, Callable[[Network, torch.device], Engine]] = {"eager": eager, "fast": fast, "compiled": compiled}
 
 
-def build(name: str, network: Network, device: torch.device) -> Engine:
-    """The engine of a name; "auto" is `fast`, on MPS `eager`. Raises `ConfigError` for an unknown one."""
-    chosen = ("eager" if device.type == "mps" else "fast") if name == "auto" else name
-    if chosen not in ENGINES:
-        raise ConfigError(f"engine '{name}' is unknown; there are: auto, {', '.join(ENGINES)}")
-    return ENGINES[chosen](network, device)
+def build(name: str, network: Network | ExportedNetwork, device: torch.device) -> Engine:
+    """The engine of a name; "auto" is `fast`, on MPS `eager`, and for an exported network the runtime it is for.
+
+    Raises `ConfigError` for an unknown one, and for another than auto of an exported network.
+    """
+    if name not in ("auto", *ENGINES):
+        raise ConfigError(f"engine '{name}' is unknown; there are: auto, {', '.join(ENGINES)}, {OPENVINO}")
+    if isinstance(network, ExportedNetwork):
+        if name != "auto":
+            raise ConfigError(f"engine '{name}' is for model folders; an exported model is run by {network.engine}")
+        return Engine(network.engine, network, device, network.precision, GRAPHS)
+    return ENGINES[("eager" if device.type == "mps" else "fast") if name == "auto" else name](network, device)
 
 
 def _precision(device: torch.device) -> str:

@@ -21,7 +21,9 @@ from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.inference import engine as engines
+from dsdiff.inference import exported
 from dsdiff.inference.engine import Engine
+from dsdiff.inference.exported import ExportedNetwork
 
 DEFAULT = "default"
 
@@ -36,7 +38,7 @@ class Model:
     name: str
     hash: str
     config: RunConfig
-    network: Network
+    network: Network | ExportedNetwork
     process: NoiseProcess
     sampler: Sampler
     device: torch.device
@@ -70,7 +72,10 @@ def shipped() -> list[str]:
 
 
 def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto") -> Model:
-    """A shipped model by name, or a model folder by path. Raises `ModelError` for anything else or a damaged one."""
+    """A shipped model by name, or a model folder, exported or not, by path.
+
+    Raises `ModelError` for anything else or a damaged one, and what `exported.load` raises.
+    """
     folder = Path(name_or_folder)
     name = str(name_or_folder)
     if name in shipped():
@@ -79,11 +84,11 @@ def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto")
         raise ModelError(
             f"model '{name}' is unknown: neither a folder nor one of those shipped ({', '.join(shipped())})"
         )
+    if exported.is_one(folder):
+        return _exported(folder, device, engine)
     held = checkpoint.read(folder)
     try:
-        config = configs.parse(
-            OmegaConf.to_container(OmegaConf.create(held.config), resolve=False), f"{folder}/config.yaml"
-        )
+        config = _parsed(held.config, folder)
         network = config.build_network()
         network.load_state_dict(named(held.weights))
     except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:
@@ -93,3 +98,20 @@ def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto")
         folder.name, held.hash, config, network.eval().to(device), config.build_process(), config.build_sampler(),
         device, engine, familiar.parse(str(known), f"{folder}") if known else None, calibration,
     )  # fmt: skip
+
+
+def _exported(folder: Path, device: torch.device, engine: str) -> Model:
+    try:
+        config = _parsed((folder / checkpoint.CONFIG).read_text(), folder)
+    except (ConfigError, OmegaConfBaseException, YAMLError, OSError) as error:
+        raise ModelError(f"{folder}: its config is no model's ({str(error).splitlines()[0]})") from error
+    network = exported.load(folder, config.conditioning.inject, device)
+    known = familiar.parse(network.facts.familiar, f"{folder}") if network.facts.familiar else None
+    return Model(
+        folder.name, exported.digest(folder), config, network, config.build_process(), config.build_sampler(),
+        device, engine, known, network.facts.calibration,
+    )  # fmt: skip
+
+
+def _parsed(text: str, folder: Path) -> RunConfig:
+    return configs.parse(OmegaConf.to_container(OmegaConf.create(text), resolve=False), f"{folder}/config.yaml")

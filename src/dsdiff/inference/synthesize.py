@@ -164,7 +164,7 @@ def complete(
     batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, model.engine.slices)
     draw = partial(predict, model, steps=steps, samples=samples, seed=seed, code=code)
     ceiling = None if memory is None else workers.Ceiling(memory, model.device)
-    for batch, drawn in workers.in_order(draw, batches, workers.wanted(model.device), ceiling):
+    for batch, drawn in workers.in_order(draw, batches, model.engine.workers, ceiling):
         for index, box in enumerate(batch.boxes):
             slices.put(mean, drawn.mean[index], box)
             if spread is not None and drawn.std is not None:

@@ -93,11 +93,6 @@ def in_order(
             yield done, made.result()
 
 
-def wanted(device: torch.device) -> int:
-    """One worker for each of torch's threads on a CPU; one for any other device."""
-    return torch.get_num_threads() if device.type == "cpu" else 1
-
-
 def worthwhile(most: int) -> int:
     """How many workers pay, up to `most`, by measurement: twice as many while they do 1.2 times as much in a time.
 

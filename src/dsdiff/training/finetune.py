@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dsdiff.conditioning.network import Network
 from dsdiff.config import RunConfig
-from dsdiff.errors import ConfigError
+from dsdiff.errors import ConfigError, ModelError
 from dsdiff.inference import model as models
 from dsdiff.types import ConditionLayout
 
@@ -28,6 +28,10 @@ def begin(network: Network, config: RunConfig, folder: Path) -> None:
     Raises `ModelError` for a folder that holds no model, and `ConfigError` where its network is another one.
     """
     model = models.load(folder, torch.device("cpu"))
+    if not isinstance(model.network, Network):
+        raise ModelError(
+            f"{folder} is exported: it has no weights to begin with; give the model folder it was made from"
+        )
     old, mine = model.network.state_dict(), network.state_dict()
     probe = _sketch(config, ("another", *config.data.contrasts), _other(config.data.slab))
     _check_contrasts(model.config, config, mine.keys() != probe.keys())
