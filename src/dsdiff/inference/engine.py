@@ -26,7 +26,8 @@ SLICES = {"cpu": 4, "mps": 4, "cuda": 16}  # computed at once
 class Engine:
     """A network ready to be computed. It takes and gives float32, whatever it computes in.
 
-    precision: fp32, bf16 or fp16; layout: of the images in memory, "graphs" where another runtime decides. dtype: of what the network is given.
+    precision: fp32, bf16 or fp16; layout: of the images in memory, "graphs" where another runtime decides. dtype: of
+    what the network is given.
     """
 
     name: str
@@ -110,8 +111,10 @@ def compiled(network: Network, device: torch.device) -> Engine:
     engine = fast(network, device)
     if engine.autocast:
         raise ConfigError("--engine compiled takes dsdiff's own backbones; somebody else's goes with --engine fast")
-    backbone = torch.compile(engine.network.backbone, mode="reduce-overhead" if device.type == "cuda" else "default")
-    engine.network.backbone = Captured(backbone) if device.type == "cuda" else backbone  # type: ignore[assignment]
+    weights = engine.network
+    assert isinstance(weights, Network)
+    backbone = torch.compile(weights.backbone, mode="reduce-overhead" if device.type == "cuda" else "default")
+    weights.backbone = Captured(backbone) if device.type == "cuda" else backbone  # type: ignore[assignment]
     return engine
 
 
