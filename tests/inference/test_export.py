@@ -91,8 +91,8 @@ def test_an_export_gives_the_t1ce_of_its_model(to, model, exports, monkeypatch):
     loaded = models.load(folder, CPU)
     assert {path.name for path in folder.iterdir()} == FILES[to] | {"config.yaml", "export.json", "README.md"}
     assert not any(path.is_symlink() for path in folder.iterdir())
-    assert (loaded.name, loaded.precision, loaded.multiple) == (to, "fp32", model.multiple)
-    assert loaded.engine.startswith({"onnx": "onnxruntime ", "torch-export": "torch "}.get(to, "openvino "))
+    assert (loaded.name, loaded.engine.precision, loaded.multiple) == (to, "fp32", model.multiple)
+    assert loaded.engine.name.startswith({"onnx": "onnxruntime ", "torch-export": "torch "}.get(to, "openvino "))
     wanted, got = run(volumes(), model, samples=2, seed=3), run(volumes(), loaded, samples=2, seed=3)
     assert wanted.z.std() > 0.1
     assert np.abs(got.z - wanted.z).max() < 1e-4 * np.abs(wanted.z).max()
@@ -108,7 +108,7 @@ def test_bf16_is_tried_as_bf16(model, exports):
     if not devices.has_bf16(CPU):
         assert set(near) == {"fp32"}
         pytest.skip("this machine computes no bf16")
-    assert models.load(exports("openvino"), CPU).precision == "bf16"
+    assert models.load(exports("openvino"), CPU).engine.precision == "bf16"
     assert 45 < near["bf16"].psnr < near["fp32"].psnr
     with pytest.raises(ConfigError, match="onnx takes: auto, fp32"):
         export.export(model, exports("openvino"), "onnx", precision="bf16")
@@ -197,7 +197,7 @@ def test_a_model_is_converted_once(model, exports, tmp_path, monkeypatch):
     )
     first, again = export.converted(model), export.converted(model)
     assert made == ["openvino"]
-    assert (first.name, first.engine, again.hash) == ("tiny", again.engine, first.hash)
+    assert (first.name, first.engine.name, again.hash) == ("tiny", again.engine.name, first.hash)
     assert export.cache_place(model).is_relative_to(tmp_path / "dsdiff")
     with pytest.raises(ModelError, match="is exported already"):
         export.converted(first)
