@@ -33,5 +33,5 @@ def test_mistakes_are_named(cli, case_folder, model_folder, tmp_path):  # noqa: 
     code, said = cli("export", model_folder, tmp_path / "x", "--to", "onnx", "--check", tmp_path / "nobody")
     assert (code, "no such folder" in said) == (2, True)
     code, said = cli("synth", case_folder, "--model", model_folder, "--engine", "abacus", "-o", tmp_path / "out")
-    assert (code, "engine 'abacus' is unknown; there are: torch, openvino" in said) == (2, True)
+    assert (code, "engine 'abacus' is unknown; there are: auto, eager, fast, compiled, openvino" in said) == (2, True)
     assert not (tmp_path / "x").exists()

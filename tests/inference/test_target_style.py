@@ -54,7 +54,7 @@ def trained(folder):
     trainer = loop.Trainer(config, CPU)
     loaded = [cohort.load(case, SOURCES, "t1ce") for case in cases.discover(folder) if not case.name.endswith("2")]
     patients = cohort.with_styles(loaded, cohort.average_style(loaded))
-    trainer.learn_style(patients)
+    trainer.learn(patients)
     drawn = loop.draws(config, cohort.Cohort(patients))
     for step in range(config.training.steps):
         trainer.train_step(drawn.at(step), torch.Generator().manual_seed(step))
