@@ -22,7 +22,7 @@ from dsdiff.training import loop, state
 from dsdiff.training.watch import LOG, read_log
 
 HERE = Path(__file__).parent
-CPU, QUIET, LIMIT = torch.device("cpu"), Console(quiet=True), 240  # seconds, for what hangs
+CPU, QUIET, LIMIT = torch.device("cpu"), Console(quiet=True), 900  # seconds, for what hangs on a busy machine
 DIT = {
     "target": "dit",
     "params": {"hidden_size": 32, "depth": 2, "num_heads": 2, "image_size": [32, 48], "dropout": 0.1},
