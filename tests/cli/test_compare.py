@@ -15,6 +15,8 @@ from dsdiff.benchmark.profile import Measured
 from dsdiff.cli.main import run
 from dsdiff.data import splits
 from dsdiff.training import loop
+from dsdiff.training.trainer import Diverged
+from dsdiff.training.validate import Validation
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +40,7 @@ def inline(patch):
         patch.setattr(module, "apart", lambda job, *args, threads=1: job(*args))
     patch.setattr(scoring, "time", SimpleNamespace(process_time=count(0.0, 5.0).__next__))
     patch.setattr(budget, "seconds_per_step", lambda *_: 0.5)
-    patch.setattr(loop, "validate", lambda *_: 0.0)
+    patch.setattr(loop, "validate", lambda *_: Validation(0.0, 0, {}))
     patch.setattr(profile, "measure", lambda *_: Measured(0.5, 0.25, None))
     patch.setenv("COLUMNS", "200")
 
@@ -132,9 +134,11 @@ def test_both_arms_have_every_method_and_the_baselines(whole):
 def test_a_bad_candidate_does_not_lose_the_others_work(cohort, cli, tmp_path, monkeypatch):
     step = loop.Trainer.train_step
 
-    def failing(self, *args):
+    def failing(self, batch, generator):
         bad = self.config.backbone.params["num_res_blocks"] == 2 and self.config.data.fold == 1
-        return float("nan") if bad else step(self, *args)
+        if bad:
+            raise Diverged("the loss is nan", ("P0",))
+        return step(self, batch, generator)
 
     monkeypatch.setattr(loop.Trainer, "train_step", failing)
     names = ("reference", "deeper", "broken")

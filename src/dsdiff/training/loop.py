@@ -93,7 +93,7 @@ def _step(trainer: Trainer, batch: Batch, run: Path) -> float:
         found = trainer.world.gather((kept, error.cases))
         names = ", ".join(sorted({name for _, cases in found for name in cases}))
         files = ", ".join(file for file, _ in found if file)
-        raise Diverged(f"{run}: {error}. Its slices are of {names} (kept in {files})", error.cases) from error
+        raise Diverged(f"{error}. Its slices are of {names} (kept in {run}: {files})", error.cases) from error
 
 
 def _judged(trainer: Trainer, judge: Judge, run: Path, patients: Cohort, stop: Stop) -> dict[str, Any]:
