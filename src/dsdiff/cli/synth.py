@@ -165,7 +165,8 @@ def _synthesize(
     devices.set_threads(threads, workers.worthwhile)
     loaded = models.load(model, devices.pick(device), engine)
     taken = plan(loaded, steps, samples, seed)
-    by = f"{loaded.engine.says}, {workers.wanted(loaded.device)} at once"
+    side_by_side = workers.wanted(loaded.device)
+    by = loaded.engine.says + (f", {side_by_side} threads side by side" if side_by_side > 1 else "")
     told = references.read(style, loaded) if style else None
     everything = len(todo)
     if resume:
