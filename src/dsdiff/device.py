@@ -1,7 +1,6 @@
 """Where to compute and in which precision."""
 
 import os
-import resource
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
@@ -73,5 +72,7 @@ def peak_memory(device: torch.device) -> int:
         peak = next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
         CLEAR.write_text("5")
         return peak * 1024
+    import resource  # absent from Windows
+
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

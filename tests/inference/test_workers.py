@@ -54,6 +54,11 @@ def test_a_ceiling_that_is_too_low_is_refused(model):
         run(volumes(), model, memory=0.01)
 
 
+def test_a_ceiling_is_for_a_cpu():
+    with pytest.raises(ConfigError, match="--memory is for a CPU; on cuda"):
+        workers.Ceiling(1.0, torch.device("cuda"))
+
+
 def test_a_ceiling_affords_as_many_workers_as_fit(monkeypatch):
     told = iter([9e9, 1e9, 1.5e9])  # the peak before, what is in use when it was reset, the peak with one worker
     monkeypatch.setattr("dsdiff.device.peak_memory", lambda device: next(told))
@@ -74,6 +79,10 @@ def test_order_is_kept_and_few_items_are_held():
         seen.append((item, square))
         assert len(taken) - len(seen) <= 3
     assert seen == [(n, n * n) for n in range(20)]
+
+
+def test_without_threads_the_caller_computes():
+    assert list(workers.in_order(str, iter([1, 2]), 0)) == [(1, "1"), (2, "2")]
 
 
 def test_an_error_in_a_worker_is_raised_where_its_item_is_due():

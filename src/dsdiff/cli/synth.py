@@ -176,7 +176,8 @@ def _synthesize(
     devices.set_threads(threads, workers.worthwhile)
     loaded = _loaded(model, engine, device, console)
     taken = plan(loaded, steps, samples, seed)
-    by = f"{loaded.engine.says}, {loaded.engine.workers} at once"
+    side_by_side = loaded.engine.workers
+    by = loaded.engine.says + (f", {side_by_side} threads side by side" if side_by_side > 1 else "")
     told = references.read(style, loaded) if style else None
     everything = len(todo)
     if resume:

@@ -56,5 +56,4 @@ def _each(step: Callable[[Case, Any], Any], given: Iterable[Outcome], overlapped
         except Exception as error:  # one odd case must not stop the others
             return error
 
-    pairs = workers.in_order(tried, given, 1) if overlapped else ((outcome, tried(outcome)) for outcome in given)
-    return ((case, value) for (case, _), value in pairs)
+    return ((case, value) for (case, _), value in workers.in_order(tried, given, int(overlapped)))

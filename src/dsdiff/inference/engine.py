@@ -45,11 +45,13 @@ class Engine:
 
     @property
     def workers(self) -> int:
-        """Slices computed side by side: one for each of torch's threads on a CPU, where layers go on one thread each.
+        """Slices computed side by side: on a CPU one for each of torch's threads, where layers go on one thread each.
 
-        Other runtimes share their threads out within a layer, and a GPU does.
+        Other runtimes share their threads out within a layer; on other devices graphs belong to the caller's thread (0).
         """
-        return torch.get_num_threads() if self.device.type == "cpu" and self.layout != GRAPHS else 1
+        if self.device.type != "cpu":
+            return 0
+        return 1 if self.layout == GRAPHS else torch.get_num_threads()
 
     @property
     def says(self) -> str:

@@ -52,9 +52,14 @@ def _start(stop: threading.Event) -> None:
 
 
 class Ceiling:
-    """How many workers a ceiling of memory affords, in GB, judged by the one that computes the first (largest) item."""
+    """How many workers a ceiling of memory affords, in GB, judged by the one that computes the first (largest) item.
+
+    Raises `ConfigError` for a device without workers, and where the ceiling does not afford one.
+    """
 
     def __init__(self, gigabytes: float, device: torch.device) -> None:
+        if device.type != "cpu":
+            raise ConfigError(f"--memory is for a CPU; on {device} one batch of slices is computed at a time")
         self.gigabytes, self.device, self.idle = gigabytes, device, 0
 
     def watch(self) -> None:
@@ -63,7 +68,7 @@ class Ceiling:
         self.idle = devices.peak_memory(self.device)
 
     def affords(self) -> int:
-        """To be called after it. Raises `ConfigError` where the ceiling does not afford one worker."""
+        """To be called after it."""
         peak, most = devices.peak_memory(self.device), self.gigabytes * 1e9
         if peak > most:
             raise ConfigError(f"--memory {self.gigabytes:g} is too little: one worker needs {peak / 1e9:.2f} GB")
@@ -73,8 +78,14 @@ class Ceiling:
 def in_order(
     function: Callable[[A], B], items: Iterable[A], threads: int, ceiling: Ceiling | None = None
 ) -> Iterator[tuple[A, B]]:
-    """Every item with `function(item)`, in the order of the items; few are held at one time, however many there are."""
+    """Every item with `function(item)`, in the order of the items; few are held at one time, however many there are.
+
+    Without threads the caller's own computes them.
+    """
     todo = iter(items)
+    if threads == 0:
+        yield from ((item, function(item)) for item in todo)
+        return
     if ceiling is not None:
         with pool(1) as lone:
             for first in islice(todo, 1):
