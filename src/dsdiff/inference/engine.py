@@ -47,7 +47,7 @@ class Engine:
     def workers(self) -> int:
         """Slices computed side by side: on a CPU one for each of torch's threads, where layers go on one thread each.
 
-        Other runtimes share their threads out within a layer; on other devices graphs belong to the caller's thread (0).
+        Other runtimes share threads out within a layer; on other devices graphs belong to the thread that calls (0).
         """
         if self.device.type != "cpu":
             return 0

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from typing import Any, TypeVar, cast
 
 import torch
@@ -16,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from dsdiff.errors import ConfigError
 
 T = TypeVar("T")
+RUNS = count()  # of this process
 STARTED = ("RANK", "WORLD_SIZE", "MASTER_ADDR")  # what torchrun, and Kubernetes' PyTorchJob, put into the environment
 PATIENCE = timedelta(hours=1)  # of a process with the others: one may read data or write a checkpoint
 
@@ -79,7 +81,10 @@ def joined(where: torch.device) -> Iterator[World]:
     if where.type == "cuda":
         where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
         torch.cuda.set_device(where)
-    dist.init_process_group("cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo", timeout=PATIENCE)
+    backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+    store, rank, size = next(dist.rendezvous("env://"))
+    own = dist.PrefixStore(f"run{next(RUNS)}", store)  # a process that joins again must not find what it left before
+    dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=PATIENCE)
     try:
         yield World(where, dist.get_rank(), dist.get_world_size())
     finally:
