@@ -153,13 +153,13 @@ def ratios(taken: dict[str, list[float]], of: str, to: str) -> dict[str, float]:
 
 def peak(overrides: tuple[str, ...]) -> float:
     """GB above the process that a step takes, in a process of its own."""
-    profile.used(CPU)
-    before = profile.used(CPU)
+    devices.peak_memory(CPU)
+    before = devices.peak_memory(CPU)
     config = recipe(*overrides)
     trainer = Trainer(config, CPU)
     for step in range(2):
         trainer.train_step(synthetic(config, config.training.batch_size), torch.Generator().manual_seed(step))
-    return (profile.used(CPU) - before) / 1e9
+    return (devices.peak_memory(CPU) - before) / 1e9
 
 
 def growth(quick: bool) -> dict[str, list[dict[str, float]]]:
