@@ -17,6 +17,7 @@ import re
 import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 
@@ -32,42 +33,57 @@ from dsdiff.evaluation import scores
 from dsdiff.inference import model as models
 from dsdiff.inference import reference
 from dsdiff.inference.model import Model
-from dsdiff.inference.synthesize import run
+from dsdiff.inference.reference import Reference
+from dsdiff.inference.synthesize import complete
 from dsdiff.progress import bars
 from dsdiff.training import loop
 
 ARMS = ("concat", "encoder", "disentangle", "structure", "style", "all")
 CONFIGS = Path(__file__).parents[1] / "configs" / "conditioning"
 BASE = "concat"
-Found = dict[str, dict[str, float]]  # patient -> score -> value
+Found = dict[str, dict[str, float]]  # patient (or variant) -> score -> value
 
 
-def job(arm: str, seed: int, fold: int, data: Path, split: Path, out: Path, overrides: list[str], most: int) -> None:
-    """Train one arm without one fold, and score the fold's patients; both only where not done before."""
+@dataclass(frozen=True)
+class Places:
+    """Where the patients are, as cases and, to train from, perhaps prepared; their split; and where results go."""
+
+    data: Path
+    store: Path | None
+    split: Path
+    out: Path
+
+
+def job(arm: str, seed: int, fold: int, places: Places, overrides: list[str], most: int, ends: float) -> None:
+    """Train one arm without one fold, and score the fold's patients; both only where not done before, nor too late."""
     torch.set_num_threads(1)
-    place = out / arm / f"seed{seed}" / f"fold{fold}"
-    if (place / "scores.json").is_file():
+    place = places.out / arm / f"seed{seed}" / f"fold{fold}"
+    if (place / "scores.json").is_file() or time.time() > ends:
         return
-    given = (f"data.root={data}", f"data.split={split}", f"data.fold={fold}", f"seed={seed}", *overrides)
+    given = (f"data.root={places.store or places.data}", f"data.split={places.split}", f"data.fold={fold}")
+    config = configs.load(CONFIGS / f"{arm}.yaml", (*given, f"seed={seed}", *overrides))
     since = time.process_time()
-    folder = loop.train(configs.load(CONFIGS / f"{arm}.yaml", given), place, torch.device("cpu"), Console(quiet=True))
+    folder = loop.train(config, place, torch.device("cpu"), Console(quiet=True))
     minutes, model = (time.process_time() - since) / 60, models.load(folder, torch.device("cpu"))
-    known = {case.name: case for case in cases.discover(data)}
-    held_out = [known[name] for name in splits.read(split).held_out(fold)][:most]
-    variants = {"": score_all(held_out, model, None)}
-    if model.config.conditioning.style != "none":
-        variants |= {f", {kind} reference": score_all(held_out, model, kind) for kind in ("other", "own")}
-    facts = {"minutes": minutes, "variants": variants}
+    known = {case.name: case for case in cases.discover(places.data)}
+    held_out = [known[name] for name in splits.read(places.split).held_out(fold)][:most]
+    facts = {"minutes": minutes, "variants": score_all(held_out, model)}
     (place / "scores.json").write_text(json.dumps(facts))
 
 
-def score_all(held_out: list[Case], model: Model, kind: str | None) -> Found:
-    """Scores of every patient, in the average style or in that of a reference."""
-    found = {}
+def score_all(held_out: list[Case], model: Model) -> dict[str, Found]:
+    """Scores of every patient in the average style and, for a model that is told one, in those of two references."""
+    found: dict[str, Found] = {"": {}}
+    told = model.config.conditioning.style != "none"
+    codes = {case.name: reference.read(case.files["t1ce"].parent, model) for case in held_out if told}
     for case in held_out:
-        told = {None: None, "own": case, "other": neighbour(case, held_out)}[kind]
-        if kind is None or told is not None:
-            found[case.name] = score(case, model, told)
+        styles = {"": None}
+        if told:
+            styles |= {", own reference": codes[case.name]}
+            if other := neighbour(case, held_out):
+                styles |= {", other reference": codes[other.name]}
+        for variant, one in score(case, model, styles).items():
+            found.setdefault(variant, {})[case.name] = one
     return found
 
 
@@ -78,13 +94,14 @@ def neighbour(case: Case, others: list[Case]) -> Case | None:
     return alike[(alike.index(case) + 1) % len(alike)] if len(alike) > 1 else None
 
 
-def score(case: Case, model: Model, told: Case | None) -> dict[str, float]:
-    """Every score of one patient."""
+def score(case: Case, model: Model, styles: dict[str, Reference | None]) -> Found:
+    """Every score of one patient in each of some styles."""
     volumes = cases.load(case, (*model.contrasts, "t1ce"))
-    style = reference.read(told.files["t1ce"].parent, model) if told else None
-    result = run({name: volumes[name] for name in model.contrasts}, model, style=style)
     truth, t1 = (preprocess.to_canonical(volumes[name]).array for name in ("t1ce", "t1"))
-    return scores.score(result.z, truth, t1, regions_of(case, result.prepared.brain))
+    prepared = preprocess.apply({name: volumes[name] for name in model.contrasts}, model.config.data.start)
+    where = regions_of(case, prepared.brain)
+    made = {name: complete(prepared, model, style=style).z for name, style in styles.items()}
+    return {name: scores.score(z, truth, t1, where) for name, z in made.items()}
 
 
 def gathered(out: Path, arms: list[str]) -> tuple[dict[str, Found], dict[str, float]]:
@@ -138,6 +155,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("out", type=Path)
+    parser.add_argument(
+        "--store", type=Path, help="the same patients after `dsdiff prepare`: trained from, not read anew"
+    )
     parser.add_argument("--split", type=Path, default=Path("models/split.json"))
     parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
@@ -149,23 +169,21 @@ def main() -> None:
     args = parser.parse_args()
     split = splits.read(args.split)
     overrides = [f"training.steps={args.steps}", f"training.validate_every={args.steps}"]
-    ends = time.monotonic() + 3600 * args.hours
-    todo = list(product(args.seeds, args.folds or range(len(split.folds)), args.arms))
+    places = Places(args.data, args.store, args.split, args.out)
+    ends = time.time() + 3600 * args.hours
+    each = product(args.seeds, args.folds or range(len(split.folds)), args.arms)
+    todo = [(arm, seed, fold) for seed, fold, arm in each]
     context, failed = multiprocessing.get_context("spawn"), []
     with ProcessPoolExecutor(args.workers, context) as pool, bars(Console(stderr=True), count=True) as progress:
         task = progress.add_task("ablation", total=len(todo))
-        for start in range(0, len(todo), args.workers):
-            if time.monotonic() > ends:
-                print(f"stopped after {args.hours} hours; the same command goes on", flush=True)
-                break
-            part = todo[start : start + args.workers]
-            common = (args.data, args.split, args.out, overrides, args.patients)
-            running = {pool.submit(job, arm, seed, fold, *common): (arm, seed, fold) for seed, fold, arm in part}
-            for done in as_completed(running):
-                if error := done.exception():
-                    failed.append(running[done])
-                    print(f"{running[done]}: {error}", flush=True)
-                progress.advance(task)
+        running = {pool.submit(job, *one, places, overrides, args.patients, ends): one for one in todo}
+        for done in as_completed(running):
+            if error := done.exception():
+                failed.append(running[done])
+                print(f"{running[done]}: {error}", flush=True)
+            progress.advance(task)
+    if time.time() > ends:
+        print(f"stopped after {args.hours} hours; the same command goes on", flush=True)
     means, minutes = gathered(args.out, args.arms)
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "table.md").write_text(table(means, minutes, len(args.seeds), args.steps, split.hash) + "\n")
