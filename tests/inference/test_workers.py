@@ -100,6 +100,12 @@ def test_threads_are_taken_while_they_pay(monkeypatch, rates, chosen):
     assert workers.worthwhile(6) == chosen
 
 
+def test_a_core_that_was_busy_for_a_moment_is_asked_again(monkeypatch):
+    two = iter([1.0, 1.1, 2.0])
+    monkeypatch.setattr(workers, "_rate", lambda threads: 1.0 if threads == 1 else next(two))
+    assert workers.worthwhile(2) == 2
+
+
 def test_the_measurement_itself_ends_with_a_number_of_threads():
     assert workers.worthwhile(2) in (1, 2)
 

@@ -45,9 +45,9 @@ class Prepared:
 
 
 def to_canonical(volume: Volume) -> Volume:
-    """The same image with axes in RAS+ order; voxel values untouched."""
+    """The same image with axes in RAS+ order: a view, voxel values untouched."""
     orientation = io_orientation(volume.affine)
-    array = np.ascontiguousarray(apply_orientation(volume.array, orientation))
+    array = apply_orientation(volume.array, orientation)
     return Volume(array, volume.affine @ inv_ornt_aff(orientation, volume.shape))
 
 
@@ -94,13 +94,18 @@ def apply(volumes: Mapping[str, Volume], reference: str = "t1") -> Prepared:
     scales = {name: robust_scale(array, brain) for name, array in arrays.items()}
     if flat := [name for name, scale in scales.items() if scale.width <= 0]:
         raise InputError(f"{flat[0]} is constant over most of the brain; is it a mask or a label map?")
-    images = {
-        name: np.where(brain, (array - scales[name].centre) / scales[name].width, 0).astype(np.float32)
-        for name, array in arrays.items()
-    }
+    images = {name: _standardised(array, brain, scales[name]) for name, array in arrays.items()}
     x, y, z = map(float, canonical[reference].spacing)
     doubts = (*_doubts(brain, ml, (x, y, z)), *_twins(arrays))
     return Prepared(images, brain, scales, (x, y, z), volumes[reference], doubts)
+
+
+def _standardised(
+    array: Float[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"], scale: Scale
+) -> Float[np.ndarray, "x y z"]:
+    image = np.zeros(array.shape, np.float32)
+    image[brain] = (array[brain] - scale.centre) / scale.width
+    return image
 
 
 def _doubts(brain: Bool[np.ndarray, "x y z"], ml: float, spacing: tuple[float, float, float]) -> tuple[str, ...]:

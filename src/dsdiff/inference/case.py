@@ -4,6 +4,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -79,13 +80,20 @@ def write(result: Result, case: Case, out: Path, model: Model) -> Result:
 
 
 def _write(result: Result, case: Case, folder: Path, model: Model) -> None:
-    nifti.write(result.t1ce, folder / f"{case.name}_desc-synthT1ce_T1w.nii.gz", DESCRIPTION)
+    volumes = [(result.t1ce, "synth", DESCRIPTION)]
     if result.std is not None:
         of = "expected SD of error" if model.process.spread else "SD over samples"
-        nifti.write(result.std, folder / f"{case.name}_desc-stdT1ce_T1w.nii.gz", f"{of}: {DESCRIPTION}")
-    preview.save(picture(result, case.name, model), folder / "preview.png")
-    facts = provenance(result, case, model)
-    (folder / PROVENANCE).write_text(json.dumps(facts, indent=2) + "\n")
+        volumes.append((result.std, "std", f"{of}: {DESCRIPTION}"))
+    with ThreadPoolExecutor(len(volumes)) as files:  # packed while the picture is drawn
+        packed = [
+            files.submit(nifti.write, volume, folder / f"{case.name}_desc-{what}T1ce_T1w.nii.gz", description)
+            for volume, what, description in volumes
+        ]
+        preview.save(picture(result, case.name, model), folder / "preview.png")
+        facts = provenance(result, case, model)
+        (folder / PROVENANCE).write_text(json.dumps(facts, indent=2) + "\n")
+        for volume in packed:
+            volume.result()
 
 
 def picture(result: Result, name: str, model: Model) -> Any:

@@ -6,6 +6,7 @@ nifti.read -> preprocess.apply -> slices.batches -> network.condition -> sampler
 
 import math
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -164,17 +165,20 @@ def complete(
     batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, model.engine.slices)
     draw = partial(predict, model, steps=steps, samples=samples, seed=seed, code=code)
     ceiling = None if memory is None else workers.Ceiling(memory, model.device)
-    for batch, drawn in workers.in_order(draw, batches, model.engine.workers, ceiling):
-        for index, box in enumerate(batch.boxes):
-            slices.put(mean, drawn.mean[index], box)
-            if spread is not None and drawn.std is not None:
-                slices.put(spread, drawn.std[index], box)
-        done += len(batch.boxes)
-        progress(done / total)
+    with ThreadPoolExecutor(1) as aside:
+        doubts = aside.submit(doubted, prepared, model)
+        for batch, drawn in workers.in_order(draw, batches, model.engine.workers, ceiling):
+            for index, box in enumerate(batch.boxes):
+                slices.put(mean, drawn.mean[index], box)
+                if spread is not None and drawn.std is not None:
+                    slices.put(spread, drawn.std[index], box)
+            done += len(batch.boxes)
+            progress(done / total)
+        unlike, said = doubts.result()
     std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)
     t1ce = preprocess.restore(prepared, mean, data.start)
-    named, (unlike, doubts) = None if style is None else style.name, doubted(prepared, model)
-    return Result(t1ce, std, prepared, mean * prepared.brain, spread, steps, samples, seed, named, unlike, doubts)
+    named = None if style is None else style.name
+    return Result(t1ce, std, prepared, mean * prepared.brain, spread, steps, samples, seed, named, unlike, said)
 
 
 def doubted(prepared: Prepared, model: Model) -> tuple[dict[str, float], tuple[str, ...]]:
