@@ -29,7 +29,7 @@ from rich.console import Console
 from dsdiff import config as configs
 from dsdiff.data import cases, preprocess, splits
 from dsdiff.data.cases import Case
-from dsdiff.evaluation import scores
+from dsdiff.evaluation import scores, statistics
 from dsdiff.inference import model as models
 from dsdiff.inference import reference
 from dsdiff.inference.model import Model
@@ -146,7 +146,7 @@ def table(means: dict[str, Found], minutes: dict[str, float], n_seeds: int, step
 
 
 def _cell(values: list[float], name: str) -> str:
-    mean, low, high = scores.interval(values)
+    mean, low, high = statistics.interval(values)
     digits = 2 if name.startswith("psnr") else 3
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
