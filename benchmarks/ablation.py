@@ -1,10 +1,14 @@
-"""What each part of the conditioning is worth on real patients: python benchmarks/ablation.py DATA OUT
+"""What each part of a recipe is worth on real patients: python benchmarks/ablation.py DATA OUT
 
-Trains every YAML of configs/conditioning (they differ in the conditioning block alone) with every seed without every
-fold of the split, for the same number of steps, and scores the patients of that fold. Two trainings run at a time, one
-thread each, seed by seed and fold by fold, so that what is there is balanced whenever it stops; the same command goes
-on where it was stopped, and --hours stops it by itself. Ends with a table (Markdown, also in OUT/table.md): means over
-patients, each averaged over seeds, and the difference from `concat` patient by patient, with 95 % bootstrap intervals.
+Trains every arm with every seed without every fold of the split, for the same number of steps, and scores the patients
+of that fold. Two trainings run at a time, one thread each, seed by seed and fold by fold, so that what is there is
+balanced whenever it stops; the same command goes on where it was stopped, and --hours stops it by itself. Ends with a
+table (Markdown, also in OUT/table.md): means over patients, each averaged over seeds, and the difference from the first
+arm patient by patient, with 95 % bootstrap intervals.
+
+The arms are the YAML files of configs/conditioning, which differ in the conditioning block alone, or any others:
+
+    ablation.py DATA OUT --config bridge-small --arm plain --arm gamma data.augment.gamma.probability=0.3
 
 Arms that are told a style are scored in the average one, with the T1ce of another patient of the same collection as
 reference (a stand-in for "same scanner", which the data do not say), and with the patient's own T1ce: an upper bound.
@@ -38,10 +42,18 @@ from dsdiff.inference.synthesize import complete
 from dsdiff.progress import bars
 from dsdiff.training import loop
 
-ARMS = ("concat", "encoder", "disentangle", "structure", "style", "all")
+CONDITIONING = ("concat", "encoder", "disentangle", "structure", "style", "all")
 CONFIGS = Path(__file__).parents[1] / "configs" / "conditioning"
-BASE = "concat"
 Found = dict[str, dict[str, float]]  # patient (or variant) -> score -> value
+
+
+@dataclass(frozen=True)
+class Arm:
+    """A config by name or file, and what is changed in it."""
+
+    name: str
+    config: str
+    changes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,14 +66,14 @@ class Places:
     out: Path
 
 
-def job(arm: str, seed: int, fold: int, places: Places, overrides: list[str], most: int, ends: float) -> None:
+def job(arm: Arm, seed: int, fold: int, places: Places, overrides: list[str], most: int, ends: float) -> None:
     """Train one arm without one fold, and score the fold's patients; both only where not done before, nor too late."""
     torch.set_num_threads(1)
-    place = places.out / arm / f"seed{seed}" / f"fold{fold}"
+    place = places.out / arm.name / f"seed{seed}" / f"fold{fold}"
     if (place / "scores.json").is_file() or time.time() > ends:
         return
     given = (f"data.root={places.store or places.data}", f"data.split={places.split}", f"data.fold={fold}")
-    config = configs.load(CONFIGS / f"{arm}.yaml", (*given, f"seed={seed}", *overrides))
+    config = configs.load(arm.config, (*given, f"seed={seed}", *overrides, *arm.changes))
     since = time.process_time()
     folder = loop.train(config, place, torch.device("cpu"), Console(quiet=True))
     minutes, model = (time.process_time() - since) / 60, models.load(folder, torch.device("cpu"))
@@ -104,11 +116,11 @@ def score(case: Case, model: Model, styles: dict[str, Reference | None]) -> Foun
     return {name: scores.score(z, truth, t1, where) for name, z in made.items()}
 
 
-def gathered(out: Path, arms: list[str]) -> tuple[dict[str, Found], dict[str, float]]:
+def gathered(out: Path, arms: list[Arm]) -> tuple[dict[str, Found], dict[str, float]]:
     """Scores of every arm and variant by patient, averaged over seeds, and mean minutes of CPU time a training."""
     raw: dict[str, dict[str, list[dict[str, float]]]] = {}
     minutes: dict[str, list[float]] = {}
-    for arm in arms:
+    for arm in (one.name for one in arms):
         for path in sorted((out / arm).glob("seed*/fold*/scores.json")):
             facts = json.loads(path.read_text())
             minutes.setdefault(arm, []).append(facts["minutes"])
@@ -122,8 +134,8 @@ def gathered(out: Path, arms: list[str]) -> tuple[dict[str, Found], dict[str, fl
     return means, {arm: float(np.mean(spent)) for arm, spent in minutes.items()}
 
 
-def table(means: dict[str, Found], minutes: dict[str, float], n_seeds: int, steps: int, hash: str) -> str:
-    """Means with 95 % intervals over patients, then the differences from the yardstick."""
+def table(means: dict[str, Found], minutes: dict[str, float], n_seeds: int, steps: int, hash: str, first: str) -> str:
+    """Means with 95 % intervals over patients, then the differences from the first arm."""
     head = f"| {{}} | {' | '.join(scores.SCORES)} | CPU min |"
     lines = [
         f"Split `{hash}`, {steps} steps, up to {n_seeds} seeds; patients scored: "
@@ -135,11 +147,11 @@ def table(means: dict[str, Found], minutes: dict[str, float], n_seeds: int, step
     for arm, found in means.items():
         cells = [_cell([one[s] for one in found.values()], s) for s in scores.SCORES]
         lines.append(f"| {arm} | {' | '.join(cells)} | {minutes.get(arm, float('nan')):.1f} |")
-    lines += ["", head.format(f"minus {BASE}, patient by patient").replace(" CPU min |", ""), lines[3][:-4]]
-    base = means.get(BASE, {})
+    lines += ["", head.format(f"minus {first}, patient by patient").replace(" CPU min |", ""), lines[3][:-4]]
+    base = means.get(first, {})
     for arm, found in means.items():
         both = [name for name in found if name in base]
-        if arm != BASE and both:
+        if arm != first and both:
             cells = [_cell([found[name][s] - base[name][s] for name in both], s) for s in scores.SCORES]
             lines.append(f"| {arm} | {' | '.join(cells)} |")
     return "\n".join(lines)
@@ -159,7 +171,11 @@ def main() -> None:
         "--store", type=Path, help="the same patients after `dsdiff prepare`: trained from, not read anew"
     )
     parser.add_argument("--split", type=Path, default=Path("models/split.json"))
-    parser.add_argument("--arms", nargs="+", default=list(ARMS), choices=ARMS)
+    parser.add_argument("--arms", nargs="+", default=list(CONDITIONING), choices=CONDITIONING)
+    parser.add_argument("--config", default="bridge-small", help="what the arms of --arm begin with")
+    parser.add_argument(
+        "--arm", nargs="+", action="append", metavar="NAME [KEY=VALUE]", help="an arm of --config; may be given again"
+    )
     parser.add_argument("--seeds", nargs="+", type=int, default=[1, 2, 3])
     parser.add_argument("--folds", nargs="+", type=int, help="default: all of the split")
     parser.add_argument("--steps", type=int, default=500)
@@ -171,7 +187,10 @@ def main() -> None:
     overrides = [f"training.steps={args.steps}", f"training.validate_every={args.steps}"]
     places = Places(args.data, args.store, args.split, args.out)
     ends = time.time() + 3600 * args.hours
-    each = product(args.seeds, args.folds or range(len(split.folds)), args.arms)
+    arms = [Arm(name, str(CONFIGS / f"{name}.yaml")) for name in args.arms]
+    if args.arm:
+        arms = [Arm(name, args.config, tuple(changes)) for name, *changes in args.arm]
+    each = product(args.seeds, args.folds or range(len(split.folds)), arms)
     todo = [(arm, seed, fold) for seed, fold, arm in each]
     context, failed = multiprocessing.get_context("spawn"), []
     with ProcessPoolExecutor(args.workers, context) as pool, bars(Console(stderr=True), count=True) as progress:
@@ -184,10 +203,11 @@ def main() -> None:
             progress.advance(task)
     if time.time() > ends:
         print(f"stopped after {args.hours} hours; the same command goes on", flush=True)
-    means, minutes = gathered(args.out, args.arms)
+    means, minutes = gathered(args.out, arms)
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "table.md").write_text(table(means, minutes, len(args.seeds), args.steps, split.hash) + "\n")
-    print((args.out / "table.md").read_text())
+    told = table(means, minutes, len(args.seeds), args.steps, split.hash, arms[0].name)
+    (args.out / "table.md").write_text(told + "\n")
+    print(told)
     if failed:
         sys.exit(f"{len(failed)} trainings failed; the same command tries them again")
 

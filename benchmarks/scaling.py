@@ -32,7 +32,7 @@ from dsdiff.data import cases
 from dsdiff.inference import preview
 
 SWEEPS = {"slices": [40, 80, 120, 155], "size": [120, 180, 240, 300], "steps": [1, 2, 4, 8], "samples": [2, 4, 8],
-          "cases": [1, 2, 4]}  # fmt: skip
+          "cases": [1, 2, 4, 8]}  # fmt: skip
 PROGRAM = "from dsdiff.cli.main import run; run()"
 Point = tuple[str, float]
 Measured = dict[str, float]
@@ -145,18 +145,18 @@ def draw(rows: list[dict], clock: str) -> Figure:
     """Seconds and memory against what is varied."""
     names = list(dict.fromkeys(row["sweep"] for row in rows if row["sweep"] in SWEEPS))
     figure = Figure(figsize=(2.6 * len(names), 4.6), facecolor=preview.BACKGROUND, dpi=110, layout="constrained")
-    axes = figure.subplots(2, len(names), squeeze=False, sharey="row")
-    for column, name in zip(axes.T, names, strict=True):
+    axes = figure.subplots(2, len(names), squeeze=False)
+    for number, (column, name) in enumerate(zip(axes.T, names, strict=True)):
         own = [row for row in rows if row["sweep"] == name]
         for axis, key, label, colour in zip(
             column, (clock, "peak_gb"), (f"seconds ({clock})", "peak memory, GB"), ("#8ab4f8", "#fdd663"), strict=True
         ):
             axis.plot([r["value"] for r in own], [r[key] for r in own], "o-", color=colour, markersize=4)
-            axis.set_ylim(bottom=0)
+            axis.set_ylim(0, 1.15 * max(r[key] for r in own))
             axis.set_facecolor(preview.BACKGROUND)
             axis.tick_params(colors=preview.FAINT, labelsize=8)
             axis.grid(color=preview.FAINT, alpha=0.2)
-            if column is axes.T[0]:
+            if number == 0:
                 axis.set_ylabel(label, color=preview.INK, fontsize=9)
         column[1].set_xlabel(name, color=preview.INK, fontsize=9)
     return figure
