@@ -47,6 +47,7 @@ from dsdiff.data import cases, preprocess, slices
 from dsdiff.data.preprocess import Prepared
 from dsdiff.inference import preview, workers
 from dsdiff.inference.model import Model
+from dsdiff.inference.sampling import plan
 from dsdiff.inference.synthesize import complete
 
 CPU = torch.device("cpu")
@@ -111,7 +112,7 @@ def cropped(name: str, group: str, model: Model, prepared: Prepared, count: int 
     shapes = {(box.h, box.w) for box in boxes}
     each = {shape: gflops(model, *shape) for shape in shapes}
     work = steps * sum(each[box.h, box.w] for box in boxes)
-    piece = partial(complete, part, model, steps=steps)
+    piece = partial(complete, part, model, plan(model, steps=steps))
     return Contender(name, group, piece, pixels(part, model) / pixels(prepared, model), work, size(model.network))
 
 

@@ -29,6 +29,7 @@ from dsdiff.data import cases, preprocess, slices  # noqa: E402
 from dsdiff.inference import case as case_io  # noqa: E402
 from dsdiff.inference import model as models  # noqa: E402
 from dsdiff.inference import workers  # noqa: E402
+from dsdiff.inference.sampling import Sampling  # noqa: E402
 from dsdiff.inference.synthesize import complete, predict  # noqa: E402
 
 CPU = torch.device("cpu")
@@ -63,7 +64,7 @@ def operations(model: models.Model, prepared: preprocess.Prepared) -> dict[str, 
     torch.set_num_threads(1)
     for _ in range(8):
         with profile(activities=[ProfilerActivity.CPU]) as profiled:
-            predict(model, batch, 1, 1, 0)
+            predict(model, batch, Sampling(1))
         spent = {event.key.removeprefix("aten::"): event.self_cpu_time_total / 1e3 for event in profiled.key_averages()}
         kinds = {kind: sum(spent.get(name, 0) for name in names) for kind, names in KINDS.items()}
         kinds["everything else"] = sum(spent.values()) - sum(kinds.values())

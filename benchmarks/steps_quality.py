@@ -30,7 +30,8 @@ from dsdiff.evaluation import metrics, scores, statistics, texture
 from dsdiff.inference import model as models
 from dsdiff.inference import preview
 from dsdiff.inference.model import Model
-from dsdiff.inference.synthesize import plan, run
+from dsdiff.inference.sampling import plan
+from dsdiff.inference.synthesize import run
 from dsdiff.progress import bars
 
 COLUMNS = {
@@ -49,7 +50,7 @@ def score_steps(folder: Path, case: Case, steps: int) -> Line:
     model = models.load(folder, torch.device("cpu"))
     volumes = cases.load(case, (*model.contrasts, "t1ce"))
     began = time.process_time()
-    result = run({name: volumes[name] for name in model.contrasts}, model, steps=steps)
+    result = run({name: volumes[name] for name in model.contrasts}, model, plan(model, steps=steps))
     seconds = time.process_time() - began
     truth, t1 = (preprocess.to_canonical(volumes[name]).array for name in ("t1ce", "t1"))
     brain = result.prepared.brain
@@ -79,7 +80,7 @@ def jobs(root: Path, data: Path, split: splits.Split, steps: list[int], only: li
 def can_take(model: Model, steps: int) -> bool:
     """Whether the model's formulation knows so many steps."""
     try:
-        return bool(plan(model, steps, 1))
+        return bool(plan(model, steps=steps))
     except ConfigError as error:
         print(f"{model.name}: {error}", file=sys.stderr)
         return False

@@ -9,6 +9,7 @@ from dsdiff.conditioning.condition import ConditioningConfig
 from dsdiff.conditioning.network import Conditioner, named
 from dsdiff.data import preprocess, slices
 from dsdiff.inference import model as models
+from dsdiff.inference.sampling import Sampling
 from dsdiff.inference.synthesize import predict
 from dsdiff.volume import Volume
 
@@ -104,5 +105,5 @@ def test_the_encoder_runs_once_per_slice_whatever_the_steps_and_samples(steps, s
     prepared = preprocess.apply(given)
     batches = list(slices.batches(prepared, model.contrasts, 3, model.multiple, 4))[:2]
     for batch in batches:
-        predict(model, batch, steps, samples, 0)
+        predict(model, batch, Sampling(steps, samples))
     assert encoded == [len(batch.boxes) for batch in batches]

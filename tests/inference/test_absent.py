@@ -11,9 +11,10 @@ import dsdiff
 from dsdiff import config as configs
 from dsdiff.data import batch as batches
 from dsdiff.data import cases
-from dsdiff.errors import CaseError
+from dsdiff.errors import CaseError, ConfigError
 from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
+from dsdiff.inference.sampling import plan
 
 CPU = torch.device("cpu")
 
@@ -55,16 +56,15 @@ def test_a_case_without_flair_says_so(model, tmp_path):
     folder = write_case(tmp_path / "cohort", "P01")
     (folder / "P01_flair.nii.gz").unlink()
     (case,) = cases.discover(folder)
-    settings = {"steps": 1, "samples": 1, "seed": 0}
-    case_io.synthesize_case(case, tmp_path / "out", model, **settings)
+    case_io.synthesize_case(case, tmp_path / "out", model)
     facts = json.loads((tmp_path / "out" / "P01" / "provenance.json").read_text())
     assert facts["absent"] == ["flair"]
     assert set(facts["inputs"]) == {"t1", "t2"}
-    assert case_io.is_finished(tmp_path / "out", case, model, 1, 1, 0)
+    assert case_io.is_finished(tmp_path / "out", case, model, plan(model))
     write_case(tmp_path / "whole", "P01")
     (whole,) = cases.discover(tmp_path / "whole")
-    assert not case_io.is_finished(tmp_path / "out", whole, model, 1, 1, 0)
-    result = case_io.synthesize_case(whole, tmp_path / "other", model, **settings)
+    assert not case_io.is_finished(tmp_path / "out", whole, model, plan(model))
+    result = case_io.synthesize_case(whole, tmp_path / "other", model)
     assert case_io.absent(result, model) == []
 
 
@@ -73,7 +73,7 @@ def test_without_dropout_in_training_the_refusal_stands(model_folder, tmp_path):
     (folder / "P01_flair.nii.gz").unlink()
     (case,) = cases.discover(folder)
     with pytest.raises(CaseError, match="case P01 has no flair"):
-        case_io.synthesize_case(case, tmp_path / "out", models.load(model_folder, CPU), steps=1, samples=1, seed=0)
+        case_io.synthesize_case(case, tmp_path / "out", models.load(model_folder, CPU))
     with pytest.raises(CaseError, match="flair is missing"):
         dsdiff.synthesize(arrays("t1", "t2"), LPS, model=model_folder)
 
@@ -82,8 +82,24 @@ def test_the_preview_says_what_is_lacking(model, tmp_path):
     folder = write_case(tmp_path / "cohort", "P01")
     (folder / "P01_t2.nii.gz").unlink()
     (case,) = cases.discover(folder)
-    result = case_io.synthesize_case(case, tmp_path / "out", model, steps=1, samples=1, seed=0)
+    result = case_io.synthesize_case(case, tmp_path / "out", model)
     figure = case_io.picture(result, "P01", model)
     said = [text.get_text() for text in figure.texts] + [axis.get_title() for axis in figure.axes]
     assert any("without T2" in text for text in said)
     assert "T2" not in said
+
+
+def test_guidance_leads_away_from_what_t1_alone_would_give(model):
+    made = {w: dsdiff.synthesize(arrays("t1", "t2", "flair"), LPS, model=model, guidance=w).z for w in (0.0, 1.0, 2.0)}
+    alone = dsdiff.synthesize(arrays("t1"), LPS, model=model).z
+    assert np.array_equal(made[1.0], dsdiff.synthesize(arrays("t1", "t2", "flair"), LPS, model=model).z)
+    assert np.allclose(made[0.0], alone, atol=1e-6)
+    assert np.allclose(made[2.0], 2 * made[1.0] - alone, atol=1e-5)
+    assert not np.allclose(made[2.0], made[1.0], atol=1e-2)
+
+
+def test_guidance_is_refused_where_the_network_knows_no_case_without_contrasts(model_folder, model):
+    with pytest.raises(ConfigError, match=r"trained with data\.contrast_dropout above 0"):
+        dsdiff.synthesize(arrays("t1", "t2", "flair"), LPS, model=model_folder, guidance=2.0)
+    with pytest.raises(ConfigError, match="guidance is -1; it must be 0 or more"):
+        plan(model, guidance=-1.0)

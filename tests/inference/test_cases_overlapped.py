@@ -35,19 +35,17 @@ def test_overlapped_cases_give_the_files_that_each_alone_gives(model, todo, tmp_
     def progress(case, share):
         told[case.name] = share
 
-    made = synthesize_cases(
-        todo, tmp_path / "many", model, steps=None, samples=1, seed=0, memory=memory, progress=progress
-    )
+    made = synthesize_cases(todo, tmp_path / "many", model, memory=memory, progress=progress)
     outcomes = {case.name: outcome for case, outcome in made}
     assert list(outcomes) == ["A", "B", "C"]
     assert isinstance(outcomes["B"], InputError)
     assert told == {"A": 1, "B": 0, "C": 1}
     for case in (todo[0], todo[2]):
-        case_io.synthesize_case(case, tmp_path / "alone", model, steps=None, samples=1, seed=0)
+        case_io.synthesize_case(case, tmp_path / "alone", model)
     assert contents(tmp_path / "many") == contents(tmp_path / "alone")
 
 
 def test_an_output_that_cannot_be_written_is_handed_back(model, todo, tmp_path):
     (tmp_path / "file").write_text("in the way")
-    made = synthesize_cases(todo[:1], tmp_path / "file", model, steps=1, samples=1, seed=0)
+    made = synthesize_cases(todo[:1], tmp_path / "file", model)
     assert isinstance(next(made)[1], OutputError)

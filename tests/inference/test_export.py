@@ -20,6 +20,7 @@ from dsdiff.data import cases
 from dsdiff.errors import ConfigError, DsdiffError, ModelError, OutputError
 from dsdiff.inference import export, exported, formats, graphs
 from dsdiff.inference import model as models
+from dsdiff.inference.sampling import plan
 from dsdiff.inference.synthesize import run
 from dsdiff.volume import Volume
 
@@ -93,7 +94,10 @@ def test_an_export_gives_the_t1ce_of_its_model(to, model, exports, monkeypatch):
     assert not any(path.is_symlink() for path in folder.iterdir())
     assert (loaded.name, loaded.engine.precision, loaded.multiple) == (to, "fp32", model.multiple)
     assert loaded.engine.name.startswith({"onnx": "onnxruntime ", "torch-export": "torch "}.get(to, "openvino "))
-    wanted, got = run(volumes(), model, samples=2, seed=3), run(volumes(), loaded, samples=2, seed=3)
+    wanted, got = (
+        run(volumes(), model, plan(model, samples=2, seed=3)),
+        run(volumes(), loaded, plan(model, samples=2, seed=3)),
+    )
     assert wanted.z.std() > 0.1
     assert np.abs(got.z - wanted.z).max() < 1e-4 * np.abs(wanted.z).max()
     assert np.abs(got.z_std - wanted.z_std).max() < 1e-3 * wanted.z_std.max()

@@ -7,6 +7,7 @@ from conftest import LPS, patient
 import dsdiff
 from dsdiff.errors import CaseError, ConfigError, GeometryError, InputError, ModelError
 from dsdiff.inference import model as models
+from dsdiff.inference.sampling import Sampling, plan
 from dsdiff.inference.synthesize import run
 from dsdiff.volume import Volume
 
@@ -34,15 +35,15 @@ def test_the_result_lies_on_t1s_grid_and_is_zero_outside_the_brain(model):
     assert not np.allclose(inside, t1[t1 > 0])  # the weights are awake
     assert 0.5 < np.median(inside) / np.median(t1[t1 > 0]) < 2  # T1's intensity scale
     assert result.std is None
-    assert (result.steps, result.samples) == (1, 1)
+    assert result.sampling == Sampling(1)
 
 
 def test_the_same_seed_gives_the_same_bits_and_another_other_samples(model):
-    first, again, other = (run(volumes(), model, samples=2, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (run(volumes(), model, plan(model, samples=2, seed=seed)) for seed in (1, 1, 2))
     assert np.array_equal(first.t1ce.array, again.t1ce.array)
     assert np.array_equal(first.std.array, again.std.array)
     assert not np.array_equal(first.t1ce.array, other.t1ce.array)
-    assert first.steps > 1
+    assert first.sampling.steps > 1
     assert (first.std.array[first.t1ce.array != 0] > 0).mean() > 0.9  # bf16 may round two samples to one value
     assert not first.std.array[volumes()["t1"].array == 0].any()
 
@@ -103,7 +104,7 @@ def test_what_cannot_be_is_refused(model):
     with pytest.raises(ConfigError, match="seed is -1"):
         dsdiff.synthesize(good, model=model, seed=-1)
     with pytest.raises(ConfigError, match="deterministic"):
-        run(volumes(), model, steps=1, samples=3)
+        plan(model, steps=1, samples=3)
 
 
 def test_unknown_and_damaged_models_are_refused(model_folder, tmp_path):

@@ -9,6 +9,7 @@ from dsdiff.errors import ConfigError
 from dsdiff.inference import engine as engines
 from dsdiff.inference import model as models
 from dsdiff.inference import workers
+from dsdiff.inference.sampling import Sampling
 from dsdiff.inference.synthesize import run
 from dsdiff.volume import Volume
 
@@ -33,9 +34,9 @@ def volumes():
 
 
 def test_threads_and_memory_change_no_bit(model, threads):
-    plain = run(volumes(), model, samples=2)
+    plain = run(volumes(), model, Sampling(4, 2))
     threads(3)
-    for other in (run(volumes(), model, samples=2), run(volumes(), model, samples=2, memory=64.0)):
+    for other in (run(volumes(), model, Sampling(4, 2)), run(volumes(), model, Sampling(4, 2), memory=64.0)):
         assert np.array_equal(other.z, plain.z)
         assert np.array_equal(other.z_std, plain.z_std)
     assert torch.get_num_threads() == 3

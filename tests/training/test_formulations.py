@@ -12,7 +12,8 @@ from dsdiff.data import cases, cohort
 from dsdiff.diffusion.registry import PROCESSES, SAMPLERS
 from dsdiff.errors import ConfigError
 from dsdiff.inference.model import Model
-from dsdiff.inference.synthesize import plan, predict, run
+from dsdiff.inference.sampling import plan
+from dsdiff.inference.synthesize import predict, run
 from dsdiff.training import loop
 from dsdiff.volume import Volume
 
@@ -71,10 +72,10 @@ def test_what_goes_together_trains_and_synthesises(process, prediction, sampler,
     wake(trainer.network)
     model = model_of(trainer)
     steps = None if process == "regression" else 3
-    first, again, other = (run(volumes, model, steps=steps, seed=seed) for seed in (1, 1, 2))
+    first, again, other = (run(volumes, model, plan(model, steps=steps, seed=seed)) for seed in (1, 1, 2))
     assert np.isfinite(first.z).all()
     assert np.array_equal(first.z, again.z)
-    assert np.array_equal(first.z, other.z) == (not model.process.varies(first.steps))
+    assert np.array_equal(first.z, other.z) == (not model.process.varies(first.sampling.steps))
 
 
 @pytest.mark.parametrize(("process", "prediction", "sampler"), ILLEGAL)
@@ -90,16 +91,16 @@ def test_what_does_not_is_refused_with_a_reason(process, prediction, sampler):
 )
 def test_usual_steps(process, one, several):
     model = model_of(loop.Trainer(config(process), CPU))
-    assert plan(model, None, 1) == one
+    assert plan(model).steps == one
     if process == "regression":
         with pytest.raises(ConfigError, match=r"--steps 1 of process 'regression' is deterministic.*take --samples 1"):
-            plan(model, None, 2)
+            plan(model, samples=2)
         with pytest.raises(ConfigError, match="one step alone, not 4"):
-            plan(model, 4, 1)
+            plan(model, steps=4)
     else:
-        assert plan(model, None, 2) == several
+        assert plan(model, samples=2).steps == several
     if model.process.from_noise:
-        assert plan(model, 1, 2) == 1
+        assert plan(model, steps=1, samples=2).steps == 1
 
 
 def test_steps_of_the_command_then_of_the_config_then_of_the_process():
@@ -107,10 +108,10 @@ def test_steps_of_the_command_then_of_the_config_then_of_the_process():
         update={"sampler": configs.registry.Target(target="bridge", params={"steps": 7})}
     )
     model = model_of(loop.Trainer(given, CPU))
-    assert (plan(model, None, 1), plan(model, None, 2), plan(model, 3, 1)) == (7, 7, 3)
+    assert [plan(model, **asked).steps for asked in ({}, {"samples": 2}, {"steps": 3})] == [7, 7, 3]
     still = model_of(loop.Trainer(config("bridge", sigma=0.0), CPU))
     with pytest.raises(ConfigError, match=r"--steps 4 of process 'bridge' is deterministic.*take --samples 1"):
-        plan(still, None, 2)
+        plan(still, samples=2)
 
 
 def test_the_noise_of_a_slice_is_its_own(volumes):
@@ -122,9 +123,9 @@ def test_the_noise_of_a_slice_is_its_own(volumes):
     model = model_of(trainer)
     (batch,) = slices.batches(preprocess.apply(volumes, "t1"), model.contrasts, 3, 48, 4)
     alone = slices.SliceBatch(batch.boxes[1:2], batch.sources[1:2], batch.brain[1:2])
-    together = predict(model, batch, 2, 2, 0).samples
+    together = predict(model, batch, plan(model, steps=2, samples=2)).samples
     assert np.allclose(
-        predict(model, alone, 2, 1, 0).samples[0, 0], together[0, 1], atol=0.02
+        predict(model, alone, plan(model, steps=2)).samples[0, 0], together[0, 1], atol=0.02
     )  # bf16 may round otherwise
     assert not np.allclose(together[0], together[1], atol=0.1)
 

@@ -5,6 +5,7 @@ import json
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from dsdiff.data.preprocess import Prepared
 from dsdiff.inference import preview
 from dsdiff.inference.model import Model
 from dsdiff.inference.reference import Reference
+from dsdiff.inference.sampling import Sampling
 from dsdiff.inference.synthesize import Result, complete
 
 PROVENANCE = "provenance.json"
@@ -26,17 +28,16 @@ WHAT = "synthetic contrast-enhanced T1-weighted MRI; no contrast agent was given
 OURS = re.compile(r".*_desc-(synth|std)T1ce_T1w\.nii\.gz|preview\.png|comparison\.png|provenance\.json")
 
 
-def is_finished(
-    out: Path, case: Case, model: Model, steps: int, samples: int, seed: int, style: Reference | None = None
-) -> bool:
+def is_finished(out: Path, case: Case, model: Model, sampling: Sampling, style: Reference | None = None) -> bool:
     """Whether the result of these inputs, this model and these settings stands in `out`."""
     try:
         found = json.loads((out / case.name / PROVENANCE).read_text())
         inputs = {name: file_hash(case.files[name]) for name in model.wanted(case.files)}
-        made = (found["model"]["hash"], found["steps"], found["samples"], found["seed"], found["versions"]["dsdiff"])
+        made = (found["model"]["hash"], found["versions"]["dsdiff"])
+        same_sampling = {name: found.get(name) for name in asdict(sampling)} == asdict(sampling)
         same_style = found.get("style") == described(model, style.name if style else None)
         same_inputs = {name: entry["sha256"] for name, entry in found["inputs"].items()} == inputs
-        return made == (model.hash, steps, samples, seed, __version__) and same_style and same_inputs
+        return made == (model.hash, __version__) and same_sampling and same_style and same_inputs
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
@@ -45,10 +46,8 @@ def synthesize_case(
     case: Case,
     out: Path,
     model: Model,
+    sampling: Sampling | None = None,
     *,
-    steps: int | None,
-    samples: int,
-    seed: int,
     style: Reference | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Result:
@@ -57,7 +56,7 @@ def synthesize_case(
     Raises what reading raises, and `OutputError` where the folder cannot be written or holds something else.
     """
     prepared = read(case, out, model)
-    result = complete(prepared, model, steps=steps, samples=samples, seed=seed, style=style, progress=progress)
+    result = complete(prepared, model, sampling, style=style, progress=progress)
     return write(result, case, out, model)
 
 
@@ -130,9 +129,7 @@ def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
         "use": "research use, not for diagnosis",
         "case": case.name,
         "model": {"name": model.name, "hash": model.hash},
-        "seed": result.seed,
-        "steps": result.steps,
-        "samples": result.samples,
+        **asdict(result.sampling),
         "device": str(model.device),
         "engine": model.engine.says,
         "precision": model.engine.precision,

@@ -10,6 +10,7 @@ from dsdiff.inference import case as case_io
 from dsdiff.inference import workers
 from dsdiff.inference.model import Model
 from dsdiff.inference.reference import Reference
+from dsdiff.inference.sampling import Sampling
 from dsdiff.inference.synthesize import Result, complete
 
 Outcome = tuple[Case, Any | Exception]  # what has become of a case so far, or the error that stopped it
@@ -19,10 +20,8 @@ def synthesize_cases(
     todo: Sequence[Case],
     out: Path,
     model: Model,
+    sampling: Sampling | None = None,
     *,
-    steps: int | None,
-    samples: int,
-    seed: int,
     style: Reference | None = None,
     memory: float | None = None,
     progress: Callable[[Case, float], None] = lambda case, share: None,
@@ -34,9 +33,7 @@ def synthesize_cases(
 
     def computed(case: Case, prepared: Any) -> Result:
         say = partial(progress, case)
-        return complete(
-            prepared, model, steps=steps, samples=samples, seed=seed, style=style, memory=memory, progress=say
-        )
+        return complete(prepared, model, sampling, style=style, memory=memory, progress=say)
 
     overlapped = memory is None
     read = _each(lambda case, _: case_io.read(case, out, model), ((case, None) for case in todo), overlapped)

@@ -33,7 +33,7 @@ def run(out: Path, progress: Callable[[float], None] = lambda share: None) -> Pa
     """Synthesise the bundled phantom into `out` and write `out/report.html`; returns the report's path."""
     (phantom,) = cases.discover(Path(str(files("dsdiff").joinpath("assets", "phantom"))))
     model = models.load(models.DEFAULT, torch.device("cpu"))
-    result = case_io.synthesize_case(phantom, out, model, steps=None, samples=1, seed=0, progress=progress)
+    result = case_io.synthesize_case(phantom, out, model, progress=progress)
     report = out / "report.html"
     try:
         preview.save(comparison(result, phantom, model), out / phantom.name / "comparison.png")

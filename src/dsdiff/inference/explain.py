@@ -12,6 +12,7 @@ from dsdiff.data import slices
 from dsdiff.data.preprocess import Prepared
 from dsdiff.inference import preview
 from dsdiff.inference.model import Model
+from dsdiff.inference.sampling import plan
 from dsdiff.inference.synthesize import Result, complete
 from dsdiff.types import Condition
 
@@ -71,7 +72,7 @@ def explain(
         changed = withheld(prepared, contrast) if may_lack else exchanged(prepared, contrast)
         lost[contrast] = enhancement - enhancement_of(complete(changed, model), start)
         taken[contrast] = "withheld" if may_lack else "mirrored"
-    spread = complete(prepared, model, samples=samples).z_std if samples > 1 else None
+    spread = complete(prepared, model, plan(model, samples=samples)).z_std if samples > 1 else None
     progress(1.0)
     found = enhancements(enhancement, lost, preview.lesion_mass(enhancement, prepared), prepared.spacing)
     return Explanation(result, enhancement, lost, taken, spread, found)

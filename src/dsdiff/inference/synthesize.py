@@ -24,12 +24,13 @@ from dsdiff.data.preprocess import Prepared
 from dsdiff.data.slices import SliceBatch
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Denoiser
-from dsdiff.errors import CaseError, ConfigError, InputError
+from dsdiff.errors import CaseError, InputError
 from dsdiff.inference import model as models
 from dsdiff.inference import reference as references
 from dsdiff.inference import workers
 from dsdiff.inference.model import Model
 from dsdiff.inference.reference import Reference
+from dsdiff.inference.sampling import Sampling, plan
 from dsdiff.types import Condition
 from dsdiff.volume import Volume
 
@@ -48,9 +49,7 @@ class Result:
     prepared: Prepared = field(repr=False)
     z: Float[np.ndarray, "x y z"] = field(repr=False)
     z_std: Float[np.ndarray, "x y z"] | None = field(repr=False)
-    steps: int
-    samples: int
-    seed: int
+    sampling: Sampling
     style: str | None  # name of the case whose style it has
     unlike: dict[str, float]  # see `familiar.Familiar.scores`; empty for a model that does not know
     warnings: tuple[str, ...]  # doubts about the input, in words
@@ -64,6 +63,7 @@ def synthesize(
     steps: int | None = None,
     samples: int = 1,
     seed: int = 0,
+    guidance: float = 1.0,
     style: str | Path | None = None,
     device: str = "auto",
 ) -> Result:
@@ -71,7 +71,7 @@ def synthesize(
 
     inputs: contrast name ("t1", "t2", "flair") -> array (x, y, z) or path of a NIfTI file.
     affine: (4, 4) voxel to mm in RAS+ world, needed for arrays (1 mm along the axes when left out).
-    model: a loaded model, a shipped model's name or a model folder. steps: by default the model's (see `plan`).
+    model: a loaded model, a shipped model's name or a model folder. steps, samples, seed, guidance: see `plan`.
     style: folder of another patient with T1ce, whose tissue contrast is taken (see `reference.read`).
 
     Raises `UserError` and its kinds: see `dsdiff.errors`.
@@ -87,7 +87,7 @@ def synthesize(
     volumes = {name: _volume(inputs[name], placed, name) for name in wanted}
     cases.check_grids(volumes, "given")
     told = references.read(Path(style), loaded) if style is not None else None
-    return run(volumes, loaded, steps=steps, samples=samples, seed=seed, style=told)
+    return run(volumes, loaded, plan(loaded, steps=steps, samples=samples, seed=seed, guidance=guidance), style=told)
 
 
 def _volume(given: Any, affine: np.ndarray, name: str) -> Volume:
@@ -102,68 +102,45 @@ def _volume(given: Any, affine: np.ndarray, name: str) -> Volume:
     return Volume(given.astype(np.float32), affine)
 
 
-def plan(model: Model, steps: int | None, samples: int, seed: int = 0) -> int:
-    """The steps to take: those given, those of the model's sampler, or what its process usually takes.
-
-    Raises `ConfigError` for impossible counts, and for samples that would be equal.
-    """
-    process, sampler, name = model.process, model.sampler, model.config.process.target
-    chosen = (steps, sampler.steps, process.usual_steps(samples))
-    steps = next(count for count in chosen if count is not None)
-    if steps < 1 or samples < 1:
-        raise ConfigError(f"steps and samples are {steps} and {samples}; both must be 1 or more")
-    if seed < 0:
-        raise ConfigError(f"seed is {seed}; it must be 0 or more")
-    process.times(steps, sampler.spacing)
-    if samples > 1 and not process.varies(steps):
-        more = "--steps 2 or more" if process.varies(steps + 1) else "--samples 1"
-        raise ConfigError(f"--steps {steps} of process '{name}' is deterministic: samples would be equal; take {more}")
-    return steps
-
-
 def run(
     volumes: Mapping[str, Volume],
     model: Model,
+    sampling: Sampling | None = None,
     *,
-    steps: int | None = None,
-    samples: int = 1,
-    seed: int = 0,
     style: Reference | None = None,
     memory: float | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Result:
     """Synthesise from volumes that share one grid, by default in the average style where the model is told one.
 
+    sampling: by default what `plan` says of the model.
+
     memory: a ceiling in GB, which changes how many slices are computed side by side and never the result; `ConfigError`
     where it is too low. `progress` is told the share of the work that is done.
     """
     prepared = preprocess.apply(volumes, model.config.data.start)
-    return complete(
-        prepared, model, steps=steps, samples=samples, seed=seed, style=style, memory=memory, progress=progress
-    )
+    return complete(prepared, model, sampling, style=style, memory=memory, progress=progress)
 
 
 def complete(
     prepared: Prepared,
     model: Model,
+    sampling: Sampling | None = None,
     *,
-    steps: int | None = None,
-    samples: int = 1,
-    seed: int = 0,
     style: Reference | None = None,
     memory: float | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Result:
     """`run` from the network's axes on: contrasts that `prepared` does not hold are absent."""
-    steps = plan(model, steps, samples, seed)
+    sampling = sampling or plan(model)
     data = model.config.data
     code = None if style is None else torch.from_numpy(style.code).float()
     mean = np.zeros(prepared.brain.shape, np.float32)
-    spread = np.zeros_like(mean) if samples > 1 or model.process.spread else None
+    spread = np.zeros_like(mean) if sampling.samples > 1 or model.process.spread else None
     total = len(slices.boxes(prepared.brain, model.multiple))
     done = 0
     batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, model.engine.slices)
-    draw = partial(predict, model, steps=steps, samples=samples, seed=seed, code=code)
+    draw = partial(predict, model, sampling=sampling, code=code)
     ceiling = None if memory is None else workers.Ceiling(memory, model.device)
     with ThreadPoolExecutor(1) as aside:
         doubts = aside.submit(doubted, prepared, model)
@@ -178,7 +155,7 @@ def complete(
     std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)
     t1ce = preprocess.restore(prepared, mean, data.start)
     named = None if style is None else style.name
-    return Result(t1ce, std, prepared, mean * prepared.brain, spread, steps, samples, seed, named, unlike, said)
+    return Result(t1ce, std, prepared, mean * prepared.brain, spread, sampling, named, unlike, said)
 
 
 def doubted(prepared: Prepared, model: Model) -> tuple[dict[str, float], tuple[str, ...]]:
@@ -215,44 +192,53 @@ class Drawn:
 
 
 @torch.inference_mode()
-def predict(
-    model: Model,
-    batch: SliceBatch,
-    steps: int,
-    samples: int,
-    seed: int,
-    code: Float[Tensor, " f"] | None = None,
-) -> Drawn:
+def predict(model: Model, batch: SliceBatch, sampling: Sampling, code: Float[Tensor, " f"] | None = None) -> Drawn:
     """Samples of a batch of slices. The noise of a slice depends on seed, sample and slice alone."""
     data, process = model.config.data, model.process
     sources = torch.from_numpy(batch.sources).to(model.device)
     present = torch.ones(sources.shape[:2], dtype=torch.bool, device=model.device)
     present[:, list(batch.absent)] = False
+    at = data.contrasts.index(data.start)
     styled = None if code is None else styles.image(code, sources, present)
     cond = model.engine.condition(sources, present, styled)
-    start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
+    alone = None
+    if sampling.guidance != 1:
+        there = torch.arange(len(data.contrasts), device=model.device) == at
+        alone = model.engine.condition(sources, present & there, styled)
+    start = sources[:, at, data.slab // 2, None]  # b 1 h w
     brain = torch.from_numpy(batch.brain).to(model.device)
-    tell = partial(_told, model, cond)
+    tell = partial(_told, model, cond, alone, sampling.guidance)
     denoise: Denoiser = lambda x_t, time: _cleaned(process, tell(x_t, time), start, brain, x_t, time)  # noqa: E731
-    times, expected = process.times(steps, model.sampler.spacing), None
+    times, expected = process.times(sampling.steps, model.sampler.spacing), None
     if not process.from_noise:  # every sample begins at the start itself
         told = tell(start, times[0])
         denoise = _once(_cleaned(process, told, start, brain, start, times[0]), denoise)
         expected = _expected(model, told, brain) if process.spread else None
     drawn = []
-    for sample in range(samples):
-        generators = [np.random.default_rng([seed, sample, box.z]) for box in batch.boxes]
+    for sample in range(sampling.samples):
+        generators = [np.random.default_rng([sampling.seed, sample, box.z]) for box in batch.boxes]
         noise = partial(_noise, generators, start)
         begin = noise() if process.from_noise else start
         drawn.append(model.sampler.sample(denoise, begin, times, process, noise) * process.scale)
     return Drawn(torch.cat(drawn, 1).transpose(0, 1).cpu().numpy(), expected)
 
 
-def _told(model: Model, cond: Condition, x_t: Float[Tensor, "b 1 h w"], time: float) -> Float[Tensor, "b c h w"]:
-    """What the network says at a time."""
+def _told(
+    model: Model,
+    cond: Condition,
+    alone: Condition | None,
+    guidance: float,
+    x_t: Float[Tensor, "b 1 h w"],
+    time: float,
+) -> Float[Tensor, "b c h w"]:
+    """What the network says at a time; with `alone`, the condition of T1 alone, led away from what it says there."""
     workers.go_on()
-    timesteps = model.process.timestep(torch.full((len(x_t),), time, dtype=torch.float64))
-    return model.engine(x_t, timesteps.float().to(x_t.device), cond)
+    timesteps = model.process.timestep(torch.full((len(x_t),), time, dtype=torch.float64)).float().to(x_t.device)
+    told = model.engine(x_t, timesteps, cond)
+    if alone is None:
+        return told
+    apart = model.engine(x_t, timesteps, alone)
+    return torch.cat([apart[:, :1] + guidance * (told[:, :1] - apart[:, :1]), told[:, 1:]], 1)
 
 
 def _cleaned(

@@ -18,7 +18,8 @@ from dsdiff.data.preprocess import Prepared
 from dsdiff.evaluation import scores
 from dsdiff.evaluation.regions import Regions
 from dsdiff.inference.model import Model
-from dsdiff.inference.synthesize import plan, predict
+from dsdiff.inference.sampling import plan
+from dsdiff.inference.synthesize import predict
 from dsdiff.training.objective import Objective
 from dsdiff.training.pictures import save_samples
 from dsdiff.training.stop import Stop
@@ -97,7 +98,7 @@ def _score(model: Model, patient: Patient, stop: Stop) -> dict[str, float]:
     for batch in slices.batches(prepared, model.contrasts, data.slab, model.multiple, model.engine.slices):
         if stop.asked:
             return {}
-        drawn = predict(model, batch, plan(model, None, 1), 1, 0).mean  # b h w
+        drawn = predict(model, batch, plan(model)).mean  # b h w
         for image, box in zip(drawn, batch.boxes, strict=True):
             slices.put(made, image, box)
     regions = Regions(region > 0, region >= 2, region == 3)
