@@ -42,7 +42,7 @@ from dsdiff.inference.synthesize import complete
 from dsdiff.progress import bars
 from dsdiff.training import loop
 
-CONDITIONING = ("concat", "encoder", "disentangle", "structure", "style", "all")
+CONDITIONING = ("concat", "encoder", "disentangle", "structure", "style", "curves", "all")
 CONFIGS = Path(__file__).parents[1] / "configs" / "conditioning"
 Found = dict[str, dict[str, float]]  # patient (or variant) -> score -> value
 

@@ -48,7 +48,7 @@ def computed(seconds: float) -> None:
 
 def waiting(data: DataConfig, size: int, workers: int, steps: int, rounds: int) -> float:
     """The share of a run in which the network waits for a batch, its first ten steps left out; the median round's."""
-    drawn, shares = Batches(data, 1, size, loader.gather(data, False, Console(quiet=True)).training), []
+    drawn, shares = Batches(data, 1, size, loader.gather(data, "none", Console(quiet=True)).training), []
     for number in range(rounds):
         batches = prefetched(drawn, number * 1000, number * 1000 + steps + 10, workers)
         waited, began = 0.0, 0.0
@@ -65,7 +65,7 @@ def waiting(data: DataConfig, size: int, workers: int, steps: int, rounds: int) 
 
 def cost(data: DataConfig, size: int) -> float:
     """CPU ms of one batch: the fastest of three rounds of ten."""
-    drawn, spent = Batches(data, 1, size, loader.gather(data, False, Console(quiet=True)).training), []
+    drawn, spent = Batches(data, 1, size, loader.gather(data, "none", Console(quiet=True)).training), []
     for number in range(3):
         since = time.process_time()
         for step in range(10):
@@ -127,7 +127,7 @@ def memory(root: Path, in_memory: bool, queue: multiprocessing.Queue) -> None:
     torch.set_num_threads(1)
     data = DataConfig(root=root, crop=(48, 48), target_style="average")
     before, since = resident(os.getpid())[0], time.perf_counter()
-    patients = loader.gather(data, False, Console(quiet=True)).training
+    patients = loader.gather(data, "none", Console(quiet=True)).training
     seconds = time.perf_counter() - since
     if in_memory:
         patients = [Patient.of(patient.name, InMemory(*patient.slices.whole())) for patient in patients]

@@ -21,6 +21,7 @@ OPTIONS = {
     "own encoders, at every scale": {"encoder": "per_contrast", "inject": "scales"},
     "edges at every scale": {"structure": "canny", "inject": "scales"},
     "learned edges, style, dropout": {"structure": "learned", "style": "linear"},
+    "style of curves": {"style": "curves"},
 }  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def trained(made, patients):
 def test_every_conditioning_goes_with_every_backbone(name, option, patients, volumes):
     made = config(name, OPTIONS[option], contrast_dropout=0.4 if "dropout" in option else 0)
     if made.conditioning.style != "none":
-        patients = cohort.with_styles(patients, cohort.average_style(patients))
+        patients, _ = cohort.with_styles(patients, made.conditioning.style)
     before = {k: v.clone() for k, v in loop.Trainer(made, CPU).network.state_dict().items()}
     trainer, loss = trained(made, patients)
     assert np.isfinite(loss)

@@ -22,7 +22,7 @@ def batch(tmp_path_factory):
     for seed in range(2):
         write_case(folder, f"P{seed}", seed)
     loaded = [cohort.load(case, ("t1", "t2", "flair"), "t1ce") for case in cases.discover(folder)]
-    patients = cohort.with_styles(loaded, cohort.average_style(loaded))
+    patients, _ = cohort.with_styles(loaded, "linear")
     return batches.draw(patients, 6, (48, 64), 3, 0.5, batches.np.random.default_rng(0))
 
 

@@ -18,7 +18,7 @@ def patients(tmp_path_factory):
     for seed in range(3):
         write_case(folder, f"P{seed}", seed)
     loaded = [cohort.load(case, ("t1", "t2", "flair"), "t1ce") for case in cases.discover(folder)]
-    return cohort.with_styles(loaded, cohort.average_style(loaded))
+    return cohort.with_styles(loaded, "linear")[0]
 
 
 def drawn(patients, size=4, **more):

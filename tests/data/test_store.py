@@ -52,7 +52,7 @@ def files(place):
 
 def drawn(root, **more):
     data = DATA.model_copy(update={"root": root, **more})
-    patients = loader.gather(data, data.target_style == "own", QUIET)
+    patients = loader.gather(data, "linear" if data.target_style == "own" else "none", QUIET)
     return Batches(data, 3, 4, patients.training)
 
 

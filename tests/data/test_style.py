@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dsdiff.data.style import LinearRegression, own_style, restyled
+from dsdiff.data.style import KNOTS, LinearRegression, own_style, restyled, told
 
 SHAPE = (24, 24, 12)
 
@@ -34,3 +34,17 @@ def test_another_style_leaves_enhancement_where_it_was():
     other.add(x, x[0] + 0.1 * x[2], brain)
     moved = restyled(x, truth, brain, own_style(x, truth, brain), other)
     assert np.allclose(moved, x[0] + 0.1 * x[2] + enhancement, atol=0.1)
+
+
+def test_curves_bend_at_the_knots_and_are_drawn_as_they_were_fitted():
+    brain, x = np.ones(SHAPE, bool), sources(1)
+    truth = np.maximum(x[0], 1) - 2 * np.minimum(x[1], -1) + 0.5
+    bent, straight = LinearRegression(3, KNOTS["curves"]), LinearRegression(3)
+    for one in (bent, straight):
+        one.add(x, truth, brain)
+    assert np.abs(bent.predict(x, brain) - truth).mean() < 0.03
+    assert np.abs(straight.predict(x, brain) - truth).mean() > 0.2
+    for one in (bent, straight):
+        slice_of = np.stack(x)[..., 5]
+        assert np.allclose(told(slice_of, one.weights, brain[..., 5]), one.predict(x, brain)[..., 5], atol=1e-4)
+    assert not told(slice_of, bent.weights, np.zeros(SHAPE[:2], bool)).any()

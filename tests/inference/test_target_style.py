@@ -7,13 +7,14 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from conftest import LPS, TINY, patient, write_case
+from conftest import LPS, TINY, patient, wake, write_case
 
 from dsdiff import config as configs
 from dsdiff.cli.main import run as command
-from dsdiff.data import cases, cohort, loader, splits, style
+from dsdiff.data import cases, cohort, familiar, loader, splits, style
 from dsdiff.errors import ConfigError
 from dsdiff.evaluation import metrics
+from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
 from dsdiff.inference import reference
 from dsdiff.inference.synthesize import run
@@ -53,9 +54,10 @@ def trained(folder):
     config = configs.parse({**TINY, "data": data, "training": training, "conditioning": {"style": "linear"}, "backbone": {"target": "unet", "params": params}}, "two scanners")  # fmt: skip
     trainer = loop.Trainer(config, CPU)
     loaded = [cohort.load(case, SOURCES, "t1ce") for case in cases.discover(folder) if not case.name.endswith("2")]
-    patients = cohort.with_styles(loaded, cohort.average_style(loaded))
-    trainer.learn(patients)
-    drawn = loop.draws(config, cohort.Cohort(patients))
+    patients, styles = cohort.with_styles(loaded, "linear")
+    everybody = cohort.Cohort(patients, styles=styles)
+    trainer.learn(everybody)
+    drawn = loop.draws(config, everybody)
     for step in range(config.training.steps):
         trainer.train_step(drawn.at(step), torch.Generator().manual_seed(step))
     network = trainer.network.eval()
@@ -109,9 +111,9 @@ def test_a_style_goes_from_training_to_the_command_line(folder, tmp_path, monkey
     data = {"root": str(folder), "split": str(tmp_path / "split.json"), "fold": 0, "slab": 1, "crop": [32, 48]}
     config = configs.parse({**TINY, "data": data, "conditioning": {"style": "linear"}}, "test")
     model = loop.train(config, tmp_path / "run", CPU, loop.Console(quiet=True))
-    patients = loader.gather(config.data, True, loop.Console(quiet=True))
+    patients = loader.gather(config.data, "linear", loop.Console(quiet=True))
     kept = models.load(model, CPU).network.conditioner.average_style
-    assert torch.allclose(kept, torch.from_numpy(patients.training[0].styles[1]).float(), atol=2e-3)
+    assert torch.allclose(kept, torch.from_numpy(patients.styles.average).float(), atol=2e-3)
     assert patients.held_out[0].styles is None
     with pytest.raises(ConfigError, match="holds 6 cases; the reference of a style is one"):
         reference.read(folder, trained)
@@ -125,3 +127,26 @@ def test_a_style_goes_from_training_to_the_command_line(folder, tmp_path, monkey
     assert [fact["style"] for fact in facts] == ["average", "of B0"]
     made = [nib.load(tmp_path / out / "A0" / "A0_desc-synthT1ce_T1w.nii.gz").get_fdata() for out in ("average", "B")]
     assert not np.array_equal(*made)
+
+
+def test_curves_of_the_nearest_patients_are_told_where_no_reference_is(tmp_path):
+    for seed in range(5):
+        write_case(tmp_path / "cohort", f"A{seed}", seed)
+        other_scanner(tmp_path / "cohort", f"B{seed}", seed + 5)
+    splits.write(splits.make([f"{s}{n}" for s in "AB" for n in range(5)], 5, 0), tmp_path / "split.json")
+    data = {"root": str(tmp_path / "cohort"), "split": str(tmp_path / "split.json"), "fold": 0, "slab": 1}
+    training = TINY["training"] | {"steps": 2, "validate_every": 2, "validate_volumes": 1}
+    given = {**TINY, "data": data | {"crop": [32, 48]}, "training": training, "conditioning": {"style": "curves"}}
+    config = configs.parse(given, "test")
+    patients = loader.gather(config.data, "curves", loop.Console(quiet=True))
+    assert all(np.array_equal(*one.styles) for one in patients.held_out)  # expected, and never its own
+    assert not any(np.array_equal(*one.styles) for one in patients.training)
+    model = models.load(loop.train(config, tmp_path / "run", CPU, loop.Console(quiet=True)), CPU)
+    wake(model.network)
+    volumes = {name: Volume(patient(9)[name], LPS) for name in SOURCES}
+    made = run(volumes, model)
+    expected = model.nearest.code(familiar.measure(made.prepared))
+    assert np.array_equal(made.z, run(volumes, model, style=reference.Reference("expected", expected)).z)
+    average = model.network.conditioner.average_style.double().numpy()
+    assert not np.array_equal(made.z, run(volumes, model, style=reference.Reference("average", average)).z)
+    assert case_io.described(model, None) == "of the training patients most like it"

@@ -35,7 +35,7 @@ def config(cohort, **training):
 
 
 def gathered(config):
-    return loader.gather(config.data, False, QUIET)
+    return loader.gather(config.data, "none", QUIET)
 
 
 def test_a_stopped_run_resumed_is_the_run_that_never_stopped(cohort, tmp_path, monkeypatch):

@@ -167,7 +167,7 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(cohort):
     parameter = next(trainer.network.parameters())
     parameter.register_hook(lambda gradient: gradient * float("nan"))
     before = parameter.detach().clone()
-    batch = loop.draws(trainer.config, loader.gather(trainer.config.data, False, QUIET)).at(0)
+    batch = loop.draws(trainer.config, loader.gather(trainer.config.data, "none", QUIET)).at(0)
     with pytest.raises(Diverged, match=r"gradient's norm is nan at step 0"):
         trainer.train_step(batch, torch.Generator().manual_seed(0))
     assert torch.equal(parameter, before)

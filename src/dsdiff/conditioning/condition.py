@@ -18,7 +18,8 @@ class ConditioningConfig(BaseModel):
     structure: the edge map given beside every source. encoder: none, one for all contrasts (shared), or one each.
     disentangle: losses on shared and specific features, summed (see `conditioning.disentangle`); empty for none.
     inject: structure and encoded maps as channels beside x_t (maps), or into the network at each of its scales.
-    style: none, or linear: the slice in the target's style (see `conditioning.style`).
+    style: none, or the slice in the target's style (see `conditioning.style`), which is linear in each source or has
+    curves; of curves the style of the training patients most like the case is told, unless another is given.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -28,7 +29,7 @@ class ConditioningConfig(BaseModel):
     encoder_params: EncoderParams = EncoderParams()
     disentangle: tuple[DisentangleConfig, ...] = ()
     inject: Inject = "maps"
-    style: Literal["none", "linear"] = "none"
+    style: Literal["none", "linear", "curves"] = "none"
 
     @model_validator(mode="after")
     def _swapping_needs_an_encoder(self) -> "ConditioningConfig":

@@ -13,6 +13,7 @@ from dsdiff.conditioning.condition import ConditioningConfig
 from dsdiff.conditioning.disentangle import SwapDecoder
 from dsdiff.conditioning.encoder import ConditionEncoder
 from dsdiff.conditioning.structure import LearnedStructure
+from dsdiff.data.style import KNOTS
 from dsdiff.types import Backbone, Condition, Prediction
 
 
@@ -29,7 +30,9 @@ class Conditioner(nn.Module):
             self.encoder = ConditionEncoder(contrasts, slab, config.encoder_params, config.encoder == "per_contrast")
         params = config.encoder_params
         self.decoder = SwapDecoder(params.channels, params.stem) if config.swaps else None
-        self.register_buffer("average_style", torch.zeros(contrasts + 1) if config.style != "none" else None)
+        told = config.style != "none"
+        code = torch.zeros(contrasts * (1 + len(KNOTS[config.style])) + 1) if told else None
+        self.register_buffer("average_style", code)
 
     def forward(
         self,

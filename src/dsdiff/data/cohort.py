@@ -7,14 +7,13 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Integer
 
-from dsdiff.data import cases, familiar, preprocess, style
+from dsdiff.data import cases, familiar, nearest, preprocess, style
 from dsdiff.data.cases import Case
 from dsdiff.data.familiar import Measurements
 from dsdiff.data.labels import TUMOUR, enhancing_label
+from dsdiff.data.nearest import Nearest
 from dsdiff.data.preprocess import Scale
-from dsdiff.data.style import LinearRegression
-
-Code = Float[np.ndarray, " f"]  # of a style: see `data.style`
+from dsdiff.data.style import Code, LinearRegression
 
 
 class Slab(NamedTuple):
@@ -44,8 +43,8 @@ class Slices(Protocol):
         """Sources, then the target; and the region."""
         ...
 
-    def style(self) -> LinearRegression:
-        """The target's own style."""
+    def style(self, kind: str = "linear") -> LinearRegression:
+        """The target's own style, of a kind of `style.KNOTS`."""
         ...
 
 
@@ -65,8 +64,8 @@ class InMemory:
     def whole(self) -> tuple[Float[np.ndarray, "c z x y"], Integer[np.ndarray, "z x y"]]:
         return self.images, self.region
 
-    def style(self) -> LinearRegression:
-        return style_of(self)
+    def style(self, kind: str = "linear") -> LinearRegression:
+        return style_of(self, kind)
 
 
 @dataclass(frozen=True)
@@ -74,7 +73,7 @@ class Patient:
     """One case as training draws it.
 
     change: what is added to the target, as a code of a style; None leaves it as it is.
-    styles: codes of the target's own style and of the average one, where style is to be told.
+    styles: codes of the target's own style and of the one to be expected, where style is to be told.
     measured: see `familiar.measure`.
     """
 
@@ -107,12 +106,24 @@ class Patient:
 
 
 @dataclass(frozen=True)
+class Styles:
+    """What the styles of some patients' targets tell of other cases: the average, and which go with which sources."""
+
+    average: Code
+    nearest: Nearest | None = None
+
+
+@dataclass(frozen=True)
 class Cohort:
-    """Patients to train on, simulated ones to mix in, and patients held out for validation."""
+    """Patients to train on, simulated ones to mix in, and patients held out for validation.
+
+    styles: of those to train on, where style is to be told.
+    """
 
     training: Sequence[Patient]
     phantoms: Sequence[Patient] = ()
     held_out: Sequence[Patient] = ()
+    styles: Styles | None = None
 
 
 @dataclass(frozen=True)
@@ -157,10 +168,10 @@ def load(case: Case, contrasts: Sequence[str], target: str, start: str = "t1") -
     return Patient.of(case.name, InMemory(images, read.region), read.measured)
 
 
-def style_of(slices: Slices) -> LinearRegression:
+def style_of(slices: Slices, kind: str = "linear") -> LinearRegression:
     """The own style of a case's target, from all of its slices."""
     (*sources, target), region = slices.whole()
-    return style.own_style(sources, target.astype(np.float32), region == 1)
+    return style.own_style(sources, target.astype(np.float32), region == 1, kind)
 
 
 def average_style(patients: Sequence[Patient]) -> LinearRegression:
@@ -174,6 +185,23 @@ def in_style(patients: Sequence[Patient], wanted: LinearRegression) -> list[Pati
     return [replace(patient, change=code - patient.slices.style().weights) for patient in patients]
 
 
-def with_styles(patients: Sequence[Patient], average: LinearRegression) -> list[Patient]:
-    """The patients with the codes of their targets' own style and of the average one."""
-    return [replace(patient, styles=(patient.slices.style().weights, average.weights)) for patient in patients]
+def with_styles(patients: Sequence[Patient], kind: str) -> tuple[list[Patient], Styles]:
+    """The patients with the codes of their targets' own styles and of those that the others let one expect: of curves
+    the nearest patients', else the average. Raises `ValueError` where there are none.
+    """
+    own = [patient.slices.style(kind) for patient in patients]
+    average = LinearRegression.merged(own).weights
+    known = nearest.learn([patient.measured for patient in patients], own) if kind == "curves" else None
+    told = [
+        replace(p, styles=(one.weights, known.code(p.measured, besides=i) if known else average))
+        for i, (p, one) in enumerate(zip(patients, own, strict=True))
+    ]
+    return told, Styles(average, known)
+
+
+def with_expected(patients: Sequence[Patient], styles: Styles) -> list[Patient]:
+    """Patients whose own styles are not to be known, with the codes of those to be expected."""
+    if styles.nearest is None:
+        return list(patients)
+    codes = [styles.nearest.code(patient.measured) for patient in patients]
+    return [replace(patient, styles=(code, code)) for patient, code in zip(patients, codes, strict=True)]

@@ -90,8 +90,9 @@ def _deaf(worker: int) -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def gather(data: DataConfig, told: bool, console: Console) -> Cohort:
-    """The patients that a config names, of stores or of folders; with `told`, each with the style of its target.
+def gather(data: DataConfig, told: str, console: Console) -> Cohort:
+    """The patients that a config names, of stores or of folders; with `told`, a kind of `style.KNOTS` or "none", each
+    with the style of its target.
 
     Raises `ConfigError` where there is nothing to train on, and what reading the cases raises.
     """
@@ -107,12 +108,18 @@ def gather(data: DataConfig, told: bool, console: Console) -> Cohort:
         if lost := sorted(set(held_out) - {patient.name for patient in real}):
             raise ConfigError(f"{data.split} names cases that {data.root} does not hold: {', '.join(lost[:3])}")
     training = [patient for patient in real if patient.name not in held_out]
-    if data.target_style == "average" or told:
-        change = cohort.in_style if data.target_style == "average" else cohort.with_styles
+    held, styles = [patient for patient in real if patient.name in held_out], None
+    if data.target_style == "average":
         average = cohort.average_style(training or phantoms)
-        training, phantoms = change(training, average), change(phantoms, average)
-    held = [patient for patient in real if patient.name in held_out]
-    return Cohort(training or phantoms, phantoms, held)
+        training, phantoms = cohort.in_style(training, average), cohort.in_style(phantoms, average)
+    elif told != "none":
+        if phantoms:
+            phantoms, styles = cohort.with_styles(phantoms, told)
+        if training:
+            training, styles = cohort.with_styles(training, told)
+        assert styles is not None
+        held = cohort.with_expected(held, styles)
+    return Cohort(training or phantoms, phantoms, held, styles)
 
 
 def read(root: Path, data: DataConfig, console: Console) -> list[Patient]:

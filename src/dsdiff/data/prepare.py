@@ -19,6 +19,7 @@ from dsdiff.data.cases import Case
 from dsdiff.data.cohort import InMemory
 from dsdiff.data.settings import DataConfig
 from dsdiff.data.store import Entry, Settings
+from dsdiff.data.style import KNOTS
 from dsdiff.errors import ConfigError, OutputError
 from dsdiff.progress import bars
 
@@ -155,11 +156,13 @@ def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> 
         scales = {name: (scale.centre, scale.width) for name, scale in read.scales.items()}
         absent = tuple(name for name in settings.contrasts if name not in present)
         peak = "".join(map(str, read.region.max((1, 2))))
-        told = None
+        styles: dict[str, dict[str, list]] = {}
         if not absent:
             images = np.stack([read.images[name] for name in (*settings.contrasts, settings.target)])
-            style = InMemory(images, read.region).style()
-            told = (style.gram.tolist(), style.moment.tolist())
+            found = {kind: InMemory(images, read.region).style(kind) for kind in KNOTS}
+            styles = {
+                kind: {"gram": style.gram.tolist(), "moment": style.moment.tolist()} for kind, style in found.items()
+            }
         return Entry(
             case.name,
             peak,
@@ -170,7 +173,7 @@ def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> 
             inputs,
             sha256(file),
             file.stat().st_size,
-            told,
+            styles,
             read.measured,
         )
     except Exception as error:  # one odd case must not stop the others

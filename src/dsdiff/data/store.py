@@ -19,11 +19,11 @@ from jaxtyping import Float, Integer
 
 from dsdiff.data import cases, cohort
 from dsdiff.data.cohort import Boxed, Patient, Slab
-from dsdiff.data.style import LinearRegression
+from dsdiff.data.style import KNOTS, LinearRegression
 from dsdiff.errors import CaseError, ConfigError, InputError
 
 MANIFEST, LIST, FOLDER, REGION = "store.json", "cases.jsonl", "cases", "region"
-WHAT, FORMAT = "dsdiff store", 1
+WHAT, FORMAT = "dsdiff store", 2
 
 
 @dataclass(frozen=True)
@@ -42,8 +42,8 @@ class Entry:
     peak: highest region of every slice, a digit each. absent: source contrasts that the case lacks.
     scales: centre and width of every contrast: z = (intensity - centre) / width. spacing: mm along x, y, z.
     inputs: SHA-256 of every file that was read; sha256, size: of the case's file in the store.
-    style: the target's own style, from all source contrasts; None where one is absent. measured: see
-    `familiar.measure`.
+    styles: the target's own, by kind (see `data.style`), from all source contrasts; none where one is absent.
+    measured: see `familiar.measure`.
     """
 
     name: str
@@ -55,7 +55,7 @@ class Entry:
     inputs: dict[str, str]
     sha256: str
     size: int
-    style: tuple[list[list[float]], list[float]] | None
+    styles: dict[str, dict[str, list]]
     measured: dict[str, dict[str, float]]
 
     @property
@@ -72,7 +72,7 @@ class Stored:
     contrasts: tuple[str, ...]
     target: str
     peaks: str
-    kept_style: tuple[list[list[float]], list[float]] | None
+    kept_styles: Mapping[str, dict[str, list]]
 
     def peak(self) -> Integer[np.ndarray, " z"]:
         return np.frombuffer(self.peaks.encode(), np.uint8) - ord("0")
@@ -87,12 +87,11 @@ class Stored:
         read = read_arrays(self.path, dict.fromkeys((*names, REGION), slice(None)))
         return np.stack([read[name] for name in names]), read[REGION]
 
-    def style(self) -> LinearRegression:
-        if self.kept_style is None:
-            return cohort.style_of(self)
-        kept = LinearRegression(len(self.contrasts))
-        kept.gram, kept.moment = map(np.array, self.kept_style)
-        return kept
+    def style(self, kind: str = "linear") -> LinearRegression:
+        if kind not in self.kept_styles:
+            return cohort.style_of(self, kind)
+        kept = {name: np.array(numbers) for name, numbers in self.kept_styles[kind].items()}
+        return LinearRegression.of(kept["gram"], kept["moment"], KNOTS[kind])
 
 
 @dataclass(frozen=True)
@@ -125,8 +124,8 @@ class Store:
         for entry in self.entries.values():
             if absent := [name for name in contrasts if name in entry.absent]:
                 raise CaseError(f"case {entry.name} of {self.root} has no {absent[0]}; leave it out of data.contrasts")
-            style = entry.style if tuple(contrasts) == self.settings.contrasts else None
-            slices = Stored(case_file(self.root, entry.name), tuple(contrasts), target, entry.peak, style)
+            styles = entry.styles if tuple(contrasts) == self.settings.contrasts else {}
+            slices = Stored(case_file(self.root, entry.name), tuple(contrasts), target, entry.peak, styles)
             found.append(Patient.of(entry.name, slices, entry.measured))
         return found
 
@@ -198,7 +197,7 @@ def read_list(root: Path) -> tuple[dict[str, Entry], int]:
 
 
 def _entry(told: dict[str, Any]) -> Entry:
-    tuples = ("absent", "spacing", "warnings", *(("style",) if told["style"] else ()))
+    tuples = ("absent", "spacing", "warnings")
     scales = {name: (float(centre), float(width)) for name, (centre, width) in told["scales"].items()}
     return Entry(**told | {name: tuple(told[name]) for name in tuples} | {"scales": scales})
 

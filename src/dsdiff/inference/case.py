@@ -119,7 +119,9 @@ def described(model: Model, reference: str | None) -> str | None:
     """The style of a T1ce in words, None for a model that is told none."""
     if model.config.conditioning.style == "none":
         return None
-    return "average" if reference is None else f"of {reference}"
+    if reference is not None:
+        return f"of {reference}"
+    return "average" if model.nearest is None else "of the training patients most like it"
 
 
 def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:

@@ -65,6 +65,7 @@ def export(
         source=Origin(name=model.name, hash=model.hash),
         opset=None if kind.runs_code else OPSET,
         familiar=model.familiar.dump() if model.familiar else "",
+        nearest=model.nearest.dump() if model.nearest else "",
         calibration=model.calibration,
         versions={"dsdiff": __version__} | {name: version(name) for name in ("torch", *kind.packages)},
     )

@@ -15,8 +15,9 @@ from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.conditioning.network import Network, named
 from dsdiff.config import RunConfig
-from dsdiff.data import familiar
+from dsdiff.data import familiar, nearest
 from dsdiff.data.familiar import Familiar
+from dsdiff.data.nearest import Nearest
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError, ModelError
@@ -31,8 +32,8 @@ DEFAULT = "default"
 @dataclass(frozen=True)
 class Model:
     """`name` and `hash` go into provenance. `network` is as it was trained, `computed_by` what synthesis computes it by
-    (see `engine`). familiar: what the training patients were like, where the model knows. calibration: by which the
-    error that the network expects is multiplied.
+    (see `engine`). familiar: what the training patients were like, where the model knows; nearest: which styles they
+    had, where it is told the nearest ones'. calibration: by which the error that the network expects is multiplied.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Model:
     device: torch.device
     computed_by: str = "auto"
     familiar: Familiar | None = None
+    nearest: Nearest | None = None
     calibration: float = 1.0
 
     @cached_property
@@ -93,10 +95,10 @@ def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto")
         network.load_state_dict(named(held.weights))
     except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:
         raise ModelError(f"{folder}: weights and config do not make a model ({str(error).splitlines()[0]})") from error
-    known, calibration = held.facts.get("familiar"), float(held.facts.get("calibration", 1.0))
+    known, near, calibration = (held.facts.get(name) for name in ("familiar", "nearest", "calibration"))
     return Model(
         folder.name, held.hash, config, network.eval().to(device), config.build_process(), config.build_sampler(),
-        device, engine, familiar.parse(str(known), f"{folder}") if known else None, calibration,
+        device, engine, *_known(str(known or ""), str(near or ""), folder), float(calibration or 1.0),
     )  # fmt: skip
 
 
@@ -106,11 +108,16 @@ def _exported(folder: Path, device: torch.device, engine: str) -> Model:
     except (ConfigError, OmegaConfBaseException, YAMLError, OSError) as error:
         raise ModelError(f"{folder}: its config is no model's ({str(error).splitlines()[0]})") from error
     network = exported.load(folder, config.conditioning.inject, device)
-    known = familiar.parse(network.facts.familiar, f"{folder}") if network.facts.familiar else None
+    known = _known(network.facts.familiar, network.facts.nearest, folder)
     return Model(
         folder.name, exported.digest(folder), config, network, config.build_process(), config.build_sampler(),
-        device, engine, known, network.facts.calibration,
+        device, engine, *known, network.facts.calibration,
     )  # fmt: skip
+
+
+def _known(like: str, near: str, folder: Path) -> tuple[Familiar | None, Nearest | None]:
+    """What the training patients were like and which styles they had, from JSON; "" where that is not known."""
+    return familiar.parse(like, str(folder)) if like else None, nearest.parse(near, str(folder)) if near else None
 
 
 def _parsed(text: str, folder: Path) -> RunConfig:

@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float
 
 from dsdiff.data import cases, preprocess, style
 from dsdiff.data.labels import TUMOUR
+from dsdiff.data.style import Code
 from dsdiff.errors import ConfigError
 from dsdiff.inference.model import Model
 
@@ -17,7 +17,7 @@ class Reference:
     """A style with the name of the case that it was read from. `code`: see `data.style`."""
 
     name: str
-    code: Float[np.ndarray, " f"]
+    code: Code
 
 
 def read(folder: Path, model: Model) -> Reference:
@@ -27,7 +27,7 @@ def read(folder: Path, model: Model) -> Reference:
     Raises `ConfigError` where the model was not told styles or there are several cases, and what reading raises.
     """
     if model.config.conditioning.style == "none":
-        raise ConfigError(f"model {model.name} was trained without conditioning.style: it has one style, the average")
+        raise ConfigError(f"model {model.name} was trained without conditioning.style: it has one style")
     found = cases.discover(folder)
     if len(found) != 1:
         raise ConfigError(f"{folder} holds {len(found)} cases; the reference of a style is one")
@@ -40,4 +40,5 @@ def read(folder: Path, model: Model) -> Reference:
     if seg is not None:
         healthy = healthy & ~np.isin(preprocess.to_canonical(seg).array, TUMOUR)
     sources = [prepared.images[contrast] for contrast in model.contrasts]
-    return Reference(case.name, style.own_style(sources, prepared.images[data.target], healthy).weights)
+    kind = model.config.conditioning.style
+    return Reference(case.name, style.own_style(sources, prepared.images[data.target], healthy, kind).weights)

@@ -20,8 +20,10 @@ from torch import Tensor
 from dsdiff import device as devices
 from dsdiff.conditioning import style as styles
 from dsdiff.data import cases, familiar, nifti, preprocess, registration, slices
+from dsdiff.data.familiar import Measurements
 from dsdiff.data.preprocess import Prepared
 from dsdiff.data.slices import SliceBatch
+from dsdiff.data.style import Code
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Denoiser
 from dsdiff.errors import CaseError, InputError
@@ -111,7 +113,8 @@ def run(
     memory: float | None = None,
     progress: Callable[[float], None] = lambda share: None,
 ) -> Result:
-    """Synthesise from volumes that share one grid, by default in the average style where the model is told one.
+    """Synthesise from volumes that share one grid, in the style of the reference, else, where the model is told one, in
+    that of the training patients most like the case, or on average.
 
     sampling: by default what `plan` says of the model.
 
@@ -134,7 +137,9 @@ def complete(
     """`run` from the network's axes on: contrasts that `prepared` does not hold are absent."""
     sampling = sampling or plan(model)
     data = model.config.data
-    code = None if style is None else torch.from_numpy(style.code).float()
+    measured = familiar.measure(prepared) if model.nearest else None
+    expected = model.nearest.code(measured) if model.nearest and measured else None
+    code = style.code if style is not None else expected
     mean = np.zeros(prepared.brain.shape, np.float32)
     spread = np.zeros_like(mean) if sampling.samples > 1 or model.process.spread else None
     total = len(slices.boxes(prepared.brain, model.multiple))
@@ -143,7 +148,7 @@ def complete(
     draw = partial(predict, model, sampling=sampling, code=code)
     ceiling = None if memory is None else workers.Ceiling(memory, model.device)
     with ThreadPoolExecutor(1) as aside:
-        doubts = aside.submit(doubted, prepared, model)
+        doubts = aside.submit(doubted, prepared, model, measured)
         for batch, drawn in workers.in_order(draw, batches, model.engine.workers, ceiling):
             for index, box in enumerate(batch.boxes):
                 slices.put(mean, drawn.mean[index], box)
@@ -158,12 +163,17 @@ def complete(
     return Result(t1ce, std, prepared, mean * prepared.brain, spread, sampling, named, unlike, said)
 
 
-def doubted(prepared: Prepared, model: Model) -> tuple[dict[str, float], tuple[str, ...]]:
-    """How far the case is from the training patients (1 is the limit) by group, and every doubt about it in words."""
+def doubted(
+    prepared: Prepared, model: Model, measured: dict[str, Measurements] | None = None
+) -> tuple[dict[str, float], tuple[str, ...]]:
+    """How far the case is from the training patients (1 is the limit) by group, and every doubt about it in words.
+
+    measured: see `familiar.measure`, where that is known already.
+    """
     said = (*prepared.warnings, *registration.doubts(prepared, model.config.data.start))
     if model.familiar is None:
         return {}, said
-    found = familiar.measure(prepared)
+    found = familiar.measure(prepared) if measured is None else measured
     scores = {name: round(score, 3) for name, score in model.familiar.scores(found).items()}
     return scores, (*said, *model.familiar.doubts(found))
 
@@ -192,14 +202,17 @@ class Drawn:
 
 
 @torch.inference_mode()
-def predict(model: Model, batch: SliceBatch, sampling: Sampling, code: Float[Tensor, " f"] | None = None) -> Drawn:
-    """Samples of a batch of slices. The noise of a slice depends on seed, sample and slice alone."""
+def predict(model: Model, batch: SliceBatch, sampling: Sampling, code: Code | None = None) -> Drawn:
+    """Samples of a batch of slices, by default in the average style where the model is told one.
+
+    The noise of a slice depends on seed, sample and slice alone.
+    """
     data, process = model.config.data, model.process
     sources = torch.from_numpy(batch.sources).to(model.device)
     present = torch.ones(sources.shape[:2], dtype=torch.bool, device=model.device)
     present[:, list(batch.absent)] = False
     at = data.contrasts.index(data.start)
-    styled = None if code is None else styles.image(code, sources, present)
+    styled = None if code is None else styles.image(torch.from_numpy(code), sources, present)
     cond = model.engine.condition(sources, present, styled)
     alone = None
     if sampling.guidance != 1:

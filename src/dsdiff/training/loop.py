@@ -45,8 +45,8 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console, w
         judge = Judge(config.training, facts)
         unfinished = trainer.step < config.training.steps or (validates and judge.due(trainer.step))
         if unfinished and not judge.satisfied:
-            patients = loader.gather(config.data, config.conditioning.style != "none", console)
-            trainer.learn(patients.training)
+            patients = loader.gather(config.data, config.conditioning.style, console)
+            trainer.learn(patients)
             _steps(trainer, judge, run, patients, console, workers)
         for number, decay in enumerate(config.training.ema):
             folders.save(trainer, number, run / (MODEL if number == judge.ema else f"{MODEL}-ema{decay}"))

@@ -17,7 +17,7 @@ from dsdiff.errors import ConfigError, ModelError
 from dsdiff.training.distributed import shared_out, whole
 from dsdiff.training.trainer import Trainer
 
-STATE, FAMILIAR = "state.safetensors", "familiar"
+STATE = "state.safetensors"
 Tensors = dict[str, Tensor]
 
 
@@ -32,7 +32,8 @@ def save(trainer: Trainer, run: Path, facts: Facts) -> None:
         if trainer.world.first:
             tensors[name] = together.cpu()
     scale = {f"scaler.{name}": value for name, value in trainer.scaler.state_dict().items()}
-    told: Facts = {"step": trainer.step, "processes": trainer.world.size, FAMILIAR: trainer.familiar, **scale, **facts}
+    known = {"familiar": trainer.familiar, "nearest": trainer.nearest}
+    told: Facts = {"step": trainer.step, "processes": trainer.world.size, **known, **scale, **facts}
     trainer.world.by_first(lambda: checkpoint.save_state(run / STATE, tensors, told))
 
 
@@ -86,7 +87,8 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
     if trainer.scaler.is_enabled():
         scale = {name.removeprefix("scaler."): facts[name] for name in facts if name.startswith("scaler.")}
         trainer.scaler.load_state_dict(scale)
-    trainer.step, trainer.familiar = int(facts["step"]), str(facts.get(FAMILIAR, ""))
+    trainer.step = int(facts["step"])
+    trainer.familiar, trainer.nearest = (str(facts.get(name, "")) for name in ("familiar", "nearest"))
     return facts
 
 

@@ -10,7 +10,7 @@ from dsdiff.conditioning.network import Network
 from dsdiff.config import RunConfig, TrainingConfig
 from dsdiff.data import familiar
 from dsdiff.data.batch import Batch
-from dsdiff.data.cohort import Patient
+from dsdiff.data.cohort import Cohort
 from dsdiff.errors import ConfigError, DsdiffError
 from dsdiff.training import distributed, finetune
 from dsdiff.training.distributed import World
@@ -34,7 +34,7 @@ class Trainer:
         settings = config.training
         self.config, self.world = config, where if isinstance(where, World) else World(where)
         self.device, self.step = self.world.device, 0
-        self.familiar = ""  # see `data.familiar`, as JSON
+        self.familiar = self.nearest = ""  # see `data.familiar` and `data.nearest`, as JSON
         self.network = config.build_network()
         if settings.init_from is not None:
             finetune.begin(self.network, config, settings.init_from)
@@ -112,14 +112,15 @@ class Trainer:
         guilty = batch.cases if math.isfinite(mean) or not math.isfinite(mine) else ()
         raise Diverged(f"the {what} at step {self.step}; lower training.lr or set training.precision=fp32", guilty)
 
-    def learn(self, patients: Sequence[Patient]) -> None:
-        """Keep what the training patients are like, and with the weights their average style if the network is told
-        one.
+    def learn(self, patients: Cohort) -> None:
+        """Keep what the training patients are like, and if the network is told styles those of their targets: the
+        average one goes with the weights.
         """
-        known = familiar.learn([patient.measured for patient in patients if patient.measured])
+        known = familiar.learn([patient.measured for patient in patients.training if patient.measured])
         self.familiar = known.dump() if known else ""
-        if patients[0].styles is not None:
-            code = torch.from_numpy(patients[0].styles[1]).float()
+        if patients.styles is not None:
+            self.nearest = patients.styles.nearest.dump() if patients.styles.nearest else ""
+            code = torch.from_numpy(patients.styles.average).float()
             for weights in (self.network.state_dict(), *(average.weights for average in self.averages)):
                 weights["conditioner.average_style"].copy_(code)
 

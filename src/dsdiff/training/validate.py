@@ -95,10 +95,11 @@ def _score(model: Model, patient: Patient, stop: Stop) -> dict[str, float]:
     named = dict(zip(model.contrasts, images[:-1], strict=True))
     prepared = Prepared(named, region > 0, {}, (1.0, 1.0, 1.0), Volume(images[0], np.eye(4)), ())
     made, data = np.zeros(region.shape, np.float32), model.config.data
+    code = patient.styles[1] if patient.styles else None
     for batch in slices.batches(prepared, model.contrasts, data.slab, model.multiple, model.engine.slices):
         if stop.asked:
             return {}
-        drawn = predict(model, batch, plan(model)).mean  # b h w
+        drawn = predict(model, batch, plan(model), code).mean  # b h w
         for image, box in zip(drawn, batch.boxes, strict=True):
             slices.put(made, image, box)
     regions = Regions(region > 0, region >= 2, region == 3)

@@ -1,0 +1,99 @@
+"""The style that is to be expected of a case: that of the training patients whose sources are most like its own.
+
+A site has its own sequences, for T1ce as for the others. How a case's contrasts relate to one another, their noise and
+their detail tell something of where it comes from: the regressions of the training patients (see `data.style`) are
+summed, each weighted by a Gaussian of its distance in these measurements (see `familiar.measure`).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+
+from dsdiff.data.familiar import FEWEST, Measurements
+from dsdiff.data.style import KNOTS, Code, LinearRegression
+from dsdiff.errors import ModelError
+
+GROUPS = ("contrast", "detail")
+FAR = 3.0  # deviations beyond which one measurement counts no more
+NEAR = 0.35  # width of the Gaussian, in root median squared distances
+Measured = Mapping[str, Measurements]
+
+
+@dataclass(frozen=True)
+class Nearest:
+    """Measurements and regressions of the training patients: rows and regressions, one for each."""
+
+    names: tuple[str, ...]
+    middle: Float[np.ndarray, " m"]
+    width: Float[np.ndarray, " m"]
+    rows: Float[np.ndarray, "p m"]
+    regressions: tuple[LinearRegression, ...]
+
+    def code(self, measured: Measured, besides: int | None = None) -> Code:
+        """The style to be expected of a case that measures so, by all patients, or by all besides one of them."""
+        found = _flat(measured)
+        there = [index for index, name in enumerate(self.names) if name in found]
+        row = np.array([found[self.names[index]] for index in there])
+        row = _held(row, self.middle[there], self.width[there])
+        squared = ((self.rows[:, there] - row) ** 2).mean(1) if there else np.zeros(len(self.rows))
+        kept = np.arange(len(self.rows)) != (-1 if besides is None else besides)
+        unit = max(float(np.median(squared[kept])), 1e-12)
+        weights = np.exp(-(squared - squared[kept].min()) / (2 * NEAR**2 * unit)) * kept
+        return LinearRegression.merged(self.regressions, (weights / weights.sum()).tolist()).weights
+
+    def dump(self) -> str:
+        """As JSON."""
+        told = {
+            "names": self.names,
+            "middle": _rounded(self.middle),
+            "width": _rounded(self.width),
+            "rows": _rounded(self.rows),
+            "knots": self.regressions[0].knots,
+            "grams": _rounded(np.stack([one.gram for one in self.regressions])),
+            "moments": _rounded(np.stack([one.moment for one in self.regressions])),
+        }
+        return json.dumps(told)
+
+
+def learn(patients: Sequence[Measured], regressions: Sequence[LinearRegression]) -> Nearest | None:
+    """What these patients tell of others, None where they are too few, or were not all measured."""
+    if len(patients) < FEWEST or not all(patients):
+        return None
+    found = [_flat(patient) for patient in patients]
+    names = tuple(name for name in found[0] if all(name in one for one in found))
+    values = np.array([[one[name] for name in names] for one in found])
+    middle, width = np.median(values, 0), np.maximum(values.std(0), 1e-3)
+    return Nearest(names, middle, width, _held(values, middle, width), tuple(regressions))
+
+
+def parse(text: str, where: str) -> Nearest:
+    """What `dump` wrote. Raises `ModelError` for anything else."""
+    try:
+        held: dict[str, Any] = json.loads(text)
+        middle, width, rows = (np.array(held[name], np.float64) for name in ("middle", "width", "rows"))
+        grams, moments = (np.array(held[name], np.float64) for name in ("grams", "moments"))
+        knots = next(kind for kind in KNOTS.values() if list(kind) == held["knots"])
+        parts = tuple(LinearRegression.of(gram, moment, knots) for gram, moment in zip(grams, moments, strict=True))
+        names = tuple(map(str, held["names"]))
+        if rows.shape != (len(parts), len(names)) or len(middle) != len(names) or len(width) != len(names):
+            raise ValueError(f"measurements are of shape {rows.shape}")
+        return Nearest(names, middle, width, rows, parts)
+    except (ValueError, KeyError, TypeError, StopIteration) as error:
+        raise ModelError(f"{where} does not say what styles its training patients had ({error})") from error
+
+
+def _flat(measured: Measured) -> Measurements:
+    return {name: value for group in GROUPS for name, value in measured.get(group, {}).items()}
+
+
+def _held(values: np.ndarray, middle: np.ndarray, width: np.ndarray) -> np.ndarray:
+    return ((values - middle) / width).clip(-FAR, FAR)
+
+
+def _rounded(values: np.ndarray) -> Any:
+    """Six digits are more than any of them is known to."""
+    return np.array([float(f"{value:.6g}") for value in values.ravel()]).reshape(values.shape).tolist()

@@ -1,0 +1,79 @@
+"""The style to be expected of a case is that of the patients whose sources are like its own."""
+
+import numpy as np
+import pytest
+
+from dsdiff.data import nearest
+from dsdiff.data.familiar import FEWEST
+from dsdiff.data.style import KNOTS, LinearRegression
+from dsdiff.errors import ModelError
+
+SITES = {"a": (0.0, 2.0), "b": (1.0, -1.0)}  # where its sources lie in measurements, how its T1ce follows T1
+
+
+def patient(site: str, seed: int) -> tuple[nearest.Measured, LinearRegression]:
+    """A patient of a site: its measurements, and its T1ce in terms of its sources."""
+    rng, (place, slope) = np.random.default_rng(seed), SITES[site]
+    measured = {
+        "contrast": {"correlation": place + rng.normal(0, 0.1), "darkest": rng.normal()},
+        "detail": {"roughness": 5 * place + rng.normal(0, 0.3)},
+        "shape": {"volume": rng.normal()},
+    }
+    sources = list(rng.normal(size=(2, 8, 8, 8)).astype(np.float32))
+    found, everywhere = LinearRegression(2, KNOTS["curves"]), np.ones((8, 8, 8), bool)
+    found.add(sources, slope * sources[0] + 0.5 * sources[1], everywhere)
+    return measured, found
+
+
+@pytest.fixture(scope="module")
+def known() -> nearest.Nearest:
+    patients = [patient(site, seed) for seed in range(6) for site in SITES]
+    found = nearest.learn(*zip(*patients, strict=True))
+    assert found is not None
+    return found
+
+
+def slope(code: np.ndarray) -> float:
+    """How T1ce follows T1 between the knots: below the first knot lies none of what is above it."""
+    return float(code[0] + code[2])
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_a_case_gets_the_style_of_its_like(known, site):
+    for seed in (90, 91, 92):
+        code = known.code(patient(site, seed)[0])
+        assert slope(code) == pytest.approx(SITES[site][1], abs=0.15)
+        assert code[1] + code[3] == pytest.approx(0.5, abs=0.1)
+
+
+def test_far_from_everybody_it_is_still_a_style(known):
+    far = {"contrast": {"correlation": 90.0, "darkest": -90.0}, "detail": {"roughness": 90.0}}
+    assert np.isfinite(known.code(far)).all()
+    average = LinearRegression.merged(known.regressions).weights
+    assert np.allclose(known.code({}), average)  # nothing measured: everybody is as near
+
+
+def test_a_training_patient_is_told_what_the_others_say(known):
+    found = known.regressions[0]
+    swapped = LinearRegression.of(found.gram, -found.moment, found.knots)
+    other = nearest.Nearest(known.names, known.middle, known.width, known.rows, (swapped, *known.regressions[1:]))
+    own, _ = patient("a", 0)
+    assert np.array_equal(known.code(own, besides=0), other.code(own, besides=0))
+    assert not np.allclose(known.code(own), other.code(own))
+
+
+def test_few_or_unmeasured_patients_tell_nothing():
+    patients = [patient("a", seed) for seed in range(FEWEST)]
+    measured, found = zip(*patients, strict=True)
+    assert nearest.learn(measured[1:], found[1:]) is None
+    assert nearest.learn((*measured[1:], {}), found) is None
+    assert nearest.learn(measured, found) is not None
+
+
+def test_it_comes_back_from_json_and_nothing_else_does(known):
+    again = nearest.parse(known.dump(), "model")
+    case, _ = patient("b", 77)
+    assert np.allclose(again.code(case), known.code(case), atol=1e-4)
+    for wrong in ("", "[]", '{"names": ["x"]}', known.dump().replace('"knots": [-1.0, 1.0]', '"knots": [1.0]')):
+        with pytest.raises(ModelError, match="model does not say what styles"):
+            nearest.parse(wrong, "model")
