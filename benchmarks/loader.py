@@ -2,7 +2,8 @@
 
 Waiting: a stand-in for a network computes for 10 ms of CPU time a step, while worker processes make the next batches
 from STORE (prepared patients of full size, the data block of bridge-small with its augmentation). It computes rather
-than sleeps, so that whatever else the machine does slows network and workers alike; it takes one core for itself.
+than sleeps, so that whatever else the machine does slows network and workers alike; it takes one core for itself. With
+--gpu it sleeps, as a CPU may whose GPU computes.
 
 Growth: stores of simulated patients in small boxes (sparse: smooth noise in an ellipsoid; 16 of them, and copies by
 other names) of 20 to 1251 cases, in a temporary folder: bytes of the store, seconds to open it, and memory of the
@@ -17,6 +18,7 @@ import os
 import shutil
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -46,7 +48,9 @@ def computed(seconds: float) -> None:
         pass
 
 
-def waiting(data: DataConfig, size: int, workers: int, steps: int, rounds: int) -> float:
+def waiting(
+    data: DataConfig, size: int, workers: int, steps: int, rounds: int, network: Callable[[float], None]
+) -> float:
     """The share of a run in which the network waits for a batch, its first ten steps left out; the median round's."""
     drawn, shares = Batches(data, 1, size, loader.gather(data, "none", Console(quiet=True)).training), []
     for number in range(rounds):
@@ -58,7 +62,7 @@ def waiting(data: DataConfig, size: int, workers: int, steps: int, rounds: int) 
             since = time.perf_counter()
             next(batches)
             waited += time.perf_counter() - since
-            computed(NETWORK)
+            network(NETWORK)
         shares.append(waited / (time.perf_counter() - began))
     return float(np.median(shares))
 
@@ -190,15 +194,17 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=100)
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", choices=("waiting", "growth"))
+    parser.add_argument("--gpu", action="store_true", help="the stand-in sleeps: the CPU is free while a GPU computes")
     parser.add_argument("--out", type=Path, default=Path("runs/loader"))
     args = parser.parse_args()
     torch.set_num_threads(1)
+    network = time.sleep if args.gpu else computed
     args.out.mkdir(parents=True, exist_ok=True)
     plain = configs.load("bridge-small").data.model_copy(update={"root": args.store, "target_style": "own"})
     if args.only != "growth":
         costs = {size: cost(plain, size) for size in args.sizes}
         shares = {
-            size: {workers: waiting(plain, size, workers, args.steps, args.rounds) for workers in args.workers}
+            size: {n: waiting(plain, size, n, args.steps, args.rounds, network) for n in args.workers}
             for size in args.sizes
         }
         facts = {"load": os.getloadavg(), "cores": os.cpu_count(), "CPU ms a batch": costs, "waiting": shares}

@@ -64,7 +64,7 @@ def draw(
 ) -> Batch:
     """Random slices of random patients, cropped about a random brain (or lesion) voxel.
 
-    style_dropout: share of the slices that are told the average style in place of their own.
+    style_dropout: share of the slices that are told the style to be expected in place of their own.
     Raises `InputError` where there is no patient to draw from.
     """
     if not patients:

@@ -19,8 +19,8 @@ class DataConfig(BaseModel):
     target_style: "own" trains on the T1ce as it is, "average" on one whose tissue contrast is that of the average
     training patient (see `data.style`).
     contrast_dropout: of the training slices, how many lack a contrast (each but `start`, by itself); above 0 the model
-    also takes cases without it. style_dropout: how many are told the average style in place of the target's own, where
-    conditioning tells one.
+    also takes cases without it. style_dropout: how many are told the style to be expected in place of the target's
+    own, where conditioning tells one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
