@@ -18,6 +18,7 @@ Mask = Bool[np.ndarray, "x y z"]
 Code = Float[np.ndarray, " f"]  # a weight for every source, then for what of it lies above each knot, then a constant
 OUTLIER = 2.0  # robust z-scores of residual above which a voxel says something of agent, not of style
 KNOTS: dict[str, tuple[float, ...]] = {"linear": (), "curves": (-1.0, 1.0)}
+ROUNDS = {"linear": 3, "curves": 1}
 LIMIT = 6.0  # robust z-scores beyond which a curve goes on level
 RIDGE = 1e-3  # of a curve, in shares of each column's mean square
 
@@ -97,12 +98,12 @@ def told(
     return (drawn(torch.from_numpy(code).float(), torch.from_numpy(sources)).numpy() * brain).astype(np.float32)
 
 
-def own_style(
-    sources: Sequence[Image], truth: Image, healthy: Mask, kind: str = "linear", rounds: int = 3
-) -> LinearRegression:
-    """The style of one patient, fitted in healthy brain and then again without the voxels that enhance there."""
+def own_style(sources: Sequence[Image], truth: Image, healthy: Mask, kind: str = "linear") -> LinearRegression:
+    """The style of one patient, fitted in healthy brain; a line again without the voxels that enhance there. Curves are
+    not: they would lose the bright tissues that they are to follow.
+    """
     region = healthy
-    for _ in range(rounds):
+    for _ in range(ROUNDS[kind]):
         style = LinearRegression(len(sources), KNOTS[kind])
         style.add(sources, truth, region)
         region = healthy & (truth - style.predict(sources, healthy) < OUTLIER)
