@@ -10,8 +10,8 @@ The arms are the YAML files of configs/conditioning, which differ in the conditi
 
     ablation.py DATA OUT --config bridge-small --arm plain --arm gamma data.augment.gamma.probability=0.3
 
-Arms that are told a style are scored in the average one, with the T1ce of another patient of the same collection as
-reference (a stand-in for "same scanner", which the data do not say), and with the patient's own T1ce: an upper bound.
+Arms that are told a style are scored in the one to be expected, with the T1ce of another patient of the same
+collection as reference (a stand-in for "same scanner", which the data do not say), and with the own: an upper bound.
 """
 
 import argparse
@@ -27,22 +27,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from eval_real import regions_of
 from rich.console import Console
 
 from dsdiff import config as configs
-from dsdiff.data import cases, preprocess, splits
-from dsdiff.data.cases import Case
+from dsdiff.data import loader, splits
+from dsdiff.data.cohort import Patient
+from dsdiff.data.style import Code
 from dsdiff.evaluation import scores, statistics
 from dsdiff.inference import model as models
-from dsdiff.inference import reference
 from dsdiff.inference.model import Model
-from dsdiff.inference.reference import Reference
-from dsdiff.inference.synthesize import complete
 from dsdiff.progress import bars
 from dsdiff.training import loop
+from dsdiff.training.validate import score
 
-CONDITIONING = ("concat", "encoder", "disentangle", "structure", "style", "curves", "all")
+CONDITIONING = ("concat", "encoder", "disentangle", "structure", "style", "all")
 CONFIGS = Path(__file__).parents[1] / "configs" / "conditioning"
 Found = dict[str, dict[str, float]]  # patient (or variant) -> score -> value
 
@@ -58,10 +56,9 @@ class Arm:
 
 @dataclass(frozen=True)
 class Places:
-    """Where the patients are, as cases and, to train from, perhaps prepared; their split; and where results go."""
+    """Where the patients are, as a store or a folder of cases; their split; and where results go."""
 
     data: Path
-    store: Path | None
     split: Path
     out: Path
 
@@ -72,48 +69,45 @@ def job(arm: Arm, seed: int, fold: int, places: Places, overrides: list[str], mo
     place = places.out / arm.name / f"seed{seed}" / f"fold{fold}"
     if (place / "scores.json").is_file() or time.time() > ends:
         return
-    given = (f"data.root={places.store or places.data}", f"data.split={places.split}", f"data.fold={fold}")
+    given = (f"data.root={places.data}", f"data.split={places.split}", f"data.fold={fold}")
     config = configs.load(arm.config, (*given, f"seed={seed}", *overrides, *arm.changes))
     since = time.process_time()
     folder = loop.train(config, place, torch.device("cpu"), Console(quiet=True))
     minutes, model = (time.process_time() - since) / 60, models.load(folder, torch.device("cpu"))
-    known = {case.name: case for case in cases.discover(places.data)}
-    held_out = [known[name] for name in splits.read(places.split).held_out(fold)][:most]
-    facts = {"minutes": minutes, "variants": score_all(held_out, model)}
+    known = {patient.name: patient for patient in loader.read(places.data, config.data, Console(quiet=True))}
+    held_out = [known[name] for name in splits.read(places.split).held_out(fold)]
+    facts = {"minutes": minutes, "variants": score_all(held_out, model, most)}
     (place / "scores.json").write_text(json.dumps(facts))
 
 
-def score_all(held_out: list[Case], model: Model) -> dict[str, Found]:
-    """Scores of every patient in the average style and, for a model that is told one, in those of two references."""
-    found: dict[str, Found] = {"": {}}
-    told = model.config.conditioning.style != "none"
-    codes = {case.name: reference.read(case.files["t1ce"].parent, model) for case in held_out if told}
-    for case in held_out:
-        styles = {"": None}
-        if told:
-            styles |= {", own reference": codes[case.name]}
-            if other := neighbour(case, held_out):
-                styles |= {", other reference": codes[other.name]}
-        for variant, one in score(case, model, styles).items():
-            found.setdefault(variant, {})[case.name] = one
+def score_all(held_out: list[Patient], model: Model, most: int) -> dict[str, Found]:
+    """Scores of `most` patients in the style to be expected and, for a model that is told one, in those of two
+    references.
+    """
+    found: dict[str, Found] = {}
+    for patient in held_out[:most]:
+        for variant, code in styles(patient, held_out, model).items():
+            found.setdefault(variant, {})[patient.name] = score(model, patient, code)
     return found
 
 
-def neighbour(case: Case, others: list[Case]) -> Case | None:
+def styles(patient: Patient, others: list[Patient], model: Model) -> dict[str, Code | None]:
+    """The styles that a patient is synthesised in, by what is to be said of them."""
+    kind = model.config.conditioning.style
+    if kind == "none":
+        return {"": None}
+    told: dict[str, Code | None] = {"": model.nearest.code(patient.measured) if model.nearest else None}
+    told[", own reference"] = patient.slices.style(kind).weights
+    if other := neighbour(patient, others):
+        told[", other reference"] = other.slices.style(kind).weights
+    return told
+
+
+def neighbour(patient: Patient, others: list[Patient]) -> Patient | None:
     """The next patient of the same collection, by the letters that names begin with."""
-    collection = re.split(r"\d{3,}|_[A-Z]{3}_\d", case.name)[0]
+    collection = re.split(r"\d{3,}|_[A-Z]{3}_\d", patient.name)[0]
     alike = [other for other in others if other.name.startswith(collection)]
-    return alike[(alike.index(case) + 1) % len(alike)] if len(alike) > 1 else None
-
-
-def score(case: Case, model: Model, styles: dict[str, Reference | None]) -> Found:
-    """Every score of one patient in each of some styles."""
-    volumes = cases.load(case, (*model.contrasts, "t1ce"))
-    truth, t1 = (preprocess.to_canonical(volumes[name]).array for name in ("t1ce", "t1"))
-    prepared = preprocess.apply({name: volumes[name] for name in model.contrasts}, model.config.data.start)
-    where = regions_of(case, prepared.brain)
-    made = {name: complete(prepared, model, style=style).z for name, style in styles.items()}
-    return {name: scores.score(z, truth, t1, where) for name, z in made.items()}
+    return alike[(alike.index(patient) + 1) % len(alike)] if len(alike) > 1 else None
 
 
 def gathered(out: Path, arms: list[Arm]) -> tuple[dict[str, Found], dict[str, float]]:
@@ -165,11 +159,8 @@ def _cell(values: list[float], name: str) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("data", type=Path, help="a folder of cases, or a store (dsdiff prepare), which is faster")
     parser.add_argument("out", type=Path)
-    parser.add_argument(
-        "--store", type=Path, help="the same patients after `dsdiff prepare`: trained from, not read anew"
-    )
     parser.add_argument("--split", type=Path, default=Path("models/split.json"))
     parser.add_argument("--arms", nargs="+", default=list(CONDITIONING), choices=CONDITIONING)
     parser.add_argument("--config", default="bridge-small", help="what the arms of --arm begin with")
@@ -185,7 +176,7 @@ def main() -> None:
     args = parser.parse_args()
     split = splits.read(args.split)
     overrides = [f"training.steps={args.steps}", f"training.validate_every={args.steps}"]
-    places = Places(args.data, args.store, args.split, args.out)
+    places = Places(args.data, args.split, args.out)
     ends = time.time() + 3600 * args.hours
     arms = [Arm(name, str(CONFIGS / f"{name}.yaml")) for name in args.arms]
     if args.arm:

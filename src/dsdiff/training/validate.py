@@ -15,6 +15,7 @@ from dsdiff.data import batch as batches
 from dsdiff.data import slices
 from dsdiff.data.cohort import Patient
 from dsdiff.data.preprocess import Prepared
+from dsdiff.data.style import Code
 from dsdiff.evaluation import scores
 from dsdiff.evaluation.regions import Regions
 from dsdiff.inference.model import Model
@@ -85,19 +86,21 @@ def _volumes(trainer: Trainer, number: int, patients: Sequence[Patient], stop: S
     """Scores of patients synthesised whole with one of the averages, patient by patient."""
     config = trainer.config
     model = Model("", "", config, trainer.averaged(number), trainer.process, config.build_sampler(), trainer.device)
-    return {patient.name: _score(model, patient, stop) for patient in patients if not stop.asked}
+    expected = {patient.name: patient.styles[1] if patient.styles else None for patient in patients}
+    return {one.name: score(model, one, expected[one.name], stop) for one in patients if not stop.asked}
 
 
-def _score(model: Model, patient: Patient, stop: Stop) -> dict[str, float]:
-    """Scores of one patient (see `evaluation.scores`), in the brain's bounding box."""
+def score(model: Model, patient: Patient, code: Code | None = None, stop: Stop | None = None) -> dict[str, float]:
+    """Scores of one patient (see `evaluation.scores`), in the brain's bounding box, synthesised whole in the style of a
+    code (else the average one, where the model is told one); none where it was asked to stop meanwhile.
+    """
     stacked, mask = patient.slices.whole()
     images, region = stacked.transpose(0, 2, 3, 1).astype(np.float32), mask.transpose(1, 2, 0)
     named = dict(zip(model.contrasts, images[:-1], strict=True))
     prepared = Prepared(named, region > 0, {}, (1.0, 1.0, 1.0), Volume(images[0], np.eye(4)), ())
     made, data = np.zeros(region.shape, np.float32), model.config.data
-    code = patient.styles[1] if patient.styles else None
     for batch in slices.batches(prepared, model.contrasts, data.slab, model.multiple, model.engine.slices):
-        if stop.asked:
+        if stop and stop.asked:
             return {}
         drawn = predict(model, batch, plan(model), code).mean  # b h w
         for image, box in zip(drawn, batch.boxes, strict=True):
