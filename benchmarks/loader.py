@@ -35,6 +35,7 @@ from dsdiff.data.loader import Batches, prefetched
 from dsdiff.data.preprocess import Scale
 from dsdiff.data.settings import DataConfig
 from dsdiff.data.store import Entry, Settings
+from dsdiff.data.style import KNOTS
 
 NETWORK = 0.010  # seconds of a step
 SETTINGS, SHAPE = Settings(), (24, 48, 56)
@@ -97,11 +98,12 @@ def written(root: Path, seed: int) -> Entry:
     case, file = simulated(seed), store.case_file(root, f"simulated-{seed:04d}")
     store.write_case(case, file)
     images = np.stack([case.images[name] for name in (*SETTINGS.contrasts, SETTINGS.target)])
-    style = InMemory(images, case.region).style()
+    own = {kind: InMemory(images, case.region).style(kind) for kind in KNOTS}
+    styles = {kind: {"gram": one.gram.tolist(), "moment": one.moment.tolist()} for kind, one in own.items()}
     scales = {name: (scale.centre, scale.width) for name, scale in case.scales.items()}
     return Entry(
         file.stem, "".join(map(str, case.region.max((1, 2)))), (), scales, case.spacing, (), {},
-        prepare.sha256(file), file.stat().st_size, (style.gram.tolist(), style.moment.tolist()), {},
+        prepare.sha256(file), file.stat().st_size, styles, {},
     )  # fmt: skip
 
 

@@ -34,13 +34,14 @@ class LossConfig(Part):
     """One term of the loss, each voxel weighted by what it is.
 
     charbonnier, l1 and l2 judge what the network predicts; ssim and gradient judge the T1ce that it stands for, edges
-    whether its edges run along those of the start, but for what enhances.
+    whether its edges run along those of the start, but for what enhances, ranking whether what enhances (in patients
+    with a segmentation) is above the rest of its slice.
     weight: of the term in the sum. epsilon: of charbonnier alone, where it turns from quadratic to linear (1.0).
     Voxels outside the brain count nothing; of tumour and enhancing tumour (where a segmentation exists) `tumour` and
     `enhancing` times as much as others.
     """
 
-    target: Literal["charbonnier", "l1", "l2", "ssim", "gradient", "edges"] = "charbonnier"
+    target: Literal["charbonnier", "l1", "l2", "ssim", "gradient", "edges", "ranking"] = "charbonnier"
     weight: float = Field(1.0, gt=0)
     epsilon: float | None = Field(None, gt=0)
     tumour: float = Field(3.0, gt=0)

@@ -1,5 +1,8 @@
 """Slices side by side: the same bits whatever the threads and the memory, and never more held than needed."""
 
+import gc
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -76,19 +79,32 @@ def test_order_is_kept_and_few_items_are_held():
             taken.append(item)
             yield item
 
-    for item, square in workers.in_order(lambda n: n * n, items(), 3):
-        seen.append((item, square))
+    for square in workers.in_order(lambda n: n * n, items(), 3):
+        seen.append(square)
         assert len(taken) - len(seen) <= 3
-    assert seen == [(n, n * n) for n in range(20)]
+    assert seen == [n * n for n in range(20)]
+
+
+def test_an_item_is_let_go_when_its_function_has_taken_it():
+    class Item:
+        pass
+
+    items = [Item() for _ in range(6)]
+    alive = [weakref.ref(item) for item in items]
+    made = workers.in_order(lambda item: None, (items.pop(0) for _ in range(6)), 1)
+    for count in range(1, 4):
+        next(made)
+        gc.collect()
+        assert sum(item() is not None for item in alive[:count]) == 0
 
 
 def test_without_threads_the_caller_computes():
-    assert list(workers.in_order(str, iter([1, 2]), 0)) == [(1, "1"), (2, "2")]
+    assert list(workers.in_order(str, iter([1, 2]), 0)) == ["1", "2"]
 
 
 def test_an_error_in_a_worker_is_raised_where_its_item_is_due():
     made = workers.in_order(lambda n: 1 // (n - 2), range(5), 2)
-    assert [next(made)[0], next(made)[0]] == [0, 1]
+    assert [next(made), next(made)] == [-1, -1]
     with pytest.raises(ZeroDivisionError):
         next(made)
 
@@ -120,9 +136,10 @@ def test_work_that_is_not_wanted_any_more_ends_at_its_next_step():
                 workers.go_on()
         finally:
             ended.append(item)
+        return item
 
     made = workers.in_order(long, range(3), 2)
-    assert next(made)[0] == 0
+    assert next(made) == 0
     made.close()
     assert sorted(ended) == [0, 1, 2]
     workers.go_on()  # nothing to stop outside

@@ -53,6 +53,26 @@ def test_edges_must_run_along_those_of_the_start_but_for_what_enhances():
     assert losses.misaligned(start, start).min().item() == pytest.approx(1 - (1.5**2 / (1.5**2 + 0.04)) ** 2, rel=1e-4)
 
 
+def test_ranking_by_hand_compares_every_voxel_with_what_enhances_more():
+    """Enhancing is the last voxel, made 2, true 3; of the others, made 1, 4 and 2, the last truly enhances more."""
+    start, region = torch.full((1, 1, 2, 2), 5.0), torch.tensor([1, 2, 1, 3], dtype=torch.uint8).reshape(1, 1, 2, 2)
+    made = start + torch.tensor([1.0, 4.0, 2.0, 2.0]).reshape(1, 1, 2, 2)
+    true = start + torch.tensor([0.0, 1.0, 3.5, 3.0]).reshape(1, 1, 2, 2)
+    term = [LossConfig(target="ranking", tumour=2.0, enhancing=1.0)]
+    expected = (math.log1p(math.exp(1 - 2)) + 2 * math.log1p(math.exp(4 - 2))) / 4
+    assert losses.total(term, made, true, made, true, start, region).item() == pytest.approx(expected, rel=1e-6)
+    assert losses.total(term, made, true, made, true, start, region.clamp(max=2)).item() == 0  # nothing enhances
+
+
+def test_ranking_asks_what_enhances_to_rise_and_the_rest_to_fall():
+    region = torch.ones(1, 1, 8, 8, dtype=torch.uint8)
+    region[..., 2:4, 2:4] = 3
+    truth = 3.0 * (region == 3)
+    made = torch.zeros(1, 1, 8, 8, requires_grad=True)
+    losses.total([LossConfig(target="ranking")], made, truth, made, truth, torch.zeros_like(truth), region).backward()
+    assert (made.grad[region == 3] < 0).all() and (made.grad[region == 1] > 0).all()
+
+
 def test_terms_add_up_by_their_weights():
     l1, l2 = {"target": "l1", "weight": 0.5}, {"target": "l2", "weight": 3.0}
     assert of(l1, l2) == pytest.approx(of(l1) + of(l2))

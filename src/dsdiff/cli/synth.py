@@ -254,8 +254,8 @@ def _run(
             if isinstance(outcome, Exception):
                 failed[case.name] = outcome
             else:
-                _say(progress, case.name, out, time.perf_counter() - began, by, outcome.warnings)
-                doubted += [case.name] if outcome.warnings else []
+                _say(progress, case.name, out, time.perf_counter() - began, by, outcome)
+                doubted += [case.name] if outcome else []
             began = time.perf_counter()
             progress.remove_task(tasks[case.name])
             progress.advance(whole)

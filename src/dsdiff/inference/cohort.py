@@ -25,8 +25,8 @@ def synthesize_cases(
     style: Reference | None = None,
     memory: float | None = None,
     progress: Callable[[Case, float], None] = lambda case, share: None,
-) -> Iterator[tuple[Case, Result | Exception]]:
-    """Each case, in order, with its result once that is written, or with the error that stopped it.
+) -> Iterator[tuple[Case, tuple[str, ...] | Exception]]:
+    """Each case, in order, with the doubts about it once its result is written, or with the error that stopped it.
 
     At most three cases are held at one time; one where `memory`, a ceiling in GB, is given.
     """
@@ -38,19 +38,19 @@ def synthesize_cases(
     overlapped = memory is None
     read = _each(lambda case, _: case_io.read(case, out, model), ((case, None) for case in todo), overlapped)
     made = _each(computed, read, overlapped=False)
-    return _each(lambda case, result: case_io.write(result, case, out, model), made, overlapped)
+    return _each(lambda case, result: case_io.write(result, case, out, model).warnings, made, overlapped)
 
 
 def _each(step: Callable[[Case, Any], Any], given: Iterable[Outcome], overlapped: bool) -> Iterator[Outcome]:
     """A step for every case that has not failed before; `overlapped` on a thread of its own, one case ahead."""
 
-    def tried(outcome: Outcome) -> Any | Exception:
+    def tried(outcome: Outcome) -> Outcome:
         case, value = outcome
         if isinstance(value, Exception):
-            return value
+            return outcome
         try:
-            return step(case, value)
+            return case, step(case, value)
         except Exception as error:  # one odd case must not stop the others
-            return error
+            return case, error
 
-    return ((case, value) for (case, _), value in workers.in_order(tried, given, int(overlapped)))
+    return workers.in_order(tried, given, int(overlapped))

@@ -145,8 +145,11 @@ def complete(
     total = len(slices.boxes(prepared.brain, model.multiple))
     done = 0
     batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, model.engine.slices)
-    draw = partial(predict, model, sampling=sampling, code=code)
     ceiling = None if memory is None else workers.Ceiling(memory, model.device)
+
+    def draw(batch: SliceBatch) -> tuple[SliceBatch, Drawn]:
+        return batch, predict(model, batch, sampling, code)
+
     with ThreadPoolExecutor(1) as aside:
         doubts = aside.submit(doubted, prepared, model, measured)
         for batch, drawn in workers.in_order(draw, batches, model.engine.workers, ceiling):

@@ -78,31 +78,30 @@ class Ceiling:
 
 def in_order(
     function: Callable[[A], B], items: Iterable[A], threads: int, ceiling: Ceiling | None = None
-) -> Iterator[tuple[A, B]]:
-    """Every item with `function(item)`, in the order of the items; few are held at one time, however many there are.
+) -> Iterator[B]:
+    """`function(item)` of every item, in their order; few are held at one time, however many there are, and no item
+    longer than its function takes.
 
     Without threads the caller's own computes them.
     """
     todo = iter(items)
     if threads == 0:
-        yield from ((item, function(item)) for item in todo)
+        yield from map(function, todo)
         return
     if ceiling is not None:
         with pool(1) as lone:
             for first in islice(todo, 1):
                 ceiling.watch()
-                yield first, lone.submit(function, first).result()
+                yield lone.submit(function, first).result()
         threads = min(threads, ceiling.affords())
-    held: deque[tuple[A, Future[B]]] = deque()
+    held: deque[Future[B]] = deque()
     with pool(threads) as several:
-        for item in todo:
-            held.append((item, several.submit(function, item)))
+        for future in map(lambda item: several.submit(function, item), todo):
+            held.append(future)
             if len(held) > threads:
-                done, made = held.popleft()
-                yield done, made.result()
+                yield held.popleft().result()
         while held:
-            done, made = held.popleft()
-            yield done, made.result()
+            yield held.popleft().result()
 
 
 def worthwhile(most: int) -> int:

@@ -4,13 +4,14 @@ from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Integer
+from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from dsdiff.conditioning.structure import gradients
 from dsdiff.config import LossConfig
 
 RANGE = 10.0  # robust z-scores that a T1ce spans, for the constants of SSIM
+RIVALS = 32  # enhancing voxels of a slice that every other voxel is compared with
 Image = Float[Tensor, "b 1 h w"]
 
 
@@ -59,6 +60,26 @@ def misaligned(x: Image, y: Image, eta: float = 0.2) -> Image:
     return 1 - (of_x * of_y).sum(0).square() / (sizes[0] * sizes[1])
 
 
+def misordered(made: Image, true: Image, enhancing: Bool[Tensor, "b 1 h w"]) -> Image:
+    """How far each voxel's enhancement (T1ce minus start) comes up to those of the enhancing tumour of its slice, where
+    the true one does not: the mean over some of these of softplus(here - there), and 0 within the enhancing tumour.
+
+    A smooth bound of 1 - AUC. Source: the pairwise logistic loss of Burges et al. 2005 (RankNet,
+    doi:10.1145/1102351.1102363, eq. 3).
+    """
+    found = []
+    for slice_made, slice_true, there in zip(made, true, enhancing, strict=True):
+        rivals = there.flatten().nonzero()[:, 0]
+        if not len(rivals):
+            found.append(torch.zeros_like(slice_made))
+            continue
+        picked = rivals[torch.linspace(0, len(rivals) - 1, RIVALS, device=made.device).long()]
+        above = slice_made - slice_made.flatten()[picked, None, None]  # k h w
+        wrong = F.softplus(above) * (slice_true < slice_true.flatten()[picked, None, None])
+        found.append(wrong.mean(0, keepdim=True) * ~there)
+    return torch.stack(found)
+
+
 def surprise(x_0: Image, truth: Image, expected: Image) -> Image:
     """How badly the network knows its own error: the negative log-likelihood of a Laplace distribution of that mean
     absolute error about x_0, which it does not move (the T1ce stays the other terms' business).
@@ -68,7 +89,15 @@ def surprise(x_0: Image, truth: Image, expected: Image) -> Image:
     return (x_0.detach() - truth).abs() / expected + expected.log()
 
 
-def error_map(term: LossConfig, predicted: Image, wanted: Image, x_0: Image, truth: Image, start: Image) -> Image:
+def error_map(
+    term: LossConfig,
+    predicted: Image,
+    wanted: Image,
+    x_0: Image,
+    truth: Image,
+    start: Image,
+    region: Integer[Tensor, "b 1 h w"],
+) -> Image:
     """What is wrong in every voxel by one term: with the prediction, or with the T1ce (z-scores) that it stands for."""
     if term.epsilon is not None:
         return charbonnier(predicted - wanted, term.epsilon)
@@ -76,6 +105,8 @@ def error_map(term: LossConfig, predicted: Image, wanted: Image, x_0: Image, tru
         return dissimilarity(x_0, truth)
     if term.target == "edges":
         return misaligned(x_0, start)
+    if term.target == "ranking":
+        return misordered(x_0 - start, truth - start, region == 3)
     if term.target == "gradient":
         return gradient(x_0 - truth)
     return (predicted - wanted).abs() if term.target == "l1" else (predicted - wanted).square()
@@ -99,5 +130,5 @@ def total(
         weights = x_0.new_tensor([0.0, 1.0, term.tumour, term.enhancing])[region.long()]
         if term.target == "edges":
             weights = weights * (F.max_pool2d((region == 3).type(x_0.dtype), 5, 1, 2) == 0)
-        loss = loss + term.weight * (error_map(term, predicted, wanted, x_0, truth, start) * weights).mean()
+        loss = loss + term.weight * (error_map(term, predicted, wanted, x_0, truth, start, region) * weights).mean()
     return loss
