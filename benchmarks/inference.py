@@ -126,13 +126,13 @@ def naive(name: str, group: str, model: Model, prepared: Prepared, count: int | 
     x, y, z = prepared.brain.shape
     chosen = batches_of(range(z) if count is None else np.linspace(0, z - 1, count).astype(int))
     padded = tuple(-(-side // model.multiple) * model.multiple for side in (x, y))
-    stacked = slices.stack(prepared, model.contrasts, 3)
+    stacked = slices.stack(prepared, model.contrasts)
     boxes = {index: slices.Box(int(index), 0, 0, *padded) for batch in chosen for index in batch}
 
     @torch.inference_mode()
     def piece() -> None:
         for batch in chosen:
-            sources = torch.from_numpy(np.stack([slices.take(stacked, boxes[i], 3) for i in batch]))
+            sources = torch.from_numpy(np.stack([stacked.take(boxes[i], 3) for i in batch]))
             x_t = sources[:, 0, 1, None]
             for _ in range(steps):
                 cond = model.network.condition(sources, torch.ones(sources.shape[:2], dtype=torch.bool))
@@ -150,9 +150,9 @@ def batches_of(numbers: object, most: int = 4) -> list[list[int]]:
 
 def conditions(prepared: Prepared, chosen: list[int]) -> Tensor:
     """What the peers concatenate to x_t: the same channels that our networks see."""
-    stacked = slices.stack(prepared, ("t1", "t2", "flair"), 3)
+    stacked = slices.stack(prepared, ("t1", "t2", "flair"))
     h, w = prepared.brain.shape[:2]
-    sources = torch.from_numpy(np.stack([slices.take(stacked, slices.Box(i, 0, 0, h, w), 3) for i in chosen]))
+    sources = torch.from_numpy(np.stack([stacked.take(slices.Box(i, 0, 0, h, w), 3) for i in chosen]))
     present = torch.ones(sources.shape[:2], dtype=torch.bool)
     return condition.build(condition.ConditioningConfig(), sources, present).maps()
 

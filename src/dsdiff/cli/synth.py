@@ -179,6 +179,7 @@ def _synthesize(
     from dsdiff.inference import workers
     from dsdiff.inference.sampling import plan
 
+    devices.share_heap()
     console = Console(stderr=True)
     for one in todo:
         case_io.check_place(out / one.name)

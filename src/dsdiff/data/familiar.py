@@ -41,7 +41,7 @@ def measure(prepared: Prepared) -> dict[str, Measurements]:
 
     "t1 and t2" are the measurements of the group "contrast" that the case would have with those two exchanged.
     """
-    box = ndimage.find_objects(prepared.brain.astype(np.int8))[0]
+    box = prepared.box
     brain = prepared.brain[box]
     images = {name: image[box] for name, image in sorted(prepared.images.items())}
     steps = max(1, round(WITHIN_MM / float(np.mean(prepared.spacing))))

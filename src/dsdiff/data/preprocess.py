@@ -43,6 +43,12 @@ class Prepared:
     reference: Volume  # T1 as it was read: its grid is the grid of every output
     warnings: tuple[str, ...]
 
+    @property
+    def box(self) -> tuple[slice, slice, slice]:
+        """The brain's bounding box."""
+        x, y, z = ndimage.find_objects(self.brain.astype(np.int8))[0]
+        return x, y, z
+
 
 def to_canonical(volume: Volume) -> Volume:
     """The same image with axes in RAS+ order: a view, voxel values untouched."""

@@ -22,7 +22,7 @@ def displacement(prepared: Prepared, contrast: str, onto: str) -> tuple[float, f
     """
     spacing = np.array(prepared.spacing)
     every = tuple(slice(None, None, max(1, round(GRID_MM / size))) for size in spacing)
-    box = ndimage.find_objects(prepared.brain.astype(np.int8))[0]
+    box = prepared.box
     steps = max(1, round(WITHIN_MM / float(spacing.mean())))
     inner = ndimage.binary_erosion(prepared.brain[box], iterations=steps)[every]
     fixed, moving = (_edges(prepared.images[name][box])[every] for name in (onto, contrast))

@@ -49,26 +49,43 @@ def _grow(start: int, stop: int, multiple: int) -> tuple[int, int]:
     return start - (size - (stop - start)) // 2, size
 
 
-def stack(prepared: Prepared, contrasts: Sequence[str], slab: int) -> Float[np.ndarray, "s z x y"]:
-    """Contrasts stacked, slices first, with room for a slab beyond the first and the last slice; NaN for an absent one,
-    so that whoever reads it by mistake will notice.
+@dataclass(frozen=True)
+class Stack:
+    """Contrasts stacked, slices first, in the brain's box, beyond which they are zero; NaN for an absent one, so that
+    whoever reads it by mistake will notice. corner: of the box, along z, x, y.
     """
-    reach, (x, y, z) = slab // 2, prepared.brain.shape
-    stacked = np.zeros((len(contrasts), z + 2 * reach, x, y), np.float32)
-    for inside, contrast in zip(stacked[:, reach : reach + z], contrasts, strict=True):
-        inside[:] = prepared.images[contrast].transpose(2, 0, 1) if contrast in prepared.images else np.nan
-    return stacked
+
+    images: Shaped[np.ndarray, "s z x y"]
+    corner: tuple[int, int, int]
+
+    def take(self, box: Box, slab: int) -> Shaped[np.ndarray, "s d h w"]:
+        """One slice with its neighbours, zero beyond the brain's box."""
+        out = np.zeros((len(self.images), slab, box.h, box.w), self.images.dtype)
+        begin = (box.z - slab // 2, box.x, box.y)
+        into, of = [slice(None)], [slice(None)]
+        for start, size, corner, there in zip(begin, out.shape[1:], self.corner, self.images.shape[1:], strict=True):
+            first = max(start, corner)
+            last = max(first, min(start + size, corner + there))
+            into.append(slice(first - start, last - start))
+            of.append(slice(first - corner, last - corner))
+        out[tuple(into)] = self.images[tuple(of)]
+        return out
 
 
-def take(stacked: Shaped[np.ndarray, "s z x y"], box: Box, slab: int) -> Shaped[np.ndarray, "s d h w"]:
-    """One slice with its neighbours out of `stack`, zero where the box reaches beyond the volume."""
-    out = np.zeros((len(stacked), slab, box.h, box.w), stacked.dtype)
-    (x0, x1), (y0, y1) = (
-        (max(start, 0), min(start + size, limit))
-        for start, size, limit in ((box.x, box.h, stacked.shape[2]), (box.y, box.w, stacked.shape[3]))
-    )
-    out[:, :, x0 - box.x : x1 - box.x, y0 - box.y : y1 - box.y] = stacked[:, box.z : box.z + slab, x0:x1, y0:y1]
-    return out
+def stack(prepared: Prepared, contrasts: Sequence[str]) -> Stack:
+    """Contrasts of a case, ready for slices to be taken."""
+    absent = np.broadcast_to(np.float32(np.nan), prepared.brain.shape)
+    return _stacked([prepared.images.get(contrast, absent) for contrast in contrasts], prepared)
+
+
+def mask(prepared: Prepared) -> Stack:
+    """The brain of a case, ready for slices to be taken."""
+    return _stacked([prepared.brain], prepared)
+
+
+def _stacked(images: Sequence[Shaped[np.ndarray, "x y z"]], prepared: Prepared) -> Stack:
+    x, y, z = prepared.box
+    return Stack(np.stack([image[x, y, z].transpose(2, 0, 1) for image in images]), (z.start, x.start, y.start))
 
 
 def put(volume: Float[np.ndarray, "x y z"], image: Float[np.ndarray, "h w"], box: Box) -> None:
@@ -86,9 +103,9 @@ def batches(
     for box in boxes(prepared.brain, multiple):
         groups[box.h, box.w].append(box)
     absent = tuple(i for i, contrast in enumerate(contrasts) if contrast not in prepared.images)
-    stacked, brain = stack(prepared, contrasts, slab), prepared.brain.transpose(2, 0, 1)[None]
+    stacked, brain = stack(prepared, contrasts), mask(prepared)
     for _, group in sorted(groups.items(), key=lambda item: -item[0][0] * item[0][1]):
         for start in range(0, len(group), batch_size):
             part = tuple(group[start : start + batch_size])
-            sources = np.stack([take(stacked, box, slab) for box in part])
-            yield SliceBatch(part, sources, np.concatenate([take(brain, box, 1) for box in part]), absent)
+            sources = np.stack([stacked.take(box, slab) for box in part])
+            yield SliceBatch(part, sources, np.concatenate([brain.take(box, 1) for box in part]), absent)

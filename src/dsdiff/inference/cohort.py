@@ -1,6 +1,7 @@
-"""Many cases, their steps overlapped: while one is computed, the next is read and the one before is written."""
+"""Many cases, their steps overlapped: while one is computed, the one before is written and then the next one read."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from dsdiff.inference import workers
 from dsdiff.inference.model import Model
 from dsdiff.inference.reference import Reference
 from dsdiff.inference.sampling import Sampling
-from dsdiff.inference.synthesize import Result, complete
+from dsdiff.inference.synthesize import complete
 
 Outcome = tuple[Case, Any | Exception]  # what has become of a case so far, or the error that stopped it
 
@@ -28,29 +29,50 @@ def synthesize_cases(
 ) -> Iterator[tuple[Case, tuple[str, ...] | Exception]]:
     """Each case, in order, with the doubts about it once its result is written, or with the error that stopped it.
 
-    At most three cases are held at one time; one where `memory`, a ceiling in GB, is given.
+    At most two cases are held at one time; one where `memory`, a ceiling in GB, is given.
     """
 
-    def computed(case: Case, prepared: Any) -> Result:
-        say = partial(progress, case)
-        return complete(prepared, model, sampling, style=style, memory=memory, progress=say)
+    def compute(case: Case, prepared: Any) -> Any:
+        return complete(prepared, model, sampling, style=style, memory=memory, progress=partial(progress, case))
 
-    overlapped = memory is None
-    read = _each(lambda case, _: case_io.read(case, out, model), ((case, None) for case in todo), overlapped)
-    made = _each(computed, read, overlapped=False)
-    return _each(lambda case, result: case_io.write(result, case, out, model).warnings, made, overlapped)
+    def read(case: Case, _: None) -> Any:
+        return case_io.read(case, out, model)
+
+    def write(case: Case, result: Any) -> tuple[str, ...]:
+        return case_io.write(result, case, out, model).warnings
+
+    if memory is not None:
+        yield from (_tried(write, _tried(compute, _tried(read, (case, None)))) for case in todo)
+        return
+    with workers.pool(1) as aside:
+        given, writing = iter(todo), None
+        coming = _next(aside, read, given)
+        while coming is not None:
+            made = coming.result()
+            coming = _next(aside, read, given)
+            made = _tried(compute, made)
+            if writing is not None:
+                yield writing.result()
+            writing = aside.submit(_tried, write, made)
+            del made  # so that it is held by its writing alone
+        if writing is not None:
+            yield writing.result()
 
 
-def _each(step: Callable[[Case, Any], Any], given: Iterable[Outcome], overlapped: bool) -> Iterator[Outcome]:
-    """A step for every case that has not failed before; `overlapped` on a thread of its own, one case ahead."""
+def _next(
+    aside: ThreadPoolExecutor, read: Callable[[Case, None], Any], given: Iterator[Case]
+) -> Future[Outcome] | None:
+    """The reading of the next case, begun aside; None after the last."""
+    case = next(given, None)
+    return None if case is None else aside.submit(_tried, read, (case, None))
 
-    def tried(outcome: Outcome) -> Outcome:
-        case, value = outcome
-        if isinstance(value, Exception):
-            return outcome
-        try:
-            return case, step(case, value)
-        except Exception as error:  # one odd case must not stop the others
-            return case, error
 
-    return workers.in_order(tried, given, int(overlapped))
+def _tried(step: Callable[[Case, Any], Any], outcome: Outcome) -> Outcome:
+    """A step for a case that has not failed before."""
+    case, value = outcome
+    if isinstance(value, Exception):
+        return outcome
+    try:
+        return case, step(case, value)
+    except Exception as error:  # one odd case must not stop the others
+        return case, error

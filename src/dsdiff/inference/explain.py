@@ -121,10 +121,9 @@ def enhancements(
 @torch.inference_mode()
 def condition_at(prepared: Prepared, model: Model, z: int) -> tuple[Condition, slices.Box]:
     """What the network is told of one axial slice, and where that lies."""
-    data = model.config.data
     (box,) = (box for box in slices.boxes(prepared.brain, model.multiple) if box.z == z)
-    stacked = slices.stack(prepared, model.contrasts, data.slab)
-    sources = torch.from_numpy(slices.take(stacked, box, data.slab)[None]).to(model.device)
+    taken = slices.stack(prepared, model.contrasts).take(box, model.config.data.slab)
+    sources = torch.from_numpy(taken[None]).to(model.device)
     present = torch.tensor([[contrast in prepared.images for contrast in model.contrasts]], device=model.device)
     return model.network.condition(sources, present), box
 

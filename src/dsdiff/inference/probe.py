@@ -130,12 +130,11 @@ def look(case: Case, model: Model, n_slices: int = 8) -> Seen:
     prepared = preprocess.apply(cases.load(case, model.contrasts), data.start)
     boxes = slices.boxes(prepared.brain, model.multiple)
     chosen = np.linspace(0.1 * len(boxes), 0.9 * (len(boxes) - 1), n_slices).round().astype(int)
-    stacked = slices.stack(prepared, model.contrasts, data.slab)
-    brain = prepared.brain.transpose(2, 0, 1)[None]
+    stacked, brain = slices.stack(prepared, model.contrasts), slices.mask(prepared)
     shared, specific, swaps, conditions = [], [], [], []
     for index in chosen:
-        sources = torch.from_numpy(slices.take(stacked, boxes[index], data.slab)[None]).to(model.device)
-        inside = torch.from_numpy(slices.take(brain, boxes[index], 1)).to(model.device)  # 1 1 h w
+        sources = torch.from_numpy(stacked.take(boxes[index], data.slab)[None]).to(model.device)
+        inside = torch.from_numpy(brain.take(boxes[index], 1)).to(model.device)  # 1 1 h w
         cond = conditioner(sources, torch.ones(1, len(model.contrasts), dtype=torch.bool, device=model.device))
         shared.append(_summary(cond.encoded.shared, inside))
         specific.append(_summary(cond.encoded.specific, inside))

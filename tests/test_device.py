@@ -1,0 +1,37 @@
+"""What the process does with memory."""
+
+import platform
+import re
+import subprocess
+import sys
+
+import pytest
+
+THREADS = """
+import ctypes, sys, threading
+from dsdiff import device
+if sys.argv[1] == "shared":
+    device.share_heap()
+together = threading.Barrier(6)
+def allocate():
+    together.wait()
+    held = [bytes(2000) for _ in range(2000)]
+    together.wait()
+threads = [threading.Thread(target=allocate) for _ in range(6)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+libc = ctypes.CDLL(None)
+libc.fdopen.restype = ctypes.c_void_p
+file = libc.fdopen(1, b"w")
+libc.malloc_info(0, ctypes.c_void_p(file))
+libc.fflush(ctypes.c_void_p(file))
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps are shared where the C library is glibc")
+def test_threads_allocate_from_two_heaps_and_by_themselves_from_more():
+    def heaps(which):
+        told = subprocess.run([sys.executable, "-c", THREADS, which], capture_output=True, text=True, check=True).stdout
+        return len(re.findall(r"<heap nr", told))
+
+    assert heaps("shared") <= 2 < heaps("own")
