@@ -54,6 +54,13 @@ def test_crops_must_fit_the_backbone(tmp_path):
         config.build_backbone()
 
 
+def test_a_list_takes_the_place_of_a_single_term(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("loss: {target: charbonnier, epsilon: 2.0}")
+    loaded = configs.load(file, ("loss=[{target: l1}, {target: ranking, weight: 0.5}]",))
+    assert [(term.target, term.weight) for term in loaded.loss] == [("l1", 1.0), ("ranking", 0.5)]
+
+
 def test_overrides_must_be_pairs(tmp_path):
     with pytest.raises(ConfigError, match="'training' is not of the form key=value"):
         configs.load(written(tmp_path, "seed: 1"), ("training",))

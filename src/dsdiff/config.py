@@ -238,8 +238,11 @@ def read(path: Path, overrides: tuple[str, ...] = ()) -> Any:
         given = OmegaConf.load(path)
         for item in swaps:
             given = _with_backbone(given, find(item.split("=", 1)[1]))
-        merged = OmegaConf.merge(given, OmegaConf.from_dotlist(others))
-        return OmegaConf.to_container(merged, resolve=False)
+        changes = OmegaConf.from_dotlist(others)
+        for key in changes:
+            if OmegaConf.is_list(changes[key]) and isinstance(given, DictConfig):
+                given.pop(key, None)  # a list takes the place of whatever was there, as of a single term of the loss
+        return OmegaConf.to_container(OmegaConf.merge(given, changes), resolve=False)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is not a config ({str(error).splitlines()[0]})") from error
 
