@@ -3,7 +3,8 @@
 DATA holds the patients as cases. Fold k of the split is scored with the model folder MODELS/fold<k>, which was trained
 on the other folds; the linear regression is fitted on those other folds too. Prints every score of every patient for
 our model, a copy of T1, linear regression on the sources, and the truth blurred by 1 mm; then means with 95 % bootstrap
-intervals over patients. Writes the same to JSON with --out.
+intervals over patients, and what enhances falsely in each patient without enhancing tumour. `--baseline` adds other
+models of the same folds, as one-step regression without our conditioning. Writes the same to JSON with --out.
 """
 
 import argparse
@@ -23,32 +24,60 @@ from dsdiff.benchmark.scoring import learn
 from dsdiff.data import cases, nifti, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.data.style import LinearRegression
-from dsdiff.evaluation import baselines, scores, statistics
+from dsdiff.evaluation import baselines, enhancement, metrics, scores, statistics, texture, uncertainty
+from dsdiff.evaluation.metrics import Image
 from dsdiff.evaluation.regions import Regions, regions
 from dsdiff.inference import model as models
 from dsdiff.inference.synthesize import run
 from dsdiff.progress import bars
 
-METHODS = ("model", "copy of T1", "linear regression", "truth blurred 1 mm")
+MORE = {
+    "slice_jumps": "steps from slice to slice, of the truth's (1: as it; above: steps between slices)",
+    "false_ml": "lesions that are not there, ml",
+    "coverage_80": "share of the brain's voxels within the 80 % interval of the standard deviation that is told",
+    "error_correlation": "rank correlation of error and standard deviation in the brain",
+}
+SCORES = scores.SCORES | MORE
 Scores = dict[str, dict[str, float]]  # method -> score -> value
 
 
-def score_case(case: Case, folder: Path, regression: LinearRegression) -> Scores:
-    """Every score of one patient."""
+def score_case(case: Case, folder: Path, others: dict[str, Path], regression: LinearRegression) -> Scores:
+    """Every score of one patient. others: further models, by what they are called."""
     torch.set_num_threads(1)
-    model = models.load(folder, torch.device("cpu"))
-    volumes = cases.load(case, (*model.contrasts, "t1ce"))
-    result = run({name: volumes[name] for name in model.contrasts}, model)
+    loaded = {name: models.load(place, torch.device("cpu")) for name, place in {"model": folder, **others}.items()}
+    contrasts = loaded["model"].contrasts
+    volumes = cases.load(case, (*contrasts, "t1ce"))
+    made = {name: run({c: volumes[c] for c in model.contrasts}, model) for name, model in loaded.items()}
     arrays = {name: preprocess.to_canonical(volume).array for name, volume in volumes.items()}
-    brain, images = result.prepared.brain, result.prepared.images
-    predictions = {
-        "model": result.z,
-        "copy of T1": arrays["t1"],
-        "linear regression": regression.predict([images[c] for c in model.contrasts], brain),
-        "truth blurred 1 mm": baselines.blurred_truth(arrays["t1ce"], brain),
+    prepared = made["model"].prepared
+    predictions = {name: (result.z, result.z_std) for name, result in made.items()} | {
+        "copy of T1": (arrays["t1"], None),
+        "linear regression": (regression.predict([prepared.images[c] for c in contrasts], prepared.brain), None),
+        "truth blurred 1 mm": (baselines.blurred_truth(arrays["t1ce"], prepared.brain), None),
     }
-    where = regions_of(case, brain)
-    return {name: scores.score(image, arrays["t1ce"], arrays["t1"], where) for name, image in predictions.items()}
+    where = regions_of(case, prepared.brain)
+    return {
+        name: scores.score(image, arrays["t1ce"], arrays["t1"], where)
+        | more(image, std, arrays["t1ce"], arrays["t1"], where, prepared.spacing)
+        for name, (image, std) in predictions.items()
+    }
+
+
+def more(
+    image: Image, std: Image | None, truth: Image, t1: Image, where: Regions, spacing: tuple[float, float, float]
+) -> dict[str, float]:
+    """The scores of MORE; NaN for what a method does not tell."""
+    made, true, start = (metrics.robust(one, where.brain) for one in (image, truth, t1))
+    found = {
+        "slice_jumps": texture.slice_jumps(made, true, where.brain),
+        "false_ml": enhancement.score(made, true, start, where, spacing)["false_ml"],
+    }
+    if std is None:
+        return found | dict.fromkeys(("coverage_80", "error_correlation"), float("nan"))
+    spread = std / metrics.robust_scale(image, where.brain)[1]
+    covered = uncertainty.coverage(true, made, spread, where.brain, (0.8,))[0.8]
+    correlation = uncertainty.error_correlation(true, made, spread, where.brain)
+    return found | {"coverage_80": covered, "error_correlation": correlation}
 
 
 def regions_of(case: Case, brain: np.ndarray) -> Regions:
@@ -57,30 +86,38 @@ def regions_of(case: Case, brain: np.ndarray) -> Regions:
     return regions(brain, labels)
 
 
-def evaluate(
-    data: Path, model_root: Path, split: splits.Split, workers: int, only: list[str] | None
-) -> dict[str, Scores]:
-    """Scores of every patient of every fold that has a model."""
-    found = {case.name: case for case in cases.discover(data)}
-    folds = [(k, model_root / f"fold{k}") for k in range(len(split.folds)) if (model_root / f"fold{k}").is_dir()]
-    if not folds:
-        sys.exit(f"{model_root} holds no fold0, fold1 ...: train them by `make model`")
-    for k, folder in folds:
+def fold_models(root: Path, split: splits.Split) -> dict[int, Path]:
+    """The model of each fold, sure to have been trained without it."""
+    folders = {k: root / f"fold{k}" for k in range(len(split.folds)) if (root / f"fold{k}").is_dir()}
+    if not folders:
+        sys.exit(f"{root} holds no fold0, fold1 ...: train them by `make model`")
+    for k, folder in folders.items():
         facts = checkpoint.read(folder).facts
         if (facts.get("split"), facts.get("fold")) != (split.hash, k):
             sys.exit(f"{folder} was not trained without fold {k} of split {split.hash}: it says {facts}")
+    return folders
+
+
+def evaluate(
+    data: Path, roots: dict[str, Path], split: splits.Split, workers: int, only: list[str] | None
+) -> dict[str, Scores]:
+    """Scores of every patient of every fold that has a model. roots: of the fold models, by what they are called."""
+    found = {case.name: case for case in cases.discover(data)}
+    folds = {name: fold_models(root, split) for name, root in roots.items()}
+    for k in folds["model"]:
         if lost := sorted(set(split.held_out(k)) - set(found)):
             sys.exit(f"{data} lacks patients of the split: {', '.join(lost[:3])}")
-    contrasts = models.load(folds[0][1], torch.device("cpu")).contrasts
+    contrasts = models.load(folds["model"][0], torch.device("cpu")).contrasts
     with ProcessPoolExecutor(workers) as pool, bars(Console(stderr=True)) as progress:
         task = progress.add_task("linear regression", total=len(found))
         learnt = dict(
             zip(found, tracked(pool.map(learn, found.values(), [contrasts] * len(found)), progress, task), strict=True)
         )
-        jobs: list[tuple[Case, Path, LinearRegression]] = []
-        for k, folder in folds:
-            others = LinearRegression.merged(part for name, part in learnt.items() if name not in split.held_out(k))
-            jobs += [(found[name], folder, others) for name in split.held_out(k) if not only or name in only]
+        jobs: list[tuple[Case, Path, dict[str, Path], LinearRegression]] = []
+        for k, folder in folds["model"].items():
+            seen = LinearRegression.merged(part for name, part in learnt.items() if name not in split.held_out(k))
+            others = {name: places[k] for name, places in folds.items() if name != "model"}
+            jobs += [(found[name], folder, others, seen) for name in split.held_out(k) if not only or name in only]
         task = progress.add_task("scoring", total=len(jobs))
         results = {}
         for job, result in zip(jobs, pool.map(score_case, *zip(*jobs, strict=True)), strict=True):
@@ -102,35 +139,44 @@ def tracked(items: Iterable, progress, task) -> list:
 def rows(patient: str, methods: Scores) -> str:
     """Every score of one patient."""
     return "\n".join(
-        f"{patient:22} {method:20}" + "".join(f"{methods[method][name]:12.3f}" for name in scores.SCORES)
-        for method in METHODS
+        f"{patient:22} {method:20}" + "".join(f"{found[name]:12.3f}" for name in SCORES)
+        for method, found in methods.items()
     )
 
 
 def means(results: dict[str, Scores], split: splits.Split) -> str:
     """Means with 95 % intervals over patients and the standard deviation between patients, as Markdown."""
-    lines = [f"| mean [95 % interval] SD | {' | '.join(scores.SCORES)} |", "|---" * (len(scores.SCORES) + 1) + "|"]
-    for method in METHODS:
+    lines = [f"| mean [95 % interval] SD | {' | '.join(SCORES)} |", "|---" * (len(SCORES) + 1) + "|"]
+    for method in next(iter(results.values())):
         cells = []
-        for name in scores.SCORES:
+        for name in SCORES:
             values = [methods[method][name] for methods in results.values()]
             mean, low, high = statistics.interval(values)
             digits = 1 if name.startswith("psnr") else 2
-            cells.append(
-                f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {np.nanstd(values, ddof=1):.{digits}f}"
-            )
+            told = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {np.nanstd(values, ddof=1):.{digits}f}"
+            cells.append(told if np.isfinite(mean) else "")
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    counts = [sum(np.isfinite(methods["model"][name]) for methods in results.values()) for name in scores.SCORES]
+    counts = [sum(np.isfinite(methods["model"][name]) for methods in results.values()) for name in SCORES]
     lines.append(f"| patients scored | {' | '.join(map(str, counts))} |")
-    told = "\n".join(f"- `{name}`: {text}" for name, text in scores.SCORES.items())
+    told = "\n".join(f"- `{name}`: {text}" for name, text in SCORES.items())
     title = f"{len(results)} patients, split `{split.hash}`, each scored by a model that never saw it."
-    return "\n".join([title, "", *lines, "", told])
+    return "\n".join([title, "", *lines, "", told, "", without_enhancement(results)])
+
+
+def without_enhancement(results: dict[str, Scores]) -> str:
+    """What enhances falsely where nothing does, or too little to be scored."""
+    none = [name for name, methods in results.items() if not np.isfinite(methods["model"]["auc_tumour"])]
+    told = [f"{name} {results[name]['model']['false_ml']:.2f} ml" for name in none]
+    return f"False enhancement where nothing is known to enhance: {', '.join(told)}"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path)
     parser.add_argument("--models", type=Path, default=Path("models/folds"))
+    parser.add_argument(
+        "--baseline", nargs=2, action="append", default=[], metavar=("NAME", "MODELS"), help="may be given again"
+    )
     parser.add_argument("--split", type=Path, default=Path("models/split.json"))
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cases", nargs="*", help="score these patients only, for a quick look")
@@ -139,8 +185,9 @@ def main() -> None:
     if not args.data.is_dir():
         sys.exit(f"{args.data}: no such folder; lay the patients out first and set DSDIFF_REAL_DATA")
     split = splits.read(args.split)
-    print(f"{'patient':22} {'method':20}" + "".join(f"{name:>12}" for name in scores.SCORES), flush=True)
-    results = evaluate(args.data, args.models, split, args.workers, args.cases)
+    print(f"{'patient':22} {'method':20}" + "".join(f"{name:>12.12}" for name in SCORES), flush=True)
+    roots = {"model": args.models} | {name: Path(folder) for name, folder in args.baseline}
+    results = evaluate(args.data, roots, split, args.workers, args.cases)
     print("", means(results, split), sep="\n")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)

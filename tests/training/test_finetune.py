@@ -45,6 +45,17 @@ def images():
     return {**drawn, "x_t": torch.randn(2, 1, 32, 48, generator=generator)}
 
 
+def test_a_network_may_be_asked_for_its_error_later(tmp_path, images):
+    old = config()
+    before = output(model(old, tmp_path / "old"), old, images)
+    asked = {**TINY["backbone"], "params": {**TINY["backbone"]["params"], "out_channels": 2}}
+    values = config(asked, None, tmp_path / "old").model_dump(mode="json")
+    new = configs.parse({**values, "process": {"target": "bridge", "params": {"spread": True}}}, "test")
+    after = output(Trainer(new, CPU).network.eval(), new, images)
+    assert torch.allclose(after[:, :1], before, atol=1e-5)
+    assert (after[:, 1:] == 0).all()  # an expected error of 1 everywhere
+
+
 @pytest.mark.parametrize(
     ("backbone", "conditioning"),
     [(TINY["backbone"], {}), (DIT, {}), (TINY["backbone"], {"inject": "scales"}), (DIT, {"inject": "scales"})],

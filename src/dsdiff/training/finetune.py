@@ -1,8 +1,8 @@
 """Begin with the weights of a model folder, whose contrasts, slab or guidance may be others than this run's.
 
 What a network reads is matched by name (a contrast's slice before the middle one, its edges, the style), never by
-number. What is new begins at zero, so that the output is at first that of the old model. Every network here ends in
-the same output, so heads need no change.
+number. What is new begins at zero, so that the output is at first that of the old model. Heads of convolutional
+networks may gain channels, as the error that a network is asked to expect.
 """
 
 from collections.abc import Hashable
@@ -20,6 +20,7 @@ from dsdiff.types import ConditionLayout
 
 Channels = list[Hashable]
 FRESH = ("conditioner.", "backbone.inject.")  # begin as no change, or are read through channels that begin at zero
+HEAD = "backbone.out."
 
 
 def begin(network: Network, config: RunConfig, folder: Path) -> None:
@@ -41,6 +42,8 @@ def begin(network: Network, config: RunConfig, folder: Path) -> None:
     for name, value in mine.items():
         there = old.get(name)
         given = None if there is None else _by_name(there, value, probe.get(name), *layouts)
+        if given is None and there is not None and name.startswith(HEAD):
+            given = _grown(there, value)
         if given is not None:
             value.copy_(given)
         elif name not in fixed and not name.startswith(FRESH):
@@ -92,6 +95,13 @@ def _by_name(
                         mapped[:, i] = given[:, before.index(name)]
                 return mapped.flatten(1, 2)
     return there if there.shape == fresh.shape else None
+
+
+def _grown(there: Tensor, fresh: Tensor) -> Tensor | None:
+    """Weights with rows of zero for the outputs added after the old ones, None where that is not the difference."""
+    if len(fresh) <= len(there) or fresh.shape[1:] != there.shape[1:]:
+        return None
+    return torch.cat([there, torch.zeros_like(fresh[len(there) :])])
 
 
 def _other(slab: int) -> int:
