@@ -1,0 +1,87 @@
+"""Correct the error that models expect, so that 80 % intervals hold 80 % of voxels: python benchmarks/calibrate.py DATA
+
+DATA holds the patients as cases. Every patient is synthesised by MODELS/fold<k>, which never saw it and was asked for
+its error (`process.params.spread`). The factor by which standard deviations are multiplied is written into the facts of
+the models: into each fold's that of the patients of the other folds, so that what is measured on its own stays unseen,
+and into those of --also (the model that saw all) that of all. Running it again changes nothing.
+"""
+
+import argparse
+import os
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import torch
+from eval_real import fold_models
+from jaxtyping import Float
+from rich.console import Console
+from scipy import stats
+
+from dsdiff import checkpoint
+from dsdiff.data import cases, preprocess, splits
+from dsdiff.data.cases import Case
+from dsdiff.evaluation import metrics
+from dsdiff.inference import model as models
+from dsdiff.inference.synthesize import run
+from dsdiff.progress import bars
+
+LEVEL, FACT = 0.8, "calibration"
+KEPT = np.linspace(0, 1, 1001)  # quantiles kept of each patient, so that all weigh the same
+
+
+def ratios(case: Case, folder: Path) -> Float[np.ndarray, " q"]:
+    """Quantiles of absolute error over the standard deviation that the network told, in the brain of one patient."""
+    torch.set_num_threads(1)
+    model = models.load(folder, torch.device("cpu"))
+    volumes = cases.load(case, (*model.contrasts, "t1ce"))
+    result = run({name: volumes[name] for name in model.contrasts}, model)
+    if result.z_std is None:
+        sys.exit(f"{folder} was not asked for its error: process.params.spread is false")
+    brain, truth = result.prepared.brain, preprocess.to_canonical(volumes["t1ce"]).array
+    width = metrics.robust_scale(result.z, brain)[1]
+    error = np.abs(metrics.robust(result.z, brain) - metrics.robust(truth, brain))[brain]
+    return np.quantile(error / np.maximum(result.z_std[brain] / width, 1e-6), KEPT) * model.calibration
+
+
+def factor(found: list[np.ndarray]) -> float:
+    """By what to multiply standard deviations."""
+    return float(np.quantile(np.concatenate(found), LEVEL) / stats.norm.ppf((1 + LEVEL) / 2))
+
+
+def write(folder: Path, value: float) -> None:
+    """Put the factor into a model's facts."""
+    held = checkpoint.read(folder)
+    card = (folder / checkpoint.CARD).read_text()
+    checkpoint.save(folder, held.weights, held.config, card, {**held.facts, FACT: round(value, 4)})
+    print(f"{folder}: {value:.3f}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path)
+    parser.add_argument("--models", type=Path, default=Path("models/folds"))
+    parser.add_argument("--split", type=Path, default=Path("models/split.json"))
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="models that saw every patient")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
+    args = parser.parse_args()
+    split = splits.read(args.split)
+    folders = fold_models(args.models, split)
+    known = {case.name: case for case in cases.discover(args.data)}
+    jobs = [(k, known[name], folder) for k, folder in folders.items() for name in split.held_out(k)]
+    found: dict[int, list[np.ndarray]] = {k: [] for k in folders}
+    with ProcessPoolExecutor(args.workers) as pool, bars(Console(stderr=True)) as progress:
+        task = progress.add_task("synthesising", total=len(jobs))
+        made = pool.map(ratios, [case for _, case, _ in jobs], [folder for *_, folder in jobs])
+        for (k, *_), one in zip(jobs, made, strict=True):
+            found[k].append(one)
+            progress.advance(task)
+    for k, folder in folders.items():
+        write(folder, factor([one for other, some in found.items() if other != k for one in some]))
+    for folder in args.also:
+        write(folder, factor([one for some in found.values() for one in some]))
+
+
+if __name__ == "__main__":
+    main()
