@@ -12,6 +12,7 @@ The arms are the YAML files of configs/conditioning, which differ in the conditi
 
 Arms that are told a style are scored in the one to be expected, with the T1ce of another patient of the same
 collection as reference (a stand-in for "same scanner", which the data do not say), and with the own: an upper bound.
+References are scored under the first seed alone.
 """
 
 import argparse
@@ -63,7 +64,9 @@ class Places:
     out: Path
 
 
-def job(arm: Arm, seed: int, fold: int, places: Places, overrides: list[str], most: int, ends: float) -> None:
+def job(
+    arm: Arm, seed: int, fold: int, places: Places, overrides: list[str], most: int, ends: float, references: bool
+) -> None:
     """Train one arm without one fold, and score the fold's patients; both only where not done before, nor too late."""
     torch.set_num_threads(1)
     place = places.out / arm.name / f"seed{seed}" / f"fold{fold}"
@@ -76,17 +79,18 @@ def job(arm: Arm, seed: int, fold: int, places: Places, overrides: list[str], mo
     minutes, model = (time.process_time() - since) / 60, models.load(folder, torch.device("cpu"))
     known = {patient.name: patient for patient in loader.read(places.data, config.data, Console(quiet=True))}
     held_out = [known[name] for name in splits.read(places.split).held_out(fold)]
-    facts = {"minutes": minutes, "variants": score_all(held_out, model, most)}
+    facts = {"minutes": minutes, "variants": score_all(held_out, model, most, references)}
     (place / "scores.json").write_text(json.dumps(facts))
 
 
-def score_all(held_out: list[Patient], model: Model, most: int) -> dict[str, Found]:
+def score_all(held_out: list[Patient], model: Model, most: int, references: bool) -> dict[str, Found]:
     """Scores of `most` patients in the style to be expected and, for a model that is told one, in those of two
-    references.
+    references, if they are asked for.
     """
     found: dict[str, Found] = {}
     for patient in held_out[:most]:
-        for variant, code in styles(patient, held_out, model).items():
+        told = styles(patient, held_out, model)
+        for variant, code in (told if references else {"": told[""]}).items():
             found.setdefault(variant, {})[patient.name] = score(model, patient, code)
     return found
 
@@ -186,7 +190,9 @@ def main() -> None:
     context, failed = multiprocessing.get_context("spawn"), []
     with ProcessPoolExecutor(args.workers, context) as pool, bars(Console(stderr=True), count=True) as progress:
         task = progress.add_task("ablation", total=len(todo))
-        running = {pool.submit(job, *one, places, overrides, args.patients, ends): one for one in todo}
+        running = {
+            pool.submit(job, *one, places, overrides, args.patients, ends, one[1] == args.seeds[0]): one for one in todo
+        }
         for done in as_completed(running):
             if error := done.exception():
                 failed.append(running[done])
