@@ -96,7 +96,7 @@ def test_formulations_differ_in_process_and_sampler_alone():
 
 def test_conditionings_differ_in_conditioning_alone():
     paths = [path for path in CONFIGS if path.parent.name == "conditioning"]
-    assert len(paths) == 7
+    assert len(paths) == 6
     rest = [configs.load(path).model_dump(exclude={"conditioning"}) for path in paths]
     assert all(one == rest[0] for one in rest)
     assert len({configs.load(path).conditioning.model_dump_json() for path in paths}) == len(paths)
