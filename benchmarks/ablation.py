@@ -136,7 +136,7 @@ def table(means: dict[str, Found], minutes: dict[str, float], n_seeds: int, step
     """Means with 95 % intervals over patients, then the differences from the first arm."""
     head = f"| {{}} | {' | '.join(scores.SCORES)} | CPU min |"
     lines = [
-        f"Split `{hash}`, {steps} steps, up to {n_seeds} seeds; patients scored: "
+        f"Split `{hash}`, {steps} steps, {n_seeds} seeds (references: the first); patients scored: "
         + ", ".join(f"{arm} {len(found)}" for arm, found in means.items()),
         "",
         head.format("mean [95 % interval]"),

@@ -68,6 +68,8 @@ def main() -> None:
     args = parser.parse_args()
     split = splits.read(args.split)
     folders = fold_models(args.models, split)
+    if len(folders) < 2:
+        sys.exit(f"{args.models} has the model of one fold alone: its patients would correct themselves")
     known = {case.name: case for case in cases.discover(args.data)}
     jobs = [(k, known[name], folder) for k, folder in folders.items() for name in split.held_out(k)]
     found: dict[int, list[np.ndarray]] = {k: [] for k in folders}

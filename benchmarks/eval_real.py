@@ -104,10 +104,15 @@ def evaluate(
     """Scores of every patient of every fold that has a model. roots: of the fold models, by what they are called."""
     found = {case.name: case for case in cases.discover(data)}
     folds = {name: fold_models(root, split) for name, root in roots.items()}
+    for name, places in folds.items():
+        if lacking := sorted(set(folds["model"]) - set(places)):
+            sys.exit(f"{roots[name]} has no model of fold {lacking[0]}")
+    if unknown := sorted(set(only or []) - {name for k in folds["model"] for name in split.held_out(k)}):
+        sys.exit(f"{unknown[0]} is in no fold that has a model")
     for k in folds["model"]:
         if lost := sorted(set(split.held_out(k)) - set(found)):
             sys.exit(f"{data} lacks patients of the split: {', '.join(lost[:3])}")
-    contrasts = models.load(folds["model"][0], torch.device("cpu")).contrasts
+    contrasts = models.load(next(iter(folds["model"].values())), torch.device("cpu")).contrasts
     with ProcessPoolExecutor(workers) as pool, bars(Console(stderr=True)) as progress:
         task = progress.add_task("linear regression", total=len(found))
         learnt = dict(
@@ -153,8 +158,10 @@ def means(results: dict[str, Scores], split: splits.Split) -> str:
             values = [methods[method][name] for methods in results.values()]
             mean, low, high = statistics.interval(values)
             digits = 1 if name.startswith("psnr") else 2
-            told = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {np.nanstd(values, ddof=1):.{digits}f}"
-            cells.append(told if np.isfinite(mean) else "")
+            there = [value for value in values if np.isfinite(value)]
+            deviation = np.std(there, ddof=1) if len(there) > 1 else float("nan")
+            told = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {deviation:.{digits}f}"
+            cells.append(told if there else "")
         lines.append(f"| {method} | {' | '.join(cells)} |")
     counts = [sum(np.isfinite(methods["model"][name]) for methods in results.values()) for name in SCORES]
     lines.append(f"| patients scored | {' | '.join(map(str, counts))} |")
@@ -185,7 +192,9 @@ def main() -> None:
     if not args.data.is_dir():
         sys.exit(f"{args.data}: no such folder; lay the patients out first and set DSDIFF_REAL_DATA")
     split = splits.read(args.split)
-    print(f"{'patient':22} {'method':20}" + "".join(f"{name:>12.12}" for name in SCORES), flush=True)
+    print(f"{'patient':22} {'method':20}" + "".join(f" {name:>11.11}" for name in SCORES), flush=True)
+    if any(name == "model" for name, _ in args.baseline):
+        sys.exit("a --baseline cannot be called 'model': that is what it stands beside")
     roots = {"model": args.models} | {name: Path(folder) for name, folder in args.baseline}
     results = evaluate(args.data, roots, split, args.workers, args.cases)
     print("", means(results, split), sep="\n")

@@ -61,6 +61,13 @@ def test_a_list_takes_the_place_of_a_single_term(tmp_path):
     assert [(term.target, term.weight) for term in loaded.loss] == [("l1", 1.0), ("ranking", 0.5)]
 
 
+def test_a_list_is_changed_as_a_whole(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("loss: [{target: l1}, {target: ssim}]")
+    with pytest.raises(ConfigError, match=r"has a list of loss: a change of it is the whole list"):
+        configs.load(file, ("loss.target=l2",))
+
+
 def test_overrides_must_be_pairs(tmp_path):
     with pytest.raises(ConfigError, match="'training' is not of the form key=value"):
         configs.load(written(tmp_path, "seed: 1"), ("training",))

@@ -38,7 +38,7 @@ class LossConfig(Part):
     with a segmentation) is above the rest of its slice.
     weight: of the term in the sum. epsilon: of charbonnier alone, where it turns from quadratic to linear (1.0).
     Voxels outside the brain count nothing; of tumour and enhancing tumour (where a segmentation exists) `tumour` and
-    `enhancing` times as much as others.
+    `enhancing` times as much as others; ranking judges no voxel of the enhancing tumour, but those it is compared with.
     """
 
     target: Literal["charbonnier", "l1", "l2", "ssim", "gradient", "edges", "ranking"] = "charbonnier"
@@ -235,13 +235,15 @@ def read(path: Path, overrides: tuple[str, ...] = ()) -> Any:
     swaps = [item for item in overrides if item.startswith("backbone=")]
     others = [item for item in overrides if item not in swaps]
     try:
-        given = OmegaConf.load(path)
+        given: Any = OmegaConf.load(path)
         for item in swaps:
             given = _with_backbone(given, find(item.split("=", 1)[1]))
         changes = OmegaConf.from_dotlist(others)
-        for key in changes:
-            if OmegaConf.is_list(changes[key]) and isinstance(given, DictConfig):
+        for key in map(str, changes if isinstance(given, DictConfig) else ()):
+            if OmegaConf.is_list(changes[key]):
                 given.pop(key, None)  # a list takes the place of whatever was there, as of a single term of the loss
+            elif OmegaConf.is_list(given.get(key)):
+                raise ConfigError(f"{path} has a list of {key}: a change of it is the whole list, as '{key}=[{{...}}]'")
         return OmegaConf.to_container(OmegaConf.merge(given, changes), resolve=False)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is not a config ({str(error).splitlines()[0]})") from error

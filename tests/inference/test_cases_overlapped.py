@@ -1,5 +1,8 @@
 """Cases overlapped: the same files as alone, and one that fails stops no other."""
 
+import gc
+import weakref
+
 import pytest
 import torch
 from conftest import write_case
@@ -49,3 +52,26 @@ def test_an_output_that_cannot_be_written_is_handed_back(model, todo, tmp_path):
     (tmp_path / "file").write_text("in the way")
     made = synthesize_cases(todo[:1], tmp_path / "file", model)
     assert isinstance(next(made)[1], OutputError)
+
+
+def test_what_is_computed_is_written_though_nobody_asks_for_more(model, todo, tmp_path):
+    made = synthesize_cases([todo[0], todo[2]], tmp_path / "many", model)
+    assert next(made)[0].name == "A"
+    made.close()
+    assert (tmp_path / "many" / "C" / "provenance.json").is_file()
+
+
+def test_two_cases_are_held_at_most(model, todo, tmp_path, monkeypatch):
+    brains, held, read = [], [], case_io.read
+
+    def watched(case, out, model):
+        prepared = read(case, out, model)
+        brains.append(weakref.ref(prepared.brain))
+        gc.collect()
+        held.append(sum(brain() is not None for brain in brains))
+        return prepared
+
+    monkeypatch.setattr(case_io, "read", watched)
+    good = [todo[0], todo[2]] * 3
+    assert len([case for case, _ in synthesize_cases(good, tmp_path / "many", model)]) == 6
+    assert max(held) == 2

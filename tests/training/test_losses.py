@@ -61,7 +61,10 @@ def test_ranking_by_hand_compares_every_voxel_with_what_enhances_more():
     term = [LossConfig(target="ranking", tumour=2.0, enhancing=1.0)]
     expected = (math.log1p(math.exp(1 - 2)) + 2 * math.log1p(math.exp(4 - 2))) / 4
     assert losses.total(term, made, true, made, true, start, region).item() == pytest.approx(expected, rel=1e-6)
-    assert losses.total(term, made, true, made, true, start, region.clamp(max=2)).item() == 0  # nothing enhances
+    made.requires_grad_()
+    nothing = losses.total(term, made, true, made, true, start, region.clamp(max=2))  # enhances
+    nothing.backward()
+    assert nothing.item() == 0 and (made.grad == 0).all()
 
 
 def test_ranking_asks_what_enhances_to_rise_and_the_rest_to_fall():

@@ -1,6 +1,7 @@
 """dsdiff synth: patients in, T1ce out."""
 
 import time
+import traceback
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -246,24 +247,25 @@ def _run(
         whole = progress.add_task("all cases", total=len(todo), visible=len(todo) > 1)
         tasks = {case.name: progress.add_task(case.name, total=1.0, visible=False) for case in todo}
         began = time.perf_counter()
-        for case, outcome in synthesize_cases(
+        for done, (case, outcome) in enumerate(synthesize_cases(
             todo, out, model, sampling, style=style, memory=memory,
             progress=lambda case, share: progress.update(tasks[case.name], completed=share, visible=True),
-        ):  # fmt: skip
+        )):  # fmt: skip
             if isinstance(outcome, OutputError):
                 raise outcome
             if isinstance(outcome, Exception):
+                traceback.clear_frames(outcome.__traceback__)  # they hold the volumes of the case
                 failed[case.name] = outcome
             else:
-                _say(progress, case.name, out, time.perf_counter() - began, by, outcome)
+                seconds = (time.perf_counter() - began) / (1 + done)
+                _say(progress, case.name, out, f"{seconds:.1f} s{' a case' if done else ''}", by, outcome)
                 doubted += [case.name] if outcome else []
-            began = time.perf_counter()
             progress.remove_task(tasks[case.name])
             progress.advance(whole)
 
 
-def _say(progress: "Progress", name: str, out: Path, seconds: float, by: str, warnings: tuple[str, ...]) -> None:
+def _say(progress: "Progress", name: str, out: Path, took: str, by: str, warnings: tuple[str, ...]) -> None:
     console = progress.console
-    console.print(f"{name}: {seconds:.1f} s by {by} -> {out / name}", markup=False, highlight=False, soft_wrap=True)
+    console.print(f"{name}: {took} by {by} -> {out / name}", markup=False, highlight=False, soft_wrap=True)
     for warning in warnings:
         console.print(f"  warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)

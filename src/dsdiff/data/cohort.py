@@ -151,7 +151,7 @@ def boxed(case: Case, contrasts: Sequence[str], target: str, start: str) -> Boxe
         labels = preprocess.to_canonical(seg).array
         region[np.isin(labels, TUMOUR) & prepared.brain] = 2
         region[(labels == enhancing_label(labels)) & prepared.brain] = 3
-    box = tuple(slice(edge.min(), edge.max() + 1) for edge in np.nonzero(prepared.brain))
+    box = prepared.box
     images = {
         name: np.ascontiguousarray(image[box].transpose(2, 0, 1), np.float16) for name, image in prepared.images.items()
     }

@@ -47,16 +47,20 @@ def synthesize_cases(
     with workers.pool(1) as aside:
         given, writing = iter(todo), None
         coming = _next(aside, read, given)
-        while coming is not None:
-            made = coming.result()
-            coming = _next(aside, read, given)
-            made = _tried(compute, made)
+        try:
+            while coming is not None:
+                made = coming.result()
+                coming = _next(aside, read, given)
+                made = _tried(compute, made)
+                before, writing = writing, aside.submit(_tried, write, made)
+                del made  # so that it is held by its writing alone
+                if before is not None:
+                    yield before.result()
             if writing is not None:
                 yield writing.result()
-            writing = aside.submit(_tried, write, made)
-            del made  # so that it is held by its writing alone
-        if writing is not None:
-            yield writing.result()
+        finally:
+            if coming is not None:
+                coming.cancel()  # nobody wants the next case any more
 
 
 def _next(

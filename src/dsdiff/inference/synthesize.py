@@ -22,7 +22,7 @@ from dsdiff.conditioning import style as styles
 from dsdiff.data import cases, familiar, nifti, preprocess, registration, slices
 from dsdiff.data.familiar import Measurements
 from dsdiff.data.preprocess import Prepared
-from dsdiff.data.slices import SliceBatch
+from dsdiff.data.slices import Box, SliceBatch
 from dsdiff.data.style import Code
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Denoiser
@@ -147,17 +147,17 @@ def complete(
     batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, model.engine.slices)
     ceiling = None if memory is None else workers.Ceiling(memory, model.device)
 
-    def draw(batch: SliceBatch) -> tuple[SliceBatch, Drawn]:
-        return batch, predict(model, batch, sampling, code)
+    def draw(batch: SliceBatch) -> tuple[tuple[Box, ...], Drawn]:
+        return batch.boxes, predict(model, batch, sampling, code)
 
     with ThreadPoolExecutor(1) as aside:
         doubts = aside.submit(doubted, prepared, model, measured)
-        for batch, drawn in workers.in_order(draw, batches, model.engine.workers, ceiling):
-            for index, box in enumerate(batch.boxes):
+        for boxes, drawn in workers.in_order(draw, batches, model.engine.workers, ceiling):
+            for index, box in enumerate(boxes):
                 slices.put(mean, drawn.mean[index], box)
                 if spread is not None and drawn.std is not None:
                     slices.put(spread, drawn.std[index], box)
-            done += len(batch.boxes)
+            done += len(boxes)
             progress(done / total)
         unlike, said = doubts.result()
     std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)

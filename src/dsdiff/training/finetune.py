@@ -2,7 +2,7 @@
 
 What a network reads is matched by name (a contrast's slice before the middle one, its edges, the style), never by
 number. What is new begins at zero, so that the output is at first that of the old model. Heads of convolutional
-networks may gain channels, as the error that a network is asked to expect.
+networks of ours may gain channels, as the error that a network is asked to expect, and never lose any.
 """
 
 from collections.abc import Hashable

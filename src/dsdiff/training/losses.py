@@ -64,14 +64,14 @@ def misordered(made: Image, true: Image, enhancing: Bool[Tensor, "b 1 h w"]) -> 
     """How far each voxel's enhancement (T1ce minus start) comes up to those of the enhancing tumour of its slice, where
     the true one does not: the mean over some of these of softplus(here - there), and 0 within the enhancing tumour.
 
-    A smooth bound of 1 - AUC. Source: the pairwise logistic loss of Burges et al. 2005 (RankNet,
+    A smooth stand-in for 1 - AUC. Source: the pairwise logistic loss of Burges et al. 2005 (RankNet,
     doi:10.1145/1102351.1102363, eq. 3).
     """
     found = []
     for slice_made, slice_true, there in zip(made, true, enhancing, strict=True):
         rivals = there.flatten().nonzero()[:, 0]
         if not len(rivals):
-            found.append(torch.zeros_like(slice_made))
+            found.append(slice_made * 0)  # a loss of nothing that gradients go through all the same
             continue
         picked = rivals[torch.linspace(0, len(rivals) - 1, RIVALS, device=made.device).long()]
         above = slice_made - slice_made.flatten()[picked, None, None]  # k h w

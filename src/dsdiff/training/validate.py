@@ -86,8 +86,9 @@ def _volumes(trainer: Trainer, number: int, patients: Sequence[Patient], stop: S
     """Scores of patients synthesised whole with one of the averages, patient by patient."""
     config = trainer.config
     model = Model("", "", config, trainer.averaged(number), trainer.process, config.build_sampler(), trainer.device)
-    expected = {patient.name: patient.styles[1] if patient.styles else None for patient in patients}
-    return {one.name: score(model, one, expected[one.name], stop) for one in patients if not stop.asked}
+    return {
+        one.name: score(model, one, one.styles[1] if one.styles else None, stop) for one in patients if not stop.asked
+    }
 
 
 def score(model: Model, patient: Patient, code: Code | None = None, stop: Stop | None = None) -> dict[str, float]:
