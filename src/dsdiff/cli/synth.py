@@ -23,7 +23,7 @@ Style = Annotated[
     typer.Option(
         metavar="CASE",
         help="Folder of another patient of the same scanner, with T1ce and T1, T2, FLAIR: its tissue contrast is "
-        "taken, for models that are told a style. Default: the average.",
+        "taken. Default: that of the training patients most like the case (or the average).",
     ),
 ]
 Threads = Annotated[
@@ -101,10 +101,10 @@ def command(
     """Synthesise the T1ce of one patient or of a folder of them.
 
     Each case gets OUT/<case>/ with <case>_desc-synthT1ce_T1w.nii.gz (on T1's grid and intensity scale, zero outside
-    the brain), preview.png and provenance.json; with --samples also the voxel-wise standard deviation. Inputs must be
-    skull-stripped and co-registered; T2 or FLAIR may be missing where the model was
-    trained for it. A folder appears when it is complete. Exit code: 0 all done, 1 some case failed, 2 a mistake in
-    the command or the only case, or an output that cannot be written.
+    the brain), preview.png and provenance.json; the shipped model also tells the error to be expected (desc-stdT1ce),
+    others with --samples the standard deviation of these. Inputs must be skull-stripped and co-registered; T2 or FLAIR
+    may be missing where the model was trained for it. A folder appears when it is complete. Exit code: 0 all done,
+    1 some case failed, 2 a mistake in the command or the only case, or an output that cannot be written.
 
     Examples:
 
