@@ -10,6 +10,7 @@ ENHANCEMENT_COLOURS: Colormap = ListedColormap(
     matplotlib.colormaps["inferno"](np.linspace(0.35, 1, 256)), "enhancement"
 )
 SPREAD_COLOURS: Colormap = matplotlib.colormaps["magma"]
+SPREAD_RANGE = (0.0, 2.5)  # robust standard deviations
 ENHANCEMENT_RANGE = (0.5, 4.0)  # robust z-scores: below the first nothing is drawn, above the second it saturates
 
 

@@ -17,7 +17,7 @@ from dsdiff.evaluation.patient import Patient
 ERROR_COLOURS: Colormap = LinearSegmentedColormap.from_list(
     "error", ["#7cc4ff", "#1f6fd0", "#0b0d10", "#d0481f", "#ffc08a"]
 )
-ERROR_RANGE, SPREAD_RANGE = 3.0, 1.0  # robust standard deviations
+ERROR_RANGE = 3.0  # robust standard deviations
 MARGIN = 4  # voxels about the brain
 
 
@@ -60,7 +60,7 @@ def panels(patient: Patient) -> list[Panel]:
         shown["true enhancement"] = cut.over(truth, maps[1])
     if small.std is not None:
         shown["uncertainty"] = cut.coloured(
-            small.std / metrics.robust_scale(small.image, brain)[1], views.SPREAD_COLOURS, 0.0, SPREAD_RANGE
+            small.std / metrics.robust_scale(small.image, brain)[1], views.SPREAD_COLOURS, *views.SPREAD_RANGE
         )
     return [cut.panel(title, picture) for title, picture in shown.items()]
 

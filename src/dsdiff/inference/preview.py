@@ -12,7 +12,16 @@ from matplotlib.figure import Figure
 from scipy import ndimage
 
 from dsdiff.data.preprocess import Prepared
-from dsdiff.data.views import ENHANCEMENT_COLOURS, ENHANCEMENT_RANGE, PLANES, SPREAD_COLOURS, aspect, plane, window
+from dsdiff.data.views import (
+    ENHANCEMENT_COLOURS,
+    ENHANCEMENT_RANGE,
+    PLANES,
+    SPREAD_COLOURS,
+    SPREAD_RANGE,
+    aspect,
+    plane,
+    window,
+)
 
 LABELS = {"t1": "T1", "t2": "T2", "flair": "FLAIR", "t1ce": "T1ce"}
 BACKGROUND, INK, FAINT, DOUBT = "#0b0d10", "#e8eaed", "#9aa0a6", "#fdd663"
@@ -85,7 +94,7 @@ def draw(
                 axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="lanczos")
             else:
                 assert spread is not None
-                _show_map(axis, plane(spread[box], at, name), inside, SPREAD_COLOURS, 0.0, 1.0)
+                _show_map(axis, plane(spread[box], at, name), inside, SPREAD_COLOURS, *SPREAD_RANGE)
             if label in enhancements:
                 over = plane(enhancements[label][1][box], at, name)
                 _show_map(axis, over, inside & (over > ENHANCEMENT_RANGE[0]), ENHANCEMENT_COLOURS, *ENHANCEMENT_RANGE)
@@ -131,7 +140,7 @@ def bare(axis: Axes) -> None:
 def _legend(figure: Figure, with_spread: bool) -> None:
     bars = [(0.74 - 0.25 * with_spread, ENHANCEMENT_COLOURS, ENHANCEMENT_RANGE, "enhancement (robust SD)")]
     if with_spread:
-        bars.append((0.77, SPREAD_COLOURS, (0.0, 1.0), "uncertainty (robust SD)"))
+        bars.append((0.77, SPREAD_COLOURS, SPREAD_RANGE, "uncertainty (robust SD)"))
     for left, cmap, (low, high), text in bars:
         axis = figure.add_axes((left, 0.034, 0.09, 0.014))
         axis.imshow(np.linspace(0, 1, 64)[None], aspect="auto", cmap=cmap)
