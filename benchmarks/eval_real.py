@@ -201,7 +201,10 @@ def main() -> None:
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         finite = {
-            patient: {m: {s: round(v, 5) if np.isfinite(v) else None for s, v in found.items()} for m, found in methods.items()}
+            patient: {
+                m: {s: round(v, 5) if np.isfinite(v) else None for s, v in found.items()}
+                for m, found in methods.items()
+            }
             for patient, methods in results.items()
         }
         args.out.write_text(json.dumps({"split": split.hash, "patients": finite}, indent=1) + "\n")

@@ -53,6 +53,7 @@ from dsdiff.inference.synthesize import complete
 CPU = torch.device("cpu")
 BRIDGE, DDIM = Path("configs/bridge-small.yaml"), Path("configs/formulations/eps-formulation.yaml")
 CHANNELS = 13  # x_t, three slices of three contrasts, three edge maps
+TOLD = ("conditioning.structure=sobel", "conditioning.style=none")
 
 
 @dataclass(frozen=True)
@@ -70,7 +71,7 @@ class Contender:
 def ours(block: str, steps: int, engine: str) -> Model:
     """A model of the table's size with awake random weights: the recipe of the shipped one, or DDIM on eps."""
     recipe = BRIDGE if steps == 1 else DDIM
-    config = configs.load(recipe, (f"backbone=configs/backbones/{block}-table.yaml",))
+    config = configs.load(recipe, (f"backbone=configs/backbones/{block}-table.yaml", *TOLD))
     network = awake(config.build_network())
     return Model(block, "0", config, network, config.build_process(), config.build_sampler(), CPU, engine)
 
@@ -154,7 +155,7 @@ def conditions(prepared: Prepared, chosen: list[int]) -> Tensor:
     h, w = prepared.brain.shape[:2]
     sources = torch.from_numpy(np.stack([stacked.take(slices.Box(i, 0, 0, h, w), 3) for i in chosen]))
     present = torch.ones(sources.shape[:2], dtype=torch.bool)
-    return condition.build(condition.ConditioningConfig(), sources, present).maps()
+    return condition.build(condition.ConditioningConfig(structure="sobel"), sources, present).maps()
 
 
 def monai(group: str, prepared: Prepared, count: int | None, steps: int) -> Contender:

@@ -45,7 +45,7 @@ from dsdiff.training.trainer import Trainer, learning_rate
 from dsdiff.training.watch import Watch
 
 CPU = torch.device("cpu")
-RECIPE = "bridge-small"
+RECIPE = "shipped-first"
 Step = Callable[[], object]
 
 

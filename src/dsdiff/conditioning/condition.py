@@ -24,7 +24,7 @@ class ConditioningConfig(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
-    structure: Literal["sobel", "canny", "laplacian", "learned", "none"] = "sobel"
+    structure: Literal["sobel", "canny", "laplacian", "learned", "none"] = "none"
     encoder: Literal["none", "shared", "per_contrast"] = "none"
     encoder_params: EncoderParams = EncoderParams()
     disentangle: tuple[DisentangleConfig, ...] = ()
