@@ -59,7 +59,7 @@ def test_a_five_line_backbone_trains_and_samples(names, newcomer, tmp_path):
     registry.register("line", f"{newcomer}:Line")
     folder, cohort = trained({"target": "line"}, tmp_path)
     model = models.load(folder, torch.device("cpu"))
-    assert sum(p.numel() for p in model.network.parameters() if p.requires_grad) == 14
+    assert sum(p.numel() for p in model.network.parameters() if p.requires_grad) == 11
     assert synthesised(model, cohort).std() > 0
 
 

@@ -62,7 +62,7 @@ def run(graph, *args):
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_the_graphs_are_the_network_whatever_the_shape(name):
-    network = awake(name, GUIDED.get(name, {}))
+    network = awake(name, GUIDED.get(name, {"structure": "sobel"}))
     traced = graphs.trace(network, 3, 3)
     for b, down, across in ((1, 1, 1), (3, 2, 5), (2, 8, 8)):
         size = network.multiple * down, network.multiple * across
