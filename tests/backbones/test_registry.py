@@ -240,7 +240,7 @@ def test_a_block_from_another_file_replaces_the_backbone(tmp_path):
 def test_absent_sources_are_nothing_whatever_stands_there():
     sources = torch.full((1, 3, 1, 4, 4), torch.nan)
     sources[:, 1] = 2.0
-    cond = condition.build(ConditioningConfig(), sources, torch.tensor([[False, True, False]]))
+    cond = condition.build(ConditioningConfig(structure="sobel"), sources, torch.tensor([[False, True, False]]))
     assert cond.maps().isfinite().all()
     assert torch.equal(cond.stream(1), cond.maps()[:, [1, 4]])
     assert not cond.stream(0).any()

@@ -87,6 +87,6 @@ def test_someone_elses_class_has_no_scales_of_ours():
     try:
         spec = registry.BackboneTarget(target="theirs", params={"out_channels": 1, "kernel_size": 1}, multiple=1)
         with pytest.raises(ConfigError, match=r"inject is 'scales', and 'theirs' is someone else's"):
-            registry.build(spec, configs.ConditioningConfig(inject="scales").layout(("t1",), 1))
+            registry.build(spec, configs.ConditioningConfig(structure="sobel", inject="scales").layout(("t1",), 1))
     finally:
         del registry.BACKBONES["theirs"]

@@ -94,7 +94,7 @@ class Theirs(nn.Module):
 
     def __init__(self):
         super().__init__()
-        self.layer = nn.Conv2d(13, 1, 3, padding=1)
+        self.layer = nn.Conv2d(10, 1, 3, padding=1)
         self.scale = nn.Parameter(torch.ones(1))
 
     def forward(self, x, t):
