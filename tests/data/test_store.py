@@ -1,6 +1,7 @@
 """A prepared store: the same batches as the folder it came from, and nothing lost, torn or damaged without a word."""
 
 import json
+import multiprocessing
 import shutil
 import sys
 from dataclasses import replace
@@ -132,8 +133,9 @@ def test_damage_is_named_and_mended(place):
     middle = len(whole) // 2
     file.write_bytes(whole[:middle] + bytes(64) + whole[middle + 64 :])
     for workers in (0, 1):
-        with pytest.raises(InputError, match=r"^[^\n]*P1\.h5 is damaged .* makes it anew$"):
+        with pytest.raises(InputError, match=r"^[^\n]*P1\.h5 is damaged .* makes it anew$") as kept:
             list(prefetched(drawn(place / "store"), 0, 30, workers))
+        assert kept.tb is not None and not multiprocessing.active_children()  # an error that is kept keeps no worker
     with pytest.raises(InputError, match=r"P1\.h5 is damaged .* makes it anew"):
         for patient in store.open_store(place / "store").patients(DATA.contrasts, "t1ce", "t1"):
             patient.slices.whole()

@@ -86,10 +86,13 @@ def prefetched(
             worker_init_fn=_deaf,
         )
     )
-    for batch in _fetched(made) if workers else made:
-        if isinstance(batch, DsdiffError):
-            raise batch
-        yield batch
+    try:
+        for batch in _fetched(made) if workers else made:
+            if isinstance(batch, DsdiffError):
+                raise batch
+            yield batch
+    finally:
+        del made  # whoever keeps the error keeps this frame: its workers must end all the same
 
 
 def _fetched(made: Iterator[Batch | DsdiffError]) -> Iterator[Batch | DsdiffError]:
@@ -104,6 +107,7 @@ def _fetched(made: Iterator[Batch | DsdiffError]) -> Iterator[Batch | DsdiffErro
         finally:
             for late in coming:
                 late.cancel()
+            del ended
 
 
 def _deaf(worker: int) -> None:
