@@ -39,7 +39,7 @@ BACKBONE = {"target": "dit", "params": {"image_size": 32, "patch_size": 8, "hidd
 def model(tmp_path_factory):
     """A model that is quick to trace; its weights are awake."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    config = configs.parse(TINY | {"backbone": BACKBONE}, "tiny")
+    config = configs.parse(TINY | {"backbone": BACKBONE, "conditioning": {"structure": "sobel"}}, "tiny")
     torch.manual_seed(3)
     network = config.build_network()
     wake(network)
@@ -150,7 +150,7 @@ def test_an_export_that_differs_is_not_kept(model, case, tmp_path, wrong):
 
 
 def test_a_network_that_says_nothing_is_not_exported(case, tmp_path, wrong):
-    config = configs.parse(TINY | {"backbone": BACKBONE}, "tiny")
+    config = configs.parse(TINY | {"backbone": BACKBONE, "conditioning": {"structure": "sobel"}}, "tiny")
     checkpoint.save(tmp_path / "new", config.build_network().state_dict(), configs.dump(config), "", {})
     with pytest.raises(ModelError, match="answers zero everywhere"):
         export.export(models.load(tmp_path / "new", CPU), tmp_path / "out", "onnx", check=case)
