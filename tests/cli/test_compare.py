@@ -155,9 +155,11 @@ def test_a_bad_candidate_does_not_lose_the_others_work(cohort, cli, tmp_path, mo
     assert "deeper" in [row["name"] for row in results(tmp_path / "out")["arms"][0]["rows"]]
 
 
-def test_runs_that_exist_are_compared_without_training(cli, whole, tmp_path, monkeypatch):
+def test_runs_that_exist_are_compared_without_training(cli, cohort, whole, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trains"))
     command = ("--from", whole / "runs", "--reference", "reference-4", "-o", tmp_path / "again")
+    assert "give --data" in cli(*command)[1]
+    command += ("--data", cohort / "patients")
     code, said = cli(*command)
     assert code == 0, said
     (before, gmacs), (arm,) = results(whole)["arms"], results(tmp_path / "again")["arms"]

@@ -10,7 +10,7 @@ from typing import Any
 from dsdiff import config as configs
 from dsdiff.backbones import registry
 from dsdiff.config import RunConfig
-from dsdiff.data import splits
+from dsdiff.data import splits, store
 from dsdiff.errors import ConfigError, InputError
 
 PARAMETERS, GMACS, EXISTING = "Equal parameters", "Equal GMACs", "Runs that exist"
@@ -38,10 +38,12 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: where it is kept, and its config with steps, seed, split and fold."""
+    """One training: where it is kept, its config with steps, seed, split and fold, and the folder of cases whose held-out
+    ones are scored."""
 
     folder: Path
     config: RunConfig
+    cases: Path
 
     @property
     def fold(self) -> int:
@@ -139,8 +141,8 @@ def steps(
     return {PARAMETERS: own, GMACS: {name: max(1, round(spent / macs[name])) for name in own}}
 
 
-def method(candidate: Candidate, steps: int, seeds: int, folds: int, root: Path) -> Method:
-    """The runs of a candidate over seeds and folds, in folders of their own below `root`."""
+def method(candidate: Candidate, steps: int, seeds: int, folds: int, root: Path, cases: Path) -> Method:
+    """The runs of a candidate over seeds and folds, in folders of their own below `root`; `cases`: see `Run`."""
     base, runs = candidate.config, []
     training = base.training.model_copy(update={"steps": steps, "validate_every": steps})
     for seed in range(base.seed, base.seed + seeds):
@@ -148,13 +150,14 @@ def method(candidate: Candidate, steps: int, seeds: int, folds: int, root: Path)
             data = base.data.model_copy(update={"fold": fold})
             config = base.model_copy(update={"seed": seed, "data": data, "training": training})
             folder = root / f"{candidate.name.replace(' ', '-')}-{steps}" / f"seed{seed}-fold{fold}"
-            runs.append(Run(folder, config))
+            runs.append(Run(folder, config, cases))
     return Method(candidate, steps, tuple(runs))
 
 
-def existing(root: Path, reference: str | None) -> Arms:
+def existing(root: Path, reference: str | None, cases: Path | None = None) -> Arms:
     """The finished runs below a folder, grouped by config whatever their seed and fold.
 
+    cases: see `Run`; by default the `data.root` of each.
     reference: name of the method that the others are compared with; else one with the default backbone, else the first.
     Raises `InputError` where there is none, `ConfigError` for runs that are no fair comparison.
     """
@@ -163,7 +166,8 @@ def existing(root: Path, reference: str | None) -> Arms:
         raise InputError(f"{root} holds no finished run (a folder with config.yaml and model/, by dsdiff train)")
     groups: dict[str, list[Run]] = {}
     for path in files:
-        run = Run(path.parent, configs.load(path))
+        config = configs.load(path)
+        run = Run(path.parent, config, cases or _cases_of(config, path.parent))
         kept = {key: value for key, value in flat(run.config).items() if key not in OF_A_RUN}
         groups.setdefault(repr((run.config.training.steps, sorted(kept.items()))), []).append(run)
     found = [_method_of(runs, root) for runs in groups.values()]
@@ -176,6 +180,13 @@ def existing(root: Path, reference: str | None) -> Arms:
     methods = (first, *(m for m in found if m is not first))
     _refuse_unlike(methods)
     return {EXISTING: methods}
+
+
+def _cases_of(config: RunConfig, folder: Path) -> Path:
+    """Where a run's cases are, by its config. Raises `ConfigError` where that tells of none."""
+    if config.data.root is None or store.is_store(config.data.root):
+        raise ConfigError(f"{folder} was not trained on a folder of cases; give --data, the folder to score it on")
+    return config.data.root
 
 
 def _refuse_unlike(methods: Sequence[Method]) -> None:

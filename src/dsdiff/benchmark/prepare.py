@@ -1,21 +1,26 @@
-"""From what was asked for to the runs of every arm: candidates built and timed, the split dealt or read."""
+"""From what was asked for to the runs of every arm: the cohort prepared, candidates built and timed, the split dealt."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from rich.console import Console
+
 from dsdiff.backbones import registry
 from dsdiff.benchmark import budget, compare, plan
 from dsdiff.benchmark.plan import Arms, Candidate
 from dsdiff.data import cases
-from dsdiff.errors import ConfigError
+from dsdiff.data import prepare as cohorts
+from dsdiff.data.store import Settings
+from dsdiff.errors import CaseError, ConfigError
 
-PACES = "calibration.json"
+PACES, STORE = "calibration.json", "store"
 
 
 @dataclass(frozen=True)
 class Asked:
-    """A comparison to train. limit: steps (int) or seconds (float) of one training; arms: titles of those wanted."""
+    """A comparison to train. data: a folder of cases; limit: steps (int) or seconds (float) of one training; arms:
+    titles of those wanted; jobs: trainings, and cases prepared, at a time."""
 
     names: Sequence[str]
     overrides: Sequence[str]
@@ -26,6 +31,7 @@ class Asked:
     limit: int | float
     seeds: int
     arms: Sequence[str]
+    jobs: int
 
 
 @dataclass(frozen=True)
@@ -37,11 +43,15 @@ class Prepared:
     left_out: dict[str, str]
 
 
-def fresh(asked: Asked, out: Path, device: str, allow_code: bool) -> Prepared:
-    """Raises `ConfigError` for configs that are no fair comparison, and for a reference that cannot be built."""
+def fresh(asked: Asked, out: Path, device: str, allow_code: bool, console: Console) -> Prepared:
+    """Every training reads the cohort from one store, OUT/store, prepared here.
+
+    Raises `ConfigError` for configs that are no fair comparison, and for a reference that cannot be built; `CaseError`
+    for a case that cannot be prepared.
+    """
     names = [case.name for case in cases.discover(asked.data)]
     split, folds = plan.split(asked.split, names, asked.folds, out)
-    placed = (*asked.overrides, f"data.root={asked.data}", f"data.split={split}", "data.fold=0")
+    placed = (*asked.overrides, f"data.root={out / STORE}", f"data.split={split}", "data.fold=0")
     found = plan.candidates(asked.names, placed, asked.recipe)
     reference = found[0]
     if baseline := plan.regression(reference):
@@ -56,19 +66,29 @@ def fresh(asked: Asked, out: Path, device: str, allow_code: bool) -> Prepared:
                 raise
             left_out[candidate.name] = str(error)
     built = [candidate for candidate in found if candidate.name in macs]
+    _store(asked, reference, out / STORE, console)
     paces = _paces(built, out, device)
     steps = plan.steps(asked.limit, paces, macs, reference.name)
     root = out / "runs"
     arms = {
-        arm: tuple(plan.method(one, steps[arm][one.name], asked.seeds, folds, root) for one in built)
+        arm: tuple(plan.method(one, steps[arm][one.name], asked.seeds, folds, root, asked.data) for one in built)
         for arm in asked.arms
     }
     return Prepared(arms, paces, left_out)
 
 
-def finished(runs: Path, reference: str | None, out: Path, device: str, allow_code: bool) -> Prepared:
+def _store(asked: Asked, reference: Candidate, place: Path, console: Console) -> None:
+    data = reference.config.data
+    report = cohorts.prepare(asked.data, place, Settings(data.contrasts, data.start, data.target), asked.jobs, console)
+    for name, reason in report.failed.items():
+        raise CaseError(f"{name} of {asked.data} cannot be prepared: {reason}")
+
+
+def finished(
+    runs: Path, reference: str | None, cases: Path | None, out: Path, device: str, allow_code: bool
+) -> Prepared:
     """The runs that exist below a folder. Raises what `plan.existing` raises."""
-    arms = plan.existing(runs, reference)
+    arms = plan.existing(runs, reference, cases)
     found = [method.candidate for method in arms[plan.EXISTING]]
     _allow(found, allow_code)
     return Prepared(arms, _paces(found, out, device), {})

@@ -42,14 +42,13 @@ class Scored:
 
 
 def held_out(run: Run) -> list[Case]:
-    """The patients that a run never saw. Raises `ConfigError` where its data lack some."""
-    data = run.config.data
-    if data.root is None or data.split is None:
-        raise ConfigError(f"{run.folder} names no data.root and data.split; give --data and --split")
-    found = {case.name: case for case in cases.discover(data.root)}
-    names = splits.read(data.split).held_out(run.fold)
+    """The patients that a run never saw. Raises `ConfigError` where its cases lack some."""
+    split, found = run.config.data.split, {case.name: case for case in cases.discover(run.cases)}
+    if split is None:
+        raise ConfigError(f"{run.folder} names no data.split; give --split")
+    names = splits.read(split).held_out(run.fold)
     if lost := sorted(set(names) - set(found)):
-        raise ConfigError(f"{data.root} lacks patients of {data.split}: {', '.join(lost[:3])}")
+        raise ConfigError(f"{run.cases} lacks patients of {split}: {', '.join(lost[:3])}")
     return [found[name] for name in names]
 
 
@@ -77,12 +76,14 @@ def finish(run: Run, protocol: str, device: str) -> None:
 
 
 def read(run: Run, protocol: str) -> Scored | None:
-    """The scores of a run by this protocol; None where there are none of the model that stands there."""
+    """The scores of a run by this protocol; None where there are none, or where they are another model's than the one
+    that stands there. A model that was thrown away once it was scored is not missed."""
     try:
         found = json.loads((run.folder / SCORES).read_text())
     except FileNotFoundError:
         return None
-    if (found["protocol"], found["model"]) != (protocol, checkpoint.read(run.folder / "model").hash):
+    model = run.folder / "model"
+    if found["protocol"] != protocol or (model.is_dir() and found["model"] != checkpoint.read(model).hash):
         return None
     return Scored(_numbers(found["patients"]), found["seconds"], found["failed"])
 
@@ -101,8 +102,8 @@ def baselines(runs: Sequence[Run], protocol: str, file: Path) -> None:
     The linear regression of a fold is fitted on the patients of the other folds, as the networks are.
     """
     data = runs[0].config.data
-    assert data.root is not None and data.split is not None
-    split, found = splits.read(data.split), {case.name: case for case in cases.discover(data.root)}
+    assert data.split is not None
+    split, found = splits.read(data.split), {case.name: case for case in cases.discover(runs[0].cases)}
     learnt = {name: learn(found[name], data.contrasts, data.start) for fold in split.folds for name in fold}
     scores: dict[str, Scores] = {COPY: {}, LINEAR: {}}
     for run in runs:

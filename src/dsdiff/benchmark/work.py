@@ -51,7 +51,7 @@ def baselines_of(runs: Sequence[Run], protocol: str, out: Path, failed: Failed) 
 def _finishing(run: Run, protocol: str, device: str) -> Callable[[], None]:
     def finish() -> None:
         loop.claim(run.folder, run.config)
-        if not (run.folder / "model").is_dir() or scoring.read(run, protocol) is None:
+        if scoring.read(run, protocol) is None:
             apart(scoring.finish, run, protocol, device)
 
     return finish

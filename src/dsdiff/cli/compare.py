@@ -28,7 +28,7 @@ def command(
             help="Candidates, the reference first: YAMLs or names; changes for all of them.",
         ),
     ] = None,
-    data: Annotated[Path | None, typer.Option(help="The folder of cases: data.root.")] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder of cases; with --from, where it is not data.root.")] = None,
     split: Annotated[Path | None, typer.Option(help="A split file. Default: OUT/split.json, dealt once.")] = None,
     budget: Annotated[
         str | None, typer.Option(help=f"Time of one training, as 90s, 20min or 1h. Default: {LIMIT}.")
@@ -60,7 +60,7 @@ def command(
 ) -> None:
     """Compare backbones that are trained alike, patient by patient, and say of each whether it is worth it.
 
-    The same command goes on where it was stopped. Writes OUT/table.md (printed too), results.json, report.html and
+    The same command goes on where it was stopped. Writes OUT/store (the prepared cohort), OUT/table.md (printed too), results.json, report.html and
     front.svg/png. Exit code: 0, or 1 where a candidate failed (the others stand in the table).
 
     Examples:
@@ -77,14 +77,15 @@ def command(
     from dsdiff.evaluation import protocols
 
     protocols.named(protocol)
+    console = Console(stderr=True)
     if existing is None:
-        asked = _asked(configs or [], data, split, folds, _limit(budget, steps), seeds, arm, recipe)
-        prepared = prepare.fresh(asked, out, device, allow_code)
-    elif configs or data or split or budget or steps:
-        raise ConfigError("--from takes runs as they are: no CONFIG, --data, --split, --budget or --steps with it")
+        asked = _asked(configs or [], data, split, folds, _limit(budget, steps), seeds, arm, recipe, jobs)
+        prepared = prepare.fresh(asked, out, device, allow_code, console)
+    elif configs or split or budget or steps:
+        raise ConfigError("--from takes runs as they are: no CONFIG, --split, --budget or --steps with it")
     else:
-        prepared = prepare.finished(existing, reference, out, device, allow_code)
-    if _compared(prepared, out, protocol, device, jobs, Console(stderr=True)):
+        prepared = prepare.finished(existing, reference, data, out, device, allow_code)
+    if _compared(prepared, out, protocol, device, jobs, console):
         raise typer.Exit(1)
 
 
@@ -97,6 +98,7 @@ def _asked(
     seeds: int,
     arm: str,
     recipe: str,
+    jobs: int,
 ) -> "Asked":
     """What is to be trained; arguments with a "=" are changes, the others configs."""
     from dsdiff.benchmark import plan, prepare
@@ -106,7 +108,7 @@ def _asked(
         raise ConfigError("needed are one CONFIG or more and --data, or --from RUNS")
     overrides = [item for item in configs if "=" in item]
     arms = {"parameters": [plan.PARAMETERS], "gmacs": [plan.GMACS]}.get(arm, [plan.PARAMETERS, plan.GMACS])
-    return prepare.Asked(names, overrides, recipe, data, split, folds, limit, seeds, arms)
+    return prepare.Asked(names, overrides, recipe, data, split, folds, limit, seeds, arms, jobs)
 
 
 def _limit(budget: str | None, steps: int | None) -> int | float:
