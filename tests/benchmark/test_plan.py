@@ -50,7 +50,7 @@ def test_the_regression_is_the_reference_without_its_process():
 
 
 def test_every_seed_and_fold_is_a_run_in_a_folder_of_its_own(tmp_path):
-    method = plan.method(candidate("unet"), 7, 2, 3, tmp_path)
+    method = plan.method(candidate("unet"), 7, 2, 3, tmp_path, tmp_path)
     assert len({run.folder for run in method.runs}) == 6
     assert {run.config.training.steps for run in method.runs} == {7}
 

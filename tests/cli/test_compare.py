@@ -3,7 +3,7 @@
 import json
 import sys
 from itertools import count
-from shutil import copytree
+from shutil import copytree, rmtree
 from types import SimpleNamespace
 
 import pytest
@@ -171,13 +171,38 @@ def test_runs_that_exist_are_compared_without_training(cli, cohort, whole, tmp_p
     (odd / "model").mkdir(parents=True)
     (odd / "config.yaml").write_text(yaml.safe_dump({**other, "data": {**other["data"], "slab": 1}}))
     copytree(whole / "runs" / "reference-4", tmp_path / "runs" / "reference-4")
-    code, said = cli("--from", tmp_path / "runs", "-o", tmp_path / "third", "--reference", "reference-4")
+    code, said = cli("--from", tmp_path / "runs", *command[2:])
     assert code == 2
     assert "reference-4 and odd differ in more than the backbone (data.slab: 3 / 1)" in said
     copytree(whole / "runs" / "deeper-4" / "seed1-fold1", odd, dirs_exist_ok=True)
-    code, said = cli("--from", tmp_path / "runs", "-o", tmp_path / "third", "--reference", "reference-4")
+    code, said = cli("--from", tmp_path / "runs", *command[2:])
     assert code == 2
     assert "odd has runs of folds [1] under seed 1; reference-4 is scored on folds [0, 1]" in said
+
+
+def test_a_scored_run_is_not_trained_again_for_want_of_its_model(cohort, cli, whole, tmp_path, monkeypatch):
+    copytree(whole, tmp_path / "kept")
+    for run in (tmp_path / "kept" / "runs").glob("*/*/config.yaml"):
+        for part in run.parent.iterdir():
+            if part.name not in ("config.yaml", scoring.SCORES):
+                part.unlink() if part.is_file() else rmtree(part)
+        text = run.read_text().replace(str(whole), str(tmp_path / "kept"))
+        run.write_text(text)
+    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trains"))
+    code, said = cli(*asked(cohort, "reference", "deeper"), "-o", tmp_path / "kept")
+    assert code == 0, said
+    assert results(tmp_path / "kept")["arms"] == results(whole)["arms"]
+
+
+def test_a_case_that_cannot_be_prepared_stops_before_any_training(cohort, cli, tmp_path, monkeypatch):
+    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trains"))
+    copytree(cohort / "patients", tmp_path / "patients")
+    spoilt = next((tmp_path / "patients").rglob("P2*t2*"))
+    spoilt.write_bytes(b"no image")
+    command = (*asked(cohort, "reference"), "--data", tmp_path / "patients", "-o", tmp_path / "out")
+    code, said = cli(*command)
+    assert code == 2
+    assert "P2 of" in said and "cannot be prepared" in said
 
 
 def test_mistakes_are_said(cohort, cli, tmp_path):
