@@ -27,7 +27,8 @@ def score(result: Result, case: cases.Case, volumes: dict) -> dict[str, float]:
     """The scores of a result against the patient's own T1ce."""
     labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array if "seg" in case.files else None
     truth, t1 = (preprocess.to_canonical(volumes[contrast]).array for contrast in ("t1ce", "t1"))
-    return scores.score(result.z, truth, t1, regions(result.prepared.brain, labels))
+    whole = result.prepared.whole
+    return scores.score(whole(result.z), truth, t1, regions(whole(result.prepared.brain), labels))
 
 
 def agreement(case: cases.Case, reference: models.Model, other: models.Model) -> dict:

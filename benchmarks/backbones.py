@@ -67,7 +67,8 @@ def synthesise(name: str, case: cases.Case, out: Path) -> None:
     seconds = time.process_time() - since
     labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array
     truth, t1 = (preprocess.to_canonical(volumes[contrast]).array for contrast in ("t1ce", "t1"))
-    found = scores.score(result.z, truth, t1, regions(result.prepared.brain, labels))
+    whole = result.prepared.whole
+    found = scores.score(whole(result.z), truth, t1, regions(whole(result.prepared.brain), labels))
     log = [json.loads(line) for line in (out / name / "log.jsonl").read_text().splitlines()]
     curve = [row["validation"] for row in log if "validation" in row]
     size = sum(p.numel() for p in model.network.parameters() if p.requires_grad) / 1e6
@@ -94,7 +95,7 @@ def table(names: list[str], out: Path) -> str:
 def picture(names: list[str], case: cases.Case, out: Path) -> None:
     """The slice with most enhancing tumour: T1, the acquired T1ce and every backbone's, enhancement below each."""
     prepared = preprocess.apply(cases.load(case, ("t1", "t2", "flair", "t1ce")))
-    labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array
+    labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array[prepared.box]
     point = (0, 0, int((labels == enhancing_label(labels)).sum((0, 1)).argmax()))
     t1, brain = prepared.images["t1"], prepared.brain
     images = {"T1": t1, "acquired T1ce": prepared.images["t1ce"]}
@@ -108,7 +109,7 @@ def picture(names: list[str], case: cases.Case, out: Path) -> None:
         made = views.plane(np.where(brain, image - t1, 0), point, "axial")
         least, most = views.ENHANCEMENT_RANGE
         for axis in column:
-            axis.imshow(grey[20:220, 30:210], cmap="gray", vmin=0, vmax=1)
+            axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
             axis.set_axis_off()
         shown = np.ma.masked_less(made[20:220, 30:210], least)
         column[1].imshow(shown, cmap=views.ENHANCEMENT_COLOURS, vmin=least, vmax=most, alpha=0.85)

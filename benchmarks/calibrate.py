@@ -39,7 +39,8 @@ def ratios(case: Case, folder: Path) -> Float[np.ndarray, " q"]:
     result = run({name: volumes[name] for name in model.contrasts}, model)
     if result.z_std is None:
         sys.exit(f"{folder} was not asked for its error: process.params.spread is false")
-    brain, truth = result.prepared.brain, preprocess.to_canonical(volumes["t1ce"]).array
+    brain = result.prepared.brain
+    truth = preprocess.to_canonical(volumes["t1ce"]).array[result.prepared.box]
     width = metrics.robust_scale(result.z, brain)[1]
     error = np.abs(metrics.robust(result.z, brain) - metrics.robust(truth, brain))[brain]
     return np.quantile(error / np.maximum(result.z_std[brain] / width, 1e-6), KEPT) * model.calibration

@@ -30,15 +30,15 @@ def panels(case: Case, folder: Path) -> tuple[list[np.ndarray], list[np.ndarray]
     truth = preprocess.apply(volumes)
     made = run({name: volumes[name] for name in model.contrasts}, model).z
     point = (0, 0, int((labels == enhancing_label(labels)).sum((0, 1)).argmax()))
-    grey = [truth.images["t1"], truth.images["t2"], truth.images["flair"], made, truth.images["t1ce"]]
+    images = [truth.images["t1"], truth.images["t2"], truth.images["flair"], made, truth.images["t1ce"]]
+    brain, *grey = (truth.whole(image) for image in (truth.brain, *images))
     shown = []
     for image in [*grey, grey[3], grey[4]]:
-        low, high = views.window(image, truth.brain)
-        flat = np.where(truth.brain, (image - low) / (high - low), 0)
+        low, high = views.window(image, brain)
+        flat = np.where(brain, (image - low) / (high - low), 0)
         shown.append(views.plane(np.clip(flat, 0, 1), point, "axial")[20:220, 30:210])
     maps = [
-        views.plane(np.where(truth.brain, image - truth.images["t1"], 0), point, "axial")[20:220, 30:210]
-        for image in (made, truth.images["t1ce"])
+        views.plane(np.where(brain, image - grey[0], 0), point, "axial")[20:220, 30:210] for image in (grey[3], grey[4])
     ]
     return shown, maps
 

@@ -50,12 +50,15 @@ def score_case(case: Case, folder: Path, others: dict[str, Path], regression: Li
     made = {name: run({c: volumes[c] for c in model.contrasts}, model) for name, model in loaded.items()}
     arrays = {name: preprocess.to_canonical(volume).array for name, volume in volumes.items()}
     prepared = made["model"].prepared
-    predictions = {name: (result.z, result.z_std) for name, result in made.items()} | {
+    whole, brain = prepared.whole, prepared.whole(prepared.brain)
+    predictions = {
+        name: (whole(result.z), None if result.z_std is None else whole(result.z_std)) for name, result in made.items()
+    } | {
         "copy of T1": (arrays["t1"], None),
-        "linear regression": (regression.predict([prepared.images[c] for c in contrasts], prepared.brain), None),
-        "truth blurred 1 mm": (baselines.blurred_truth(arrays["t1ce"], prepared.brain), None),
+        "linear regression": (whole(regression.predict([prepared.images[c] for c in contrasts], prepared.brain)), None),
+        "truth blurred 1 mm": (baselines.blurred_truth(arrays["t1ce"], brain), None),
     }
-    where = regions_of(case, prepared.brain)
+    where = regions_of(case, brain)
     return {
         name: scores.score(image, arrays["t1ce"], arrays["t1"], where)
         | more(image, std, arrays["t1ce"], arrays["t1"], where, prepared.spacing)

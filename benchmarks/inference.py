@@ -124,11 +124,11 @@ def size(network: nn.Module) -> float:
 
 def naive(name: str, group: str, model: Model, prepared: Prepared, count: int | None, steps: int) -> Contender:
     """The same network, run as it is written: float32, contiguous, every slice whole, batches of four."""
-    x, y, z = prepared.brain.shape
+    x, y, z = preprocess.to_canonical(prepared.grid).shape
     chosen = batches_of(range(z) if count is None else np.linspace(0, z - 1, count).astype(int))
     padded = tuple(-(-side // model.multiple) * model.multiple for side in (x, y))
     stacked = slices.stack(prepared, model.contrasts)
-    boxes = {index: slices.Box(int(index), 0, 0, *padded) for batch in chosen for index in batch}
+    boxes = {index: whole_slice(prepared, index, *padded) for batch in chosen for index in batch}
 
     @torch.inference_mode()
     def piece() -> None:
@@ -149,11 +149,17 @@ def batches_of(numbers: object, most: int = 4) -> list[list[int]]:
     return [every[start : start + most] for start in range(0, len(every), most)]
 
 
+def whole_slice(prepared: Prepared, z: int, h: int, w: int) -> slices.Box:
+    """The slice of a number of the whole volume, from its first corner on."""
+    i, j, k = prepared.corner
+    return slices.Box(z - k, -i, -j, h, w)
+
+
 def conditions(prepared: Prepared, chosen: list[int]) -> Tensor:
     """What the peers concatenate to x_t: the same channels that our networks see."""
     stacked = slices.stack(prepared, ("t1", "t2", "flair"))
-    h, w = prepared.brain.shape[:2]
-    sources = torch.from_numpy(np.stack([stacked.take(slices.Box(i, 0, 0, h, w), 3) for i in chosen]))
+    h, w, _ = preprocess.to_canonical(prepared.grid).shape
+    sources = torch.from_numpy(np.stack([stacked.take(whole_slice(prepared, z, h, w), 3) for z in chosen]))
     present = torch.ones(sources.shape[:2], dtype=torch.bool)
     return condition.build(condition.ConditioningConfig(structure="sobel"), sources, present).maps()
 
@@ -215,7 +221,7 @@ def peer(
     steps: int,
 ) -> Contender:
     """A peer on whole slices, in batches of four."""
-    z = prepared.brain.shape[2]
+    _, _, z = preprocess.to_canonical(prepared.grid).shape
     chosen = batches_of(range(z) if count is None else np.linspace(0, z - 1, count).astype(int))
     given = [conditions(prepared, batch) for batch in chosen]
     x_t = torch.randn(1, CHANNELS, *given[0].shape[2:])

@@ -21,12 +21,14 @@ def slices(case: Case) -> list[np.ndarray]:
     volumes = cases.load(case, (*CONTRASTS, "seg"))
     labels = preprocess.to_canonical(volumes.pop("seg")).array
     prepared = preprocess.apply(volumes)
-    weight = np.where(labels == 4, 5.0, labels > 0).sum((0, 1)) + 1e-3 * prepared.brain.sum((0, 1))
+    brain = prepared.whole(prepared.brain)
+    weight = np.where(labels == 4, 5.0, labels > 0).sum((0, 1)) + 1e-3 * brain.sum((0, 1))
     point = (0, 0, int(weight.argmax()))
     shown = []
     for name in CONTRASTS:
-        low, high = views.window(prepared.images[name], prepared.brain)
-        image = np.where(prepared.brain, (prepared.images[name] - low) / (high - low), 0)
+        whole = prepared.whole(prepared.images[name])
+        low, high = views.window(whole, brain)
+        image = np.where(brain, (whole - low) / (high - low), 0)
         shown.append(views.plane(np.clip(image, 0, 1), point, "axial")[20:220, 30:210])
     return shown
 

@@ -53,9 +53,9 @@ def score_steps(folder: Path, case: Case, steps: int) -> Line:
     result = run({name: volumes[name] for name in model.contrasts}, model, plan(model, steps=steps))
     seconds = time.process_time() - began
     truth, t1 = (preprocess.to_canonical(volumes[name]).array for name in ("t1ce", "t1"))
-    brain = result.prepared.brain
-    found = scores.score(result.z, truth, t1, regions_of(case, brain))
-    on_one_scale = (metrics.robust(image, brain) for image in (result.z, truth))
+    brain, made = (result.prepared.whole(image) for image in (result.prepared.brain, result.z))
+    found = scores.score(made, truth, t1, regions_of(case, brain))
+    on_one_scale = (metrics.robust(image, brain) for image in (made, truth))
     found |= {"sharpness": texture.sharpness(*on_one_scale, brain), "seconds": seconds}
     key = {"model": folder.name, "hash": model.hash, "steps": steps, "case": case.name}
     return key | {name: round(value, 5) if np.isfinite(value) else None for name, value in found.items()}

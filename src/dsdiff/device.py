@@ -12,7 +12,8 @@ import torch
 
 from dsdiff.errors import ConfigError
 
-ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
+ARENA_MAX, MMAP_THRESHOLD = -8, -3  # M_ARENA_MAX, M_MMAP_THRESHOLD of malloc.h
+LARGE = 4 * 2**20  # bytes
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux: the peak can be read and reset
 
 
@@ -66,10 +67,21 @@ def set_threads(threads: int | None, worthwhile: Callable[[int], int] = lambda m
 
 def share_heap() -> None:
     """Let all threads allocate from two heaps: glibc gives each one of its own, and what one has freed is of no use to
-    the others. To be called before there are threads; nothing happens where the C library is another.
+    the others. What is large lies outside of them, and goes back to the system when it is freed. To be called before
+    there are threads; nothing happens where the C library is another.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(ARENA_MAX, 2)
+        libc.mallopt(MMAP_THRESHOLD, LARGE)
+
+
+def give_back() -> None:
+    """Give back to the system what the heaps hold unused: pieces too small for what is asked for next, which pile up.
+
+    Nothing happens where the C library is another.
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
 
 
 def peak_memory(device: torch.device) -> int:

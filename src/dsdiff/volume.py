@@ -34,6 +34,10 @@ class Volume:
             raise ValueError(f"an array of shape {array.shape} does not fit the grid {self.array.shape}")
         return replace(self, array=array)
 
+    def blank(self) -> "Volume":
+        """The same grid with nothing on it: zeros that take no memory."""
+        return replace(self, array=np.broadcast_to(np.float32(0), self.shape))
+
 
 def same_grid(a: Volume, b: Volume, tolerance_mm: float = 1e-2) -> bool:
     """Whether two volumes have one shape and corresponding voxels lie within `tolerance_mm` of one another."""

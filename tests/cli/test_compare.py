@@ -182,12 +182,11 @@ def test_runs_that_exist_are_compared_without_training(cli, cohort, whole, tmp_p
 
 def test_a_scored_run_is_not_trained_again_for_want_of_its_model(cohort, cli, whole, tmp_path, monkeypatch):
     copytree(whole, tmp_path / "kept")
-    for run in (tmp_path / "kept" / "runs").glob("*/*/config.yaml"):
-        for part in run.parent.iterdir():
+    for config in (tmp_path / "kept" / "runs").glob("*/*/config.yaml"):
+        for part in config.parent.iterdir():
             if part.name not in ("config.yaml", scoring.SCORES):
                 part.unlink() if part.is_file() else rmtree(part)
-        text = run.read_text().replace(str(whole), str(tmp_path / "kept"))
-        run.write_text(text)
+        config.write_text(config.read_text().replace(str(whole), str(tmp_path / "kept")))
     monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trains"))
     code, said = cli(*asked(cohort, "reference", "deeper"), "-o", tmp_path / "kept")
     assert code == 0, said

@@ -27,10 +27,12 @@ def test_every_brain_voxel_is_taken_once_and_put_back(prepared, multiple, slab):
 
 
 def test_a_slab_holds_the_neighbours(prepared):
+    around = np.pad(prepared.images["t1"], ((8, 8), (8, 8), (0, 0)))
     for batch in slices.batches(prepared, ("t1",), 3, 8, 1):
         (box,) = batch.boxes
         if 0 < box.z < prepared.brain.shape[2] - 1:
-            window = prepared.images["t1"][box.x : box.x + box.h, box.y : box.y + box.w, box.z - 1 : box.z + 2]
+            x, y = box.x + 8, box.y + 8
+            window = around[x : x + box.h, y : y + box.w, box.z - 1 : box.z + 2]
             assert np.array_equal(batch.sources[0, 0], window.transpose(2, 0, 1))
 
 

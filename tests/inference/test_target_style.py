@@ -69,9 +69,10 @@ def test_a_style_changes_tissue_contrast_and_leaves_enhancement_where_it_was(tra
     volumes = {name: Volume(images[name], LPS) for name in SOURCES}
     told = {name: reference.read(folder / name, trained) for name in ("A2", "B2")}
     made = {name: run(volumes, trained, style=one) for name, one in told.items()} | {"average": run(volumes, trained)}
-    canonical = {name: np.flip(images[name], (0, 1)) for name in ("t1", "seg")}
+    box = made["average"].prepared.box
+    canonical = {name: np.flip(images[name], (0, 1))[box] for name in ("t1", "seg")}
     lesion, brain = canonical["seg"] > 0, canonical["t1"] > 0
-    dark = np.flip(grey(images), (0, 1))
+    dark = np.flip(grey(images), (0, 1))[box]
     white = brain & ~lesion & ~dark
     contrast = {name: result.z[dark].mean() - result.z[white].mean() for name, result in made.items()}
     assert contrast["A2"] < -0.3 < 0.3 < contrast["B2"]

@@ -38,8 +38,8 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Run:
-    """One training: where it is kept, its config with steps, seed, split and fold, and the folder of cases whose held-out
-    ones are scored."""
+    """One training: where it is kept, its config with steps, seed, split and fold. cases: a folder whose held-out ones
+    are scored."""
 
     folder: Path
     config: RunConfig

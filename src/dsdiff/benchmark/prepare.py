@@ -1,4 +1,4 @@
-"""From what was asked for to the runs of every arm: the cohort prepared, candidates built and timed, the split dealt."""
+"""From what was asked for to the runs of every arm: the cohort prepared, candidates built and timed, a split."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

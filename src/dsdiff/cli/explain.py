@@ -46,7 +46,8 @@ def command(
         told = explain.explain(prepared, loaded, drawn, lambda share: progress.update(task, completed=share))
     for number, enhancement in enumerate(told.found, 1):
         owed = ", ".join(f"{name} {share:+.0%}" for name, share in enhancement.owed.items())
-        typer.echo(f"enhancement {number}: {enhancement.ml:.1f} ml at voxel {enhancement.point}, owed to {owed}")
+        voxel = tuple(at + corner for at, corner in zip(enhancement.point, prepared.corner, strict=True))
+        typer.echo(f"enhancement {number}: {enhancement.ml:.1f} ml at voxel {voxel}, owed to {owed}")
     if not told.found:
         typer.echo(f"nothing enhances by {explain.ENHANCES} robust SD in {explain.LEAST_ML} ml or more")
     try:

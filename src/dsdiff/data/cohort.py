@@ -148,14 +148,13 @@ def boxed(case: Case, contrasts: Sequence[str], target: str, start: str) -> Boxe
     prepared = preprocess.apply(volumes, start)
     region = prepared.brain.astype(np.uint8)
     if seg is not None:
-        labels = preprocess.to_canonical(seg).array
+        labels = preprocess.to_canonical(seg).array[prepared.box]
         region[np.isin(labels, TUMOUR) & prepared.brain] = 2
         region[(labels == enhancing_label(labels)) & prepared.brain] = 3
-    box = prepared.box
     images = {
-        name: np.ascontiguousarray(image[box].transpose(2, 0, 1), np.float16) for name, image in prepared.images.items()
+        name: np.ascontiguousarray(image.transpose(2, 0, 1), np.float16) for name, image in prepared.images.items()
     }
-    kept = np.ascontiguousarray(region[box].transpose(2, 0, 1))
+    kept = np.ascontiguousarray(region.transpose(2, 0, 1))
     found = familiar.measure(replace(prepared, images={name: prepared.images[name] for name in contrasts}))
     measured = {group: found[group] for group in familiar.QUESTIONS}
     return Boxed(images, kept, prepared.scales, prepared.spacing, prepared.warnings, measured)

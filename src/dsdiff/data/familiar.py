@@ -41,9 +41,7 @@ def measure(prepared: Prepared) -> dict[str, Measurements]:
 
     "t1 and t2" are the measurements of the group "contrast" that the case would have with those two exchanged.
     """
-    box = prepared.box
-    brain = prepared.brain[box]
-    images = {name: image[box] for name, image in sorted(prepared.images.items())}
+    brain, images = prepared.brain, dict(sorted(prepared.images.items()))
     steps = max(1, round(WITHIN_MM / float(np.mean(prepared.spacing))))
     inner = ndimage.binary_erosion(brain, iterations=steps)
     inner = inner if inner.any() else brain

@@ -2,7 +2,7 @@
 
 Axes are brought to RAS+ by permutation and flips only (nothing is resampled), the brain is T1's foreground, and each
 contrast is centred on its brain's median and divided by its median absolute deviation: robust to a tumour, to the
-agent and to outliers, and undone by one multiplication and one addition.
+agent and to outliers, and undone by one multiplication and one addition. What is kept is the brain's bounding box.
 """
 
 from collections.abc import Mapping
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Shaped
 from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
 from scipy import ndimage
 
@@ -34,20 +34,27 @@ class Scale:
 
 @dataclass(frozen=True)
 class Prepared:
-    """A case as a network sees it: RAS+ axes, robust z-scores, zero outside the brain."""
+    """A case as a network sees it, in the brain's bounding box: RAS+ axes, robust z-scores, zero outside the brain."""
 
     images: dict[str, Float[np.ndarray, "x y z"]]
     brain: Bool[np.ndarray, "x y z"]
     scales: dict[str, Scale]
     spacing: tuple[float, float, float]  # mm along the axes of the images
-    reference: Volume  # T1 as it was read: its grid is the grid of every output
+    corner: tuple[int, int, int]  # of the box in the whole volume, on RAS+ axes
+    grid: Volume  # that of the inputs as they were read, and of every output; blank
     warnings: tuple[str, ...]
 
     @property
     def box(self) -> tuple[slice, slice, slice]:
-        """The brain's bounding box."""
-        x, y, z = ndimage.find_objects(self.brain.astype(np.int8))[0]
+        """The brain's bounding box in the whole volume, on RAS+ axes."""
+        x, y, z = (slice(at, at + n) for at, n in zip(self.corner, self.brain.shape, strict=True))
         return x, y, z
+
+    def whole(self, image: Shaped[np.ndarray, "x y z"]) -> Shaped[np.ndarray, "X Y Z"]:
+        """An image of the box in the whole volume, on RAS+ axes; zero beyond the box."""
+        placed = np.zeros(to_canonical(self.grid).shape, image.dtype)
+        placed[self.box] = image
+        return placed
 
 
 def to_canonical(volume: Volume) -> Volume:
@@ -100,10 +107,13 @@ def apply(volumes: Mapping[str, Volume], reference: str = "t1") -> Prepared:
     scales = {name: robust_scale(array, brain) for name, array in arrays.items()}
     if flat := [name for name, scale in scales.items() if scale.width <= 0]:
         raise InputError(f"{flat[0]} is constant over most of the brain; is it a mask or a label map?")
-    images = {name: _standardised(array, brain, scales[name]) for name, array in arrays.items()}
     x, y, z = map(float, canonical[reference].spacing)
     doubts = (*_doubts(brain, ml, (x, y, z)), *_twins(arrays))
-    return Prepared(images, brain, scales, (x, y, z), volumes[reference], doubts)
+    box = ndimage.find_objects(brain.astype(np.int8))[0]
+    inside = np.ascontiguousarray(brain[box])
+    images = {name: _standardised(array[box], inside, scales[name]) for name, array in arrays.items()}
+    i, j, k = (int(side.start) for side in box)
+    return Prepared(images, inside, scales, (x, y, z), (i, j, k), volumes[reference].blank(), doubts)
 
 
 def _standardised(
@@ -136,10 +146,10 @@ def _twins(arrays: Mapping[str, np.ndarray]) -> list[str]:
 def restore(
     prepared: Prepared, image: Float[np.ndarray, "x y z"], contrast: str = "t1", *, spread: bool = False
 ) -> Volume:
-    """Undo `apply`: z-scores back on the reference's grid, in the intensities of `contrast`, zero outside the brain.
+    """Undo `apply`: z-scores back on the grid of the inputs, in the intensities of `contrast`, zero outside the brain.
 
     With `spread` the image is a standard deviation, which is scaled and not shifted.
     """
     scale = prepared.scales[contrast]
     values = image * scale.width + (0 if spread else scale.centre)
-    return from_canonical(np.where(prepared.brain, values, 0).astype(np.float32), prepared.reference)
+    return from_canonical(prepared.whole(np.where(prepared.brain, values, 0).astype(np.float32)), prepared.grid)

@@ -22,10 +22,9 @@ def displacement(prepared: Prepared, contrast: str, onto: str) -> tuple[float, f
     """
     spacing = np.array(prepared.spacing)
     every = tuple(slice(None, None, max(1, round(GRID_MM / size))) for size in spacing)
-    box = prepared.box
     steps = max(1, round(WITHIN_MM / float(spacing.mean())))
-    inner = ndimage.binary_erosion(prepared.brain[box], iterations=steps)[every]
-    fixed, moving = (_edges(prepared.images[name][box])[every] for name in (onto, contrast))
+    inner = ndimage.binary_erosion(prepared.brain, iterations=steps)[every]
+    fixed, moving = (_edges(prepared.images[name])[every] for name in (onto, contrast))
     grid = spacing * [part.step for part in every]
     at, best = [0, 0, 0], _agreement(fixed, moving, inner, (0, 0, 0))
     before = None

@@ -12,7 +12,7 @@ from dsdiff.data.preprocess import Prepared
 
 @dataclass(frozen=True)
 class Box:
-    """Where a slice's brain lies in the plane: first corner and size. May reach beyond the volume (zeros there)."""
+    """Where a slice's brain lies in a prepared case: first corner and size. May reach beyond it (zeros there)."""
 
     z: int
     x: int
@@ -51,23 +51,22 @@ def _grow(start: int, stop: int, multiple: int) -> tuple[int, int]:
 
 @dataclass(frozen=True)
 class Stack:
-    """Contrasts stacked, slices first, in the brain's box, beyond which they are zero; NaN for an absent one, so that
-    whoever reads it by mistake will notice. corner: of the box, along z, x, y.
+    """Contrasts stacked, slices first, zero beyond the brain's box; NaN for an absent one, so that whoever reads it by
+    mistake will notice.
     """
 
     images: Shaped[np.ndarray, "s z x y"]
-    corner: tuple[int, int, int]
 
     def take(self, box: Box, slab: int) -> Shaped[np.ndarray, "s d h w"]:
         """One slice with its neighbours, zero beyond the brain's box."""
         out = np.zeros((len(self.images), slab, box.h, box.w), self.images.dtype)
         begin = (box.z - slab // 2, box.x, box.y)
         into, of = [slice(None)], [slice(None)]
-        for start, size, corner, there in zip(begin, out.shape[1:], self.corner, self.images.shape[1:], strict=True):
-            first = max(start, corner)
-            last = max(first, min(start + size, corner + there))
+        for start, size, there in zip(begin, out.shape[1:], self.images.shape[1:], strict=True):
+            first = max(start, 0)
+            last = max(first, min(start + size, there))
             into.append(slice(first - start, last - start))
-            of.append(slice(first - corner, last - corner))
+            of.append(slice(first, last))
         out[tuple(into)] = self.images[tuple(of)]
         return out
 
@@ -75,17 +74,16 @@ class Stack:
 def stack(prepared: Prepared, contrasts: Sequence[str]) -> Stack:
     """Contrasts of a case, ready for slices to be taken."""
     absent = np.broadcast_to(np.float32(np.nan), prepared.brain.shape)
-    return _stacked([prepared.images.get(contrast, absent) for contrast in contrasts], prepared)
+    return _stacked([prepared.images.get(contrast, absent) for contrast in contrasts])
 
 
 def mask(prepared: Prepared) -> Stack:
     """The brain of a case, ready for slices to be taken."""
-    return _stacked([prepared.brain], prepared)
+    return _stacked([prepared.brain])
 
 
-def _stacked(images: Sequence[Shaped[np.ndarray, "x y z"]], prepared: Prepared) -> Stack:
-    x, y, z = prepared.box
-    return Stack(np.stack([image[x, y, z].transpose(2, 0, 1) for image in images]), (z.start, x.start, y.start))
+def _stacked(images: Sequence[Shaped[np.ndarray, "x y z"]]) -> Stack:
+    return Stack(np.stack([image.transpose(2, 0, 1) for image in images]))
 
 
 def put(volume: Float[np.ndarray, "x y z"], image: Float[np.ndarray, "h w"], box: Box) -> None:

@@ -14,11 +14,16 @@ SPREAD_RANGE = (0.0, 2.5)  # robust standard deviations
 ENHANCEMENT_RANGE = (0.5, 4.0)  # robust z-scores: below the first nothing is drawn, above the second it saturates
 
 
-def plane(volume: Shaped[np.ndarray, "x y z"], point: tuple[int, int, int], name: str) -> Shaped[np.ndarray, "h w"]:
-    """A slice through a point as radiologists look at it: patient's right on the left, anterior or superior on top."""
+def plane(
+    volume: Shaped[np.ndarray, "x y z"], point: tuple[int, int, int], name: str, margin: int = 0
+) -> Shaped[np.ndarray, "h w"]:
+    """A slice through a point as radiologists look at it: patient's right on the left, anterior or superior on top.
+
+    margin: pixels of nothing all around.
+    """
     x, y, z = point
     cut = {"axial": volume[::-1, :, z], "coronal": volume[::-1, y, :], "sagittal": volume[x, ::-1, :]}[name]
-    return np.ascontiguousarray(cut.T[::-1])
+    return np.pad(cut.T[::-1], margin)
 
 
 def aspect(spacing: tuple[float, float, float], name: str) -> float:

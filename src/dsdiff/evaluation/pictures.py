@@ -72,7 +72,7 @@ class _Cut:
         self.brain, self.spacing, self.z = patient.regions.brain, patient.spacing, z
 
     def plane(self, volume: Image | Mask) -> np.ndarray:
-        return np.pad(views.plane(np.asarray(volume, np.float64), (0, 0, self.z), "axial"), MARGIN)
+        return views.plane(np.asarray(volume, np.float64), (0, 0, self.z), "axial", MARGIN)
 
     def inside(self) -> Bool[np.ndarray, "h w"]:
         return self.plane(self.brain) > 0

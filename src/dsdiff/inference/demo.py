@@ -54,7 +54,7 @@ def comparison(result: Result, phantom: Case, model: Model) -> preview.Figure:
         "true T1ce": truth["t1ce"],
     }
     overlays = {"synthetic enhancement": (result.z, made), "true enhancement": (truth["t1ce"], true)}
-    point = preview.show_point(np.where(labels(phantom) == 4, 6.0, 0.0), prepared)
+    point = preview.show_point(np.where(labels(phantom)[prepared.box] == 4, 6.0, 0.0), prepared)
     return preview.draw(columns, overlays, prepared, point, f"{phantom.name} (simulated patient)")
 
 
@@ -66,9 +66,10 @@ def labels(case: Case) -> np.ndarray:
 def page(result: Result, phantom: Case, model: Model, folder: Path) -> str:
     """The report as one self-contained HTML page."""
     truth = {name: preprocess.to_canonical(v).array for name, v in cases.load(phantom, ("t1", "t1ce")).items()}
-    where = regions(result.prepared.brain, labels(phantom))
+    whole = result.prepared.whole
+    where = regions(whole(result.prepared.brain), labels(phantom))
     rows = {
-        "dsdiff": scores.score(result.z, truth["t1ce"], truth["t1"], where),
+        "dsdiff": scores.score(whole(result.z), truth["t1ce"], truth["t1"], where),
         "copy of T1": scores.score(truth["t1"], truth["t1ce"], truth["t1"], where),
     }
     environment = Environment(loader=PackageLoader("dsdiff", "assets"), autoescape=select_autoescape())

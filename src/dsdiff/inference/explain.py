@@ -24,7 +24,7 @@ Image = Float[np.ndarray, "x y z"]
 
 @dataclass(frozen=True)
 class Enhancement:
-    """One connected enhancement. point: where there is most of the lesion.
+    """One connected enhancement. point: where there is most of the lesion, in the brain's box.
 
     owed: contrast -> share of its mean that goes when the contrast is taken away; below 0 where more enhances without.
     """
@@ -90,11 +90,8 @@ def withheld(prepared: Prepared, contrast: str) -> Prepared:
 
 def exchanged(prepared: Prepared, contrast: str) -> Prepared:
     """The case with one contrast mirrored about the middle of the brain; its median where nothing lies across."""
-    edges = np.flatnonzero(prepared.brain.any((1, 2)))
-    across = slice(edges[0], edges[-1] + 1)
-    mirrored = np.zeros_like(prepared.images[contrast])
-    mirrored[across] = prepared.images[contrast][across][::-1]
-    return replace(prepared, images={**prepared.images, contrast: mirrored * prepared.brain})
+    mirrored = prepared.images[contrast][::-1] * prepared.brain
+    return replace(prepared, images={**prepared.images, contrast: mirrored})
 
 
 def enhancements(

@@ -17,6 +17,7 @@ from dsdiff.types import Condition
 
 LOST: Colormap = matplotlib.colormaps["RdBu_r"]
 LOST_RANGE, LEAST_LOST = (-3.0, 3.0), 0.4  # robust SD; what is smaller is not drawn
+MARGIN = 3  # pixels about the brain
 COLOURS = ("#8ab4f8", "#fdd663", "#81c995", "#ff8bcb")  # of the contrasts' bars
 Image = Shaped[np.ndarray, "x y _"]
 Panel = tuple[str, Image, Image | None, Colormap, tuple[float, float]]  # title, grey, over it, its colours and range
@@ -28,18 +29,18 @@ def draw(told: Explanation, model: Model, title: str) -> Figure:
     point = told.found[0].point if told.found else preview.show_point(told.enhancement, prepared)
     rows = [_images(told, model, point[2]), _changes(told, point[2]), _seen(told, model, point[2])]
     columns = max(7, *map(len, rows))
-    box = tuple(slice(max(e.min() - 3, 0), e.max() + 4) for e in np.nonzero(prepared.brain.any(2)))
-    tall = (box[1].stop - box[1].start) / (box[0].stop - box[0].start)
+    width, height, _ = prepared.brain.shape
+    tall = (height + 2 * MARGIN) / (width + 2 * MARGIN)
     figure = Figure(figsize=(1.75 * columns, 3 * (1.75 * tall + 0.25) + 0.75), facecolor=preview.BACKGROUND, dpi=110)
     grid = figure.add_gridspec(3, columns, left=0.01, right=0.99, top=0.905, bottom=0.05, wspace=0.04, hspace=0.13)
     for i, row in enumerate(rows):
         for j, panel in enumerate(row):
             axis = figure.add_subplot(grid[i, j])
-            _show(axis, panel, prepared.brain[..., point[2], None], box, preview.aspect(prepared.spacing, "axial"))
+            _show(axis, panel, prepared.brain[..., point[2], None], preview.aspect(prepared.spacing, "axial"))
             if i == j == 0:
                 _sides(axis)
             if panel[0] == "enhancement":
-                _numbers(axis, told, point[2], box)
+                _numbers(axis, told, point[2])
     if told.found:
         _bars(figure.add_subplot(grid[1, len(rows[1]) + 1 :]), told)
     figure.text(0.01, 0.968, title, color=preview.INK, fontsize=11, va="center")
@@ -111,21 +112,23 @@ def _maps(cond: Condition, model: Model) -> Iterator[tuple[str, Float[np.ndarray
         yield "style told", cond.style[0, 0].float().cpu().numpy()
 
 
-def _show(axis: Axes, panel: Panel, brain: Image, box: tuple[slice, ...], aspect: float) -> None:
+def _show(axis: Axes, panel: Panel, brain: Image, aspect: float) -> None:
     label, grey, over, colours, (low, high) = panel
     window = (low, high) if over is None else (-3.0, 4.0)
-    grey = np.where(brain, grey, window[0])
-    axis.imshow(_axial(grey, box), cmap="gray", vmin=window[0], vmax=window[1], interpolation="lanczos")
+    inside = _axial(brain)
+    axis.imshow(
+        np.where(inside, _axial(grey), window[0]), cmap="gray", vmin=window[0], vmax=window[1], interpolation="lanczos"
+    )
     if over is not None:
-        seen = np.ma.masked_invalid(_axial(over, box))
+        seen = np.ma.masked_invalid(np.where(inside, _axial(over), np.nan))
         axis.imshow(seen, cmap=colours, vmin=low, vmax=high, alpha=0.85, interpolation="nearest")
     axis.set_title(label, color=preview.INK, fontsize=9, pad=3)
     axis.set_aspect(aspect)
     preview.bare(axis)
 
 
-def _axial(volume: Image, box: tuple[slice, ...]) -> Float[np.ndarray, "w h"]:
-    return preview.plane(volume[box[0], box[1]], (0, 0, 0), "axial")
+def _axial(volume: Image) -> Shaped[np.ndarray, "w h"]:
+    return preview.plane(volume, (0, 0, 0), "axial", MARGIN)
 
 
 def _sides(axis: Axes) -> None:
@@ -133,11 +136,12 @@ def _sides(axis: Axes) -> None:
         axis.text(x, 0.97, side, color=preview.FAINT, fontsize=8, transform=axis.transAxes, va="top", ha=align)
 
 
-def _numbers(axis: Axes, told: Explanation, z: int, box: tuple[slice, ...]) -> None:
+def _numbers(axis: Axes, told: Explanation, z: int) -> None:
     """The number of every enhancement that lies in the slice."""
+    width, height, _ = told.enhancement.shape
     for number, found in enumerate(told.found, 1):
         if found.point[2] == z:
-            x, y = box[0].stop - 1 - found.point[0], box[1].stop - 1 - found.point[1]
+            x, y = MARGIN + width - 1 - found.point[0], MARGIN + height - 1 - found.point[1]
             axis.annotate(str(number), (x, y), (12, -12), textcoords="offset points", color=preview.INK, fontsize=9,
                           arrowprops={"arrowstyle": "-", "color": preview.INK, "linewidth": 0.8})  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 import textwrap
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +25,7 @@ from dsdiff.data.views import (
 )
 
 LABELS = {"t1": "T1", "t2": "T2", "flair": "FLAIR", "t1ce": "T1ce"}
+MARGIN = 4  # pixels about the brain
 BACKGROUND, INK, FAINT, DOUBT = "#0b0d10", "#e8eaed", "#9aa0a6", "#fdd663"
 
 
@@ -42,21 +44,23 @@ def lesion_mass(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> 
 
     A lesion is bright on FLAIR and, if it enhances, on the T1ce too; sinuses and plexus enhance and are dark on FLAIR.
     """
-    box = brain_box(prepared.brain)
-    brain, spacing = prepared.brain[box], prepared.spacing
-    bright = np.clip(prepared.images["flair"][box], 0, 4) if "flair" in prepared.images else np.float32(1)
-    depth = ndimage.distance_transform_edt(np.pad(brain, 1), sampling=spacing)[1:-1, 1:-1, 1:-1]
-    mass = bright * (np.float32(0.1) + np.clip(enhancement[box], 0, 4)) * brain
-    smooth = ndimage.gaussian_filter(mass, [5 / mm for mm in spacing], mode="constant") * (depth > 8)
-    whole = np.zeros(prepared.brain.shape, np.float32)
-    whole[box] = smooth
-    return whole
+    brain, spacing = prepared.brain, prepared.spacing
+    bright = np.clip(prepared.images["flair"], 0, 4) if "flair" in prepared.images else np.float32(1)
+    deep = _depth(brain, spacing) > 8
+    mass = bright * (np.float32(0.1) + np.clip(enhancement, 0, 4)) * brain
+    return ndimage.gaussian_filter(mass, [5 / mm for mm in spacing], mode="constant") * deep
 
 
-def brain_box(brain: Bool[np.ndarray, "x y z"], margin: int = 0) -> tuple[slice, ...]:
-    """The box about a brain, so many voxels wider on every side where the volume goes on."""
-    edges = [np.flatnonzero(brain.any(tuple({0, 1, 2} - {axis})))[[0, -1]] for axis in range(3)]
-    return tuple(slice(max(int(first) - margin, 0), int(last) + 1 + margin) for first, last in edges)
+def _depth(brain: Bool[np.ndarray, "x y z"], spacing: tuple[float, float, float]) -> Float[np.ndarray, "x y z"]:
+    """How far below the brain's surface each voxel lies, in mm, judged on a grid of 2 mm."""
+    steps = [max(1, round(2 / mm)) for mm in spacing]
+    coarse = np.pad(brain[tuple(slice(None, None, step) for step in steps)], 1)
+    sampling = [step * mm for step, mm in zip(steps, spacing, strict=True)]
+    depth = ndimage.distance_transform_edt(coarse, sampling=sampling).astype(np.float32)[1:-1, 1:-1, 1:-1]
+    for axis, step in enumerate(steps):
+        depth = depth.repeat(step, axis)
+    x, y, z = brain.shape
+    return depth[:x, :y, :z]
 
 
 def draw(
@@ -73,30 +77,28 @@ def draw(
     columns: title -> grey image. enhancements: title -> (grey image, enhancement drawn over it in colour).
     spread: standard deviation, a last column. All on the network's axes, robust z-scores. doubts: about the input.
     """
-    box = brain_box(prepared.brain, margin=4)
-    brain = prepared.brain[box]
-    at = (point[0] - int(box[0].start), point[1] - int(box[1].start), point[2] - int(box[2].start))
     names = [*columns, *enhancements, *(["uncertainty"] if spread is not None else [])]
-    size = [(s.stop - s.start) * mm for s, mm in zip(box, prepared.spacing, strict=True)]
+    size = [(n + 2 * MARGIN) * mm for n, mm in zip(prepared.brain.shape, prepared.spacing, strict=True)]
     heights = [size[1], size[2], size[2]]
     width = max(size[0], size[1])
     figure = Figure(figsize=(2.1 * len(names) + 0.7, 2.1 * sum(heights) / width + 0.9), facecolor=BACKGROUND, dpi=110)
     axes = figure.subplots(3, len(names), squeeze=False, height_ratios=heights)
     figure.subplots_adjust(0.03, 0.075, 0.97, 0.89, 0.03, 0.03)
     greys = columns | {label: grey for label, (grey, _) in enhancements.items()}
-    windows = {label: window(grey[box], brain) for label, grey in greys.items()}
+    windows = {label: window(grey, prepared.brain) for label, grey in greys.items()}
     for row, name in zip(axes, PLANES, strict=True):
+        cut = partial(plane, point=point, name=name, margin=MARGIN)
+        inside = cut(prepared.brain)
         for axis, label in zip(row, names, strict=True):
-            inside = plane(brain, at, name)
             if label in greys:
                 low, high = windows[label]
-                image = np.where(inside, plane(greys[label][box], at, name), low)
+                image = np.where(inside, cut(greys[label]), low)
                 axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="lanczos")
             else:
                 assert spread is not None
-                _show_map(axis, plane(spread[box], at, name), inside, SPREAD_COLOURS, *SPREAD_RANGE)
+                _show_map(axis, cut(spread), inside, SPREAD_COLOURS, *SPREAD_RANGE)
             if label in enhancements:
-                over = plane(enhancements[label][1][box], at, name)
+                over = cut(enhancements[label][1])
                 _show_map(axis, over, inside & (over > ENHANCEMENT_RANGE[0]), ENHANCEMENT_COLOURS, *ENHANCEMENT_RANGE)
             axis.set_aspect(aspect(prepared.spacing, name))
             bare(axis)

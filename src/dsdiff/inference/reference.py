@@ -38,7 +38,7 @@ def read(folder: Path, model: Model) -> Reference:
     prepared = preprocess.apply(volumes, data.start)
     healthy = prepared.brain
     if seg is not None:
-        healthy = healthy & ~np.isin(preprocess.to_canonical(seg).array, TUMOUR)
+        healthy = healthy & ~np.isin(preprocess.to_canonical(seg).array[prepared.box], TUMOUR)
     sources = [prepared.images[contrast] for contrast in model.contrasts]
     kind = model.config.conditioning.style
     return Reference(case.name, style.own_style(sources, prepared.images[data.target], healthy, kind).weights)

@@ -43,7 +43,7 @@ class Result:
 
     std: voxel-wise standard deviation: what the network expects of its error, for a model that was asked (see `Drawn`),
     else that of the samples, None for one sample. prepared: what the network saw.
-    z: the T1ce as robust z-scores on the network's axes (RAS+), for pictures and scores.
+    z: the T1ce as robust z-scores in the brain's box, on the network's axes (RAS+), for pictures and scores.
     """
 
     t1ce: Volume

@@ -98,7 +98,7 @@ def score(model: Model, patient: Patient, code: Code | None = None, stop: Stop |
     stacked, mask = patient.slices.whole()
     images, region = stacked.transpose(0, 2, 3, 1).astype(np.float32), mask.transpose(1, 2, 0)
     named = dict(zip(model.contrasts, images[:-1], strict=True))
-    prepared = Prepared(named, region > 0, {}, (1.0, 1.0, 1.0), Volume(images[0], np.eye(4)), ())
+    prepared = Prepared(named, region > 0, {}, (1.0, 1.0, 1.0), (0, 0, 0), Volume(images[0], np.eye(4)), ())
     made, data = np.zeros(region.shape, np.float32), model.config.data
     for batch in slices.batches(prepared, model.contrasts, data.slab, model.multiple, model.engine.slices):
         if stop and stop.asked:
