@@ -1,16 +1,20 @@
-"""Correct the error that models expect, so that 80 % intervals hold 80 % of voxels: python benchmarks/calibrate.py DATA
+"""Correct models by patients that they never saw: python benchmarks/calibrate.py DATA
 
 DATA holds the patients as cases. Every patient is synthesised by MODELS/fold<k>, which never saw it and was asked for
-its error (`process.params.spread`). The factor by which standard deviations are multiplied is written into the facts of
-the models: into each fold's that of the patients of the other folds, so that what is measured on its own stays unseen,
-and into those of --also (the model that saw all) that of all. Running it again changes nothing.
+its error (`process.params.spread`). First what each scale of the answer is worth (`dsdiff.inference.refine`), then, so
+that 80 % intervals hold 80 % of voxels, the factor by which standard deviations are multiplied. Both are written into
+the facts of the models: into each fold's what the patients of the other folds say, so that what is measured on its own
+stays unseen, and into those of --also (the model that saw all) what all say. Running it again changes nothing.
 """
 
 import argparse
 import os
 import sys
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,11 +28,26 @@ from dsdiff.data import cases, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.evaluation import metrics
 from dsdiff.inference import model as models
+from dsdiff.inference import refine
+from dsdiff.inference.refine import Lesson
 from dsdiff.inference.synthesize import run
 from dsdiff.progress import bars
 
-LEVEL, FACT = 0.8, "calibration"
+LEVEL = 0.8
+LIFT = 0.4  # see `refine.Refinement`; docs/experiments.md has what others gain and cost
 KEPT = np.linspace(0, 1, 1001)  # quantiles kept of each patient, so that all weigh the same
+
+
+def teaches(case: Case, folder: Path) -> Lesson:
+    """What one patient says of the scales of the network's answer."""
+    torch.set_num_threads(1)
+    model = replace(models.load(folder, torch.device("cpu")), refinement=None)
+    volumes = cases.load(case, (*model.contrasts, "t1ce"))
+    truth = preprocess.apply(volumes, model.config.data.start).images["t1ce"]
+    result = run({name: volumes[name] for name in model.contrasts}, model)
+    if result.told is None:
+        sys.exit(f"{folder} was not told a style (conditioning.style is none)")
+    return refine.lesson(result.z, result.told, truth, result.prepared.brain, result.prepared.spacing)
 
 
 def ratios(case: Case, folder: Path) -> Float[np.ndarray, " q"]:
@@ -51,12 +70,12 @@ def factor(found: list[np.ndarray]) -> float:
     return float(np.quantile(np.concatenate(found), LEVEL) / stats.norm.ppf((1 + LEVEL) / 2))
 
 
-def write(folder: Path, value: float) -> None:
-    """Put the factor into a model's facts."""
+def write(folder: Path, told: dict[str, float | str]) -> None:
+    """Put what was found into a model's facts."""
     held = checkpoint.read(folder)
     card = (folder / checkpoint.CARD).read_text()
-    checkpoint.save(folder, held.weights, held.config, card, {**held.facts, FACT: round(value, 4)})
-    print(f"{folder}: {value:.3f}")
+    checkpoint.save(folder, held.weights, held.config, card, {**held.facts, **told})
+    print(f"{folder}: {told}")
 
 
 def main() -> None:
@@ -65,6 +84,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("models/folds"))
     parser.add_argument("--split", type=Path, default=Path("models/split.json"))
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="models that saw every patient")
+    parser.add_argument("--lift", type=float, default=LIFT, help="how much more of what brightens broadly")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     split = splits.read(args.split)
@@ -73,17 +93,31 @@ def main() -> None:
         sys.exit(f"{args.models} has the model of one fold alone: its patients would correct themselves")
     known = {case.name: case for case in cases.discover(args.data)}
     jobs = [(k, known[name], folder) for k, folder in folders.items() for name in split.held_out(k)]
-    found: dict[int, list[np.ndarray]] = {k: [] for k in folders}
     with ProcessPoolExecutor(args.workers) as pool, bars(Console(stderr=True)) as progress:
-        task = progress.add_task("synthesising", total=len(jobs))
-        made = pool.map(ratios, [case for _, case, _ in jobs], [folder for *_, folder in jobs])
-        for (k, *_), one in zip(jobs, made, strict=True):
-            found[k].append(one)
-            progress.advance(task)
-    for k, folder in folders.items():
-        write(folder, factor([one for other, some in found.items() if other != k for one in some]))
-    for folder in args.also:
-        write(folder, factor([one for some in found.values() for one in some]))
+
+        def each(what: Callable[[Case, Path], Any], title: str) -> dict[int, list]:
+            """What a function says of every patient, by fold."""
+            task, found = progress.add_task(title, total=len(jobs)), {k: [] for k in folders}
+            made = pool.map(what, [case for _, case, _ in jobs], [folder for *_, folder in jobs])
+            for (k, *_), one in zip(jobs, made, strict=True):
+                found[k].append(one)
+                progress.advance(task)
+            return found
+
+        lessons = each(teaches, "scales")
+        for folder, others in seen(folders, args.also, lessons):
+            write(folder, {"refinement": refine.together(others).refinement(args.lift).dump()})
+        errors = each(ratios, "errors")
+        for folder, others in seen(folders, args.also, errors):
+            write(folder, {"calibration": round(factor(others), 4)})
+
+
+def seen(folders: dict[int, Path], also: list[Path], found: dict[int, list]) -> Iterator[tuple[Path, list]]:
+    """Every model, with what the patients say that are not to be kept from it: of the other folds, or all."""
+    for fold, folder in folders.items():
+        yield folder, [one for other, some in found.items() if other != fold for one in some]
+    for folder in also:
+        yield folder, [one for some in found.values() for one in some]
 
 
 if __name__ == "__main__":

@@ -176,5 +176,5 @@ def _bars(axis: Axes, told: Explanation) -> None:
         frameon=False,
         ncols=len(contrasts),
         loc="upper right",
-        bbox_to_anchor=(1, 1.12),
+        bbox_to_anchor=(1, 1.22),
     )

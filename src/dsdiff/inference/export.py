@@ -66,6 +66,7 @@ def export(
         opset=None if kind.runs_code else OPSET,
         familiar=model.familiar.dump() if model.familiar else "",
         nearest=model.nearest.dump() if model.nearest else "",
+        refinement=model.refinement.dump() if model.refinement else "",
         calibration=model.calibration,
         versions={"dsdiff": __version__} | {name: version(name) for name in ("torch", *kind.packages)},
     )

@@ -55,7 +55,7 @@ class Facts(BaseModel):
     """What an exported model says of itself.
 
     added: names of what the condition graph makes, in order; none without one. check: how near the export was to the
-    network it was made from, by precision. familiar, nearest (JSON, "" where not known), calibration: the model's.
+    network it was made from, by precision. familiar, nearest, refinement (JSON, "" for none), calibration: the model's.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -70,6 +70,7 @@ class Facts(BaseModel):
     check: dict[str, Agreement] = {}
     familiar: str = ""
     nearest: str = ""
+    refinement: str = ""
     calibration: float = 1.0
     versions: dict[str, str]
 

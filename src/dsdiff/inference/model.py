@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
+from typing import TypedDict
 
 import torch
 from omegaconf import OmegaConf
@@ -15,16 +16,18 @@ from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.conditioning.network import Network, named
 from dsdiff.config import RunConfig
-from dsdiff.data import familiar, nearest
+from dsdiff.data import familiar as familiars
+from dsdiff.data import nearest as nearests
 from dsdiff.data.familiar import Familiar
 from dsdiff.data.nearest import Nearest
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.inference import engine as engines
-from dsdiff.inference import exported
+from dsdiff.inference import exported, refine
 from dsdiff.inference.engine import Engine
 from dsdiff.inference.exported import ExportedNetwork
+from dsdiff.inference.refine import Refinement
 
 DEFAULT = "default"
 
@@ -33,7 +36,8 @@ DEFAULT = "default"
 class Model:
     """`name` and `hash` go into provenance. `network` is as it was trained, `computed_by` what synthesis computes it by
     (see `engine`). familiar: what the training patients were like, where the model knows; nearest: which styles they
-    had, where it is told the nearest ones'. calibration: by which the error that the network expects is multiplied.
+    had, where it is told the nearest ones'. calibration: by which the error that the network expects is multiplied;
+    refinement: how its answer is put together anew (see `refine`), None to take it as it is.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Model:
     familiar: Familiar | None = None
     nearest: Nearest | None = None
     calibration: float = 1.0
+    refinement: Refinement | None = None
 
     @cached_property
     def engine(self) -> Engine:
@@ -95,10 +100,10 @@ def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto")
         network.load_state_dict(named(held.weights))
     except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:
         raise ModelError(f"{folder}: weights and config do not make a model ({str(error).splitlines()[0]})") from error
-    known, near, calibration = (held.facts.get(name) for name in ("familiar", "nearest", "calibration"))
+    told = {name: str(held.facts.get(name, "")) for name in ("familiar", "nearest", "refinement")}
     return Model(
         folder.name, held.hash, config, network.eval().to(device), config.build_process(), config.build_sampler(),
-        device, engine, *_known(str(known or ""), str(near or ""), folder), float(calibration or 1.0),
+        device, engine, **_told(**told, where=str(folder)), calibration=float(held.facts.get("calibration", 1.0)),
     )  # fmt: skip
 
 
@@ -108,16 +113,29 @@ def _exported(folder: Path, device: torch.device, engine: str) -> Model:
     except (ConfigError, OmegaConfBaseException, YAMLError, OSError) as error:
         raise ModelError(f"{folder}: its config is no model's ({str(error).splitlines()[0]})") from error
     network = exported.load(folder, config.conditioning.inject, device)
-    known = _known(network.facts.familiar, network.facts.nearest, folder)
+    facts = network.facts
+    told = _told(facts.familiar, facts.nearest, facts.refinement, str(folder))
     return Model(
         folder.name, exported.digest(folder), config, network, config.build_process(), config.build_sampler(),
-        device, engine, *known, network.facts.calibration,
+        device, engine, **told, calibration=facts.calibration,
     )  # fmt: skip
 
 
-def _known(like: str, near: str, folder: Path) -> tuple[Familiar | None, Nearest | None]:
-    """What the training patients were like and which styles they had, from JSON; "" where that is not known."""
-    return familiar.parse(like, str(folder)) if like else None, nearest.parse(near, str(folder)) if near else None
+class Told(TypedDict):
+    """What a model folder tells besides its network."""
+
+    familiar: Familiar | None
+    nearest: Nearest | None
+    refinement: Refinement | None
+
+
+def _told(familiar: str, nearest: str, refinement: str, where: str) -> Told:
+    """From JSON; "" where a model does not know."""
+    return {
+        "familiar": familiars.parse(familiar, where) if familiar else None,
+        "nearest": nearests.parse(nearest, where) if nearest else None,
+        "refinement": refine.parse(refinement, where) if refinement else None,
+    }
 
 
 def _parsed(text: str, folder: Path) -> RunConfig:

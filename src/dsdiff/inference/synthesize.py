@@ -44,6 +44,7 @@ class Result:
     std: voxel-wise standard deviation: what the network expects of its error, for a model that was asked (see `Drawn`),
     else that of the samples, None for one sample. prepared: what the network saw.
     z: the T1ce as robust z-scores in the brain's box, on the network's axes (RAS+), for pictures and scores.
+    told: what the network was told of style, likewise, None where nothing.
     """
 
     t1ce: Volume
@@ -51,6 +52,7 @@ class Result:
     prepared: Prepared = field(repr=False)
     z: Float[np.ndarray, "x y z"] = field(repr=False)
     z_std: Float[np.ndarray, "x y z"] | None = field(repr=False)
+    told: Float[np.ndarray, "x y z"] | None = field(repr=False)
     sampling: Sampling
     style: str | None  # name of the case whose style it has
     unlike: dict[str, float]  # see `familiar.Familiar.scores`; empty for a model that does not know
@@ -142,6 +144,7 @@ def complete(
     code = style.code if style is not None else expected
     mean = np.zeros(prepared.brain.shape, np.float32)
     spread = np.zeros_like(mean) if sampling.samples > 1 or model.process.spread else None
+    told = None if code is None else np.zeros_like(mean)
     total = len(slices.boxes(prepared.brain, model.multiple))
     done = 0
     batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, model.engine.slices)
@@ -157,13 +160,18 @@ def complete(
                 slices.put(mean, drawn.mean[index], box)
                 if spread is not None and drawn.std is not None:
                     slices.put(spread, drawn.std[index], box)
+                if told is not None and drawn.told is not None:
+                    slices.put(told, drawn.told[index], box)
             done += len(boxes)
             progress(done / total)
         unlike, said = doubts.result()
+    mean *= prepared.brain
+    if model.refinement and told is not None:
+        mean = model.refinement(mean, told, prepared.brain, prepared.spacing)
     std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)
     t1ce = preprocess.restore(prepared, mean, data.start)
     named = None if style is None else style.name
-    return Result(t1ce, std, prepared, mean * prepared.brain, spread, sampling, named, unlike, said)
+    return Result(t1ce, std, prepared, mean, spread, told, sampling, named, unlike, said)
 
 
 def doubted(
@@ -186,10 +194,12 @@ class Drawn:
     """Samples of a batch of slices, robust z-scores.
 
     expected: the standard deviation of the error that the network itself expects, where its process has `spread`.
+    told: the slices in the style that the network was told, where it was.
     """
 
     samples: Float[np.ndarray, "k b h w"]
     expected: Float[np.ndarray, "b h w"] | None
+    told: Float[np.ndarray, "b h w"] | None = None
 
     @property
     def mean(self) -> Float[np.ndarray, "b h w"]:
@@ -236,7 +246,8 @@ def predict(model: Model, batch: SliceBatch, sampling: Sampling, code: Code | No
         noise = partial(_noise, generators, start)
         begin = noise() if process.from_noise else start
         drawn.append(model.sampler.sample(denoise, begin, times, process, noise) * process.scale)
-    return Drawn(torch.cat(drawn, 1).transpose(0, 1).cpu().numpy(), expected)
+    shown = None if styled is None else styled[:, 0].cpu().numpy()
+    return Drawn(torch.cat(drawn, 1).transpose(0, 1).cpu().numpy(), expected, shown)
 
 
 def _told(

@@ -1,0 +1,103 @@
+"""What each scale of a network's answer is worth, learnt on patients that it never saw.
+
+The answer is the style that the network was told and its change to that: agent, vessels, and what it took for noise. A
+network of few patients is too sure of the finest changes, which blur, and too timid about broad ones. Both are taken
+apart into Gaussian scales and put together again with weights found by least squares (stacking: Wolpert 1992, Breiman
+1996). Since least squares is timid too, what brightens broadly is lifted by a share of itself.
+"""
+
+import json
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from functools import partial
+
+import numpy as np
+from jaxtyping import Bool, Float
+from scipy import ndimage
+
+from dsdiff.errors import ModelError
+
+STYLE_MM, CHANGE_MM = (0.0, 1.0), (0.0, 1.0, 2.0, 4.0)  # standard deviations of the Gaussians
+LIMIT = 6.0  # robust z-scores beyond which a voxel teaches no more
+REACH = 3.0  # standard deviations at which a Gaussian ends
+Image = Float[np.ndarray, "x y z"]
+Mask = Bool[np.ndarray, "x y z"]
+Spacing = tuple[float, float, float]
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Weights of the style and of the change at `STYLE_MM` and `CHANGE_MM`. lift: how much more of what brightens at
+    the broadest scale is added."""
+
+    style: tuple[float, ...]
+    change: tuple[float, ...]
+    lift: float = 0.0
+
+    def __call__(self, image: Image, style: Image, brain: Mask, spacing: Spacing) -> Image:
+        """The T1ce put together anew; all robust z-scores, zero outside the brain."""
+        parts = scales(image, style, brain, spacing)
+        made = sum(weight * part for weight, part in zip((*self.style, *self.change), parts, strict=True))
+        return np.asarray(made + self.lift * np.maximum(parts[-1], 0), np.float32)
+
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps(asdict(self))
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """What patients teach of the weights: the normal equations of least squares, patients weighing the same."""
+
+    gram: Float[np.ndarray, "f f"]
+    moment: Float[np.ndarray, " f"]
+
+    def refinement(self, lift: float = 0.0) -> Refinement:
+        """The weights that fit best. Raises `numpy.linalg.LinAlgError` where nothing was learnt."""
+        weights = np.linalg.solve(self.gram, self.moment).tolist()
+        return Refinement(tuple(weights[: len(STYLE_MM)]), tuple(weights[len(STYLE_MM) :]), lift)
+
+
+def lesson(image: Image, style: Image, truth: Image, brain: Mask, spacing: Spacing) -> Lesson:
+    """What one patient whom the network never saw teaches."""
+    held = [part[brain].clip(-LIMIT, LIMIT) for part in scales(image, style, brain, spacing)]
+    parts = np.stack(held).astype(np.float64)
+    n = parts.shape[1]
+    return Lesson(parts @ parts.T / n, parts @ truth[brain].clip(-LIMIT, LIMIT) / n)
+
+
+def together(lessons: Iterable[Lesson]) -> Lesson:
+    """What all of them teach."""
+    every = list(lessons)
+    return Lesson(np.sum([one.gram for one in every], 0), np.sum([one.moment for one in every], 0))
+
+
+def scales(image: Image, style: Image, brain: Mask, spacing: Spacing) -> list[Image]:
+    """The style at `STYLE_MM`, then the change at `CHANGE_MM`: averages over the brain around, zero outside of it."""
+    shares = {mm: _blurred(brain.astype(np.float32), mm, spacing) for mm in dict.fromkeys((*STYLE_MM, *CHANGE_MM))}
+    wanted = [(style, mm) for mm in STYLE_MM] + [(image - style, mm) for mm in CHANGE_MM]
+    average = partial(_average, brain=brain, shares=shares, spacing=spacing)
+    with ThreadPoolExecutor(2) as pool:  # SciPy's filters let others go on
+        return list(pool.map(average, *zip(*wanted, strict=True)))
+
+
+def _average(image: Image, mm: float, brain: Mask, shares: dict[float, Image], spacing: Spacing) -> Image:
+    return np.where(brain, _blurred(image, mm, spacing) / np.maximum(shares[mm], 1e-3), 0)
+
+
+def _blurred(image: Image, mm: float, spacing: Spacing) -> Image:
+    widths: Sequence[float] = [mm / size for size in spacing]
+    return ndimage.gaussian_filter(image, widths, mode="constant", truncate=REACH) if mm else image
+
+
+def parse(text: str, where: str) -> Refinement:
+    """What `Refinement.dump` wrote. Raises `ModelError` for anything else."""
+    try:
+        held = json.loads(text)
+        style, change = (tuple(float(weight) for weight in held[name]) for name in ("style", "change"))
+        if (len(style), len(change)) != (len(STYLE_MM), len(CHANGE_MM)):
+            raise ValueError(f"{len(style)} and {len(change)} weights")
+        return Refinement(style, change, float(held["lift"]))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{where} does not say how its answer is put together ({error})") from error

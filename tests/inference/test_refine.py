@@ -1,0 +1,91 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from conftest import LPS, TINY, patient, wake
+
+from dsdiff import checkpoint
+from dsdiff import config as configs
+from dsdiff.errors import ModelError
+from dsdiff.inference import model as models
+from dsdiff.inference import refine
+from dsdiff.inference.reference import Reference
+from dsdiff.inference.refine import Refinement
+from dsdiff.inference.synthesize import run
+from dsdiff.volume import Volume
+
+CPU = torch.device("cpu")
+SPACING = (1.0, 1.0, 2.0)
+AS_IT_IS = Refinement((1.0, 0.0), (1.0, 0.0, 0.0, 0.0))
+
+
+def images(seed=0):
+    """An answer, the style that was told, and the brain."""
+    rng = np.random.default_rng(seed)
+    brain = patient(seed)["t1"] > 0
+    image, style = (rng.standard_normal(brain.shape).astype(np.float32) * brain for _ in range(2))
+    return image, style, brain
+
+
+def test_weights_of_the_finest_scale_alone_change_nothing():
+    image, style, brain = images()
+    assert np.allclose(AS_IT_IS(image, style, brain, SPACING), image, atol=1e-6)
+
+
+def test_planted_weights_are_found_in_any_number_of_patients():
+    planted = Refinement((0.7, 0.2), (0.3, 0.5, -0.4, 0.6))
+    lessons = []
+    for seed in range(3):
+        image, style, brain = images(seed)
+        truth = planted(image, style, brain, SPACING)
+        lessons.append(refine.lesson(image, style, truth, brain, SPACING))
+    found = refine.together(lessons).refinement(lift=0.25)
+    assert found.style == pytest.approx(planted.style, abs=0.01)
+    assert found.change == pytest.approx(planted.change, abs=0.05)
+    assert found.lift == 0.25
+
+
+def test_scales_are_averages_within_the_brain():
+    image, style, brain = images()
+    constant = np.where(brain, np.float32(2), 0)
+    for part in refine.scales(constant, 0 * style, brain, SPACING)[len(refine.STYLE_MM) :]:
+        assert np.allclose(part[brain], 2, atol=1e-4)
+        assert not part[~brain].any()
+    *_, fine, _, _, broad = refine.scales(image, style, brain, SPACING)
+    assert broad[brain].std() < 0.3 * fine[brain].std()
+
+
+def test_a_lift_brightens_what_is_bright_and_darkens_nothing():
+    image, style, brain = images()
+    lifted = replace(AS_IT_IS, lift=0.5)(image, style, brain, SPACING)
+    broad = refine.scales(image, style, brain, SPACING)[-1]
+    assert np.allclose(lifted - image, 0.5 * np.maximum(broad, 0), atol=1e-6)
+
+
+@pytest.mark.parametrize("text", ["[]", "{}", '{"style": [1], "change": [1, 2, 3, 4], "lift": 0}', "no"])
+def test_what_is_no_refinement_is_refused(text):
+    assert refine.parse(AS_IT_IS.dump(), "here") == AS_IT_IS
+    with pytest.raises(ModelError, match="here does not say how its answer is put together"):
+        refine.parse(text, "here")
+
+
+def test_a_model_folder_carries_its_refinement_to_the_t1ce(tmp_path):
+    config = configs.parse({**TINY, "conditioning": {"style": "linear"}}, "tiny")
+    network = config.build_network()
+    wake(network)
+    planted = Refinement((0.9, 0.05), (0.5, 0.5, 0.0, 0.2), 0.3)
+    for name, facts in (("plain", {}), ("refined", {"refinement": planted.dump()})):
+        checkpoint.save(tmp_path / name, network.state_dict(), configs.dump(config), "# tiny\n", facts)
+    loaded = {name: models.load(tmp_path / name, CPU) for name in ("plain", "refined")}
+    volumes = {name: Volume(patient(4)[name], LPS) for name in config.data.contrasts}
+    style = Reference("it", np.array([0.5, 0.3, -0.2, 0.1]))
+    plain, refined = (run(volumes, loaded[name], style=style) for name in ("plain", "refined"))
+    prepared = plain.prepared
+    assert plain.told is not None
+    assert plain.told.std() > 0.1
+    expected = planted(plain.z, plain.told, prepared.brain, prepared.spacing)
+    assert np.array_equal(refined.z, expected)
+    assert not np.allclose(refined.t1ce.array, plain.t1ce.array)
+    unlike_style = run(volumes, loaded["refined"])  # told none: the answer is taken as it is
+    assert unlike_style.told is None
