@@ -1,7 +1,7 @@
-"""From a case's volumes to its T1ce: the seven hops of a tensor, all visible here.
+"""From a case's volumes to its T1ce: the eight hops of a tensor, all visible here.
 
-nifti.read -> preprocess.apply -> slices.batches -> network.condition -> sampler(denoise) -> preprocess.restore
--> nifti.write
+nifti.read -> preprocess.apply -> slices.batches -> network.condition -> sampler(denoise) -> refinement
+-> preprocess.restore -> nifti.write
 """
 
 import math
