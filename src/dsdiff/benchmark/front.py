@@ -43,13 +43,13 @@ def draw(arms: Sequence[Arm], scores: Sequence[Judged]) -> Figure:
 def _panel(axis: Axes, rows: Sequence[Row], one: Judged) -> None:
     found = [(row.name, row.volume or 0.0, *row.interval(one.score)) for row in rows if one.score in row.scores]
     found = [point for point in found if point[2] == point[2]]
-    for k, (name, cost, mean, low, high) in enumerate(found):
+    for _, cost, mean, low, high in found:
         axis.plot([cost, cost], [low, high], color=SOFT, linewidth=1, alpha=0.6)
         axis.plot(cost, mean, "o", color=BLUE, markersize=5)
-        axis.annotate(name, (cost, mean), (6, 5 if k % 2 else -10), textcoords="offset points", fontsize=7.5, color=INK)
     front = [found[k] for k in pareto([(cost, mean) for _, cost, mean, *_ in found])]
     axis.step([p[1] for p in front], [p[2] for p in front], where="post", color=BLUE, linewidth=1.2)
     axis.margins(x=0.22)
+    _label(axis, [point[:3] for point in found])
     axis.patch.set_alpha(0)
     axis.xaxis.set_major_locator(MaxNLocator(5))
     axis.tick_params(colors=SOFT, labelsize=7.5)
@@ -57,6 +57,25 @@ def _panel(axis: Axes, rows: Sequence[Row], one: Judged) -> None:
     axis.set_axisbelow(True)
     for spine in axis.spines.values():
         spine.set_color(LINE)
+
+
+def _label(axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
+    """Names beside their points, to the right of those on the left and the other way round, none over another."""
+    (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
+    least = 0.045 * (high - low)
+    above = 0.6 * least  # so that the line of the front runs below
+    placed: dict[bool, list[float]] = {True: [], False: []}
+    for name, cost, mean in sorted(points, key=lambda point: -point[2]):
+        on_left = cost < (left + right) / 2
+        others = placed[on_left]
+        place = min([mean + above, *(other - least for other in others if other - least < mean + above)])
+        others.append(place)
+        where = (cost + (0.015 if on_left else -0.015) * (right - left), place)
+        line = {"arrowstyle": "-", "color": LINE, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+        axis.annotate(
+            name, (cost, mean), where, fontsize=7.5, color=INK, ha="left" if on_left else "right", va="center",
+            arrowprops=line if mean - place > least else None,
+        )  # fmt: skip
 
 
 def svg(figure: Figure) -> str:

@@ -15,6 +15,7 @@ def page(found: Comparison, drawing: str, scores: tuple[Judged, ...]) -> str:
         found=found,
         remarks=tables.remarks(found),
         header=tables.header(protocol),
+        costs=len(tables.COST),
         lines={arm.title: tables.lines(arm, protocol) for arm in found.arms},
         judged=tables.JUDGED,
         judgements={arm.title: tables.judgements(arm.judgements) for arm in found.arms},

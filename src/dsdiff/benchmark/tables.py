@@ -112,7 +112,7 @@ def remarks(found: Comparison) -> list[str]:
     facts = found.facts
     said = [
         f"{len(found.patients)} patients, each scored by models that never saw them (split {facts['split']}, "
-        f"{facts['folds']} folds), seeds: {facts['seeds']}; mean and 95 % interval over patients.",
+        f"folds: {facts['folds']}), seeds: {facts['seeds']}; mean and 95 % interval over patients.",
         f"Protocol {facts['protocol']}: {named(facts['protocol']).says}. The original's figures are of BraSyn with the "
         "background counted, one fold and one seed: no score there compares with one here.",
         "GMAC: 10^9 multiply-accumulates of one forward of a training slice. Training: steps times the seconds of a "
