@@ -22,7 +22,7 @@ help:
 	@echo "make test       the test suite (CPU, no network, no patient data)"
 	@echo "make test-smp   the tests of the extra smp, in .venv-smp: it needs torchvision, which brings CUDA (6 GB)"
 	@echo "make lint       ruff, mypy, import-linter"
-	@echo "make eval-real  scores on real patients that the scored model never saw (needs DSDIFF_REAL_DATA)"
+	@echo "make eval-real  scores on real patients and phantoms that the scored model never saw (needs DSDIFF_REAL_DATA)"
 	@echo "make compare    every small backbone against UNet on real patients: about six hours (needs DSDIFF_REAL_DATA)"
 	@echo "make model      trains the shipped model and its fold models from scratch (needs DSDIFF_REAL_DATA)"
 
@@ -64,9 +64,11 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-eval-real: $(BIN)/dsdiff $(DSDIFF_REAL_DATA)
+eval-real: $(VENV)/.dev $(DSDIFF_REAL_DATA)
 	@test -n "$(DSDIFF_REAL_DATA)" || { echo "set DSDIFF_REAL_DATA to the folder of real cases"; exit 2; }
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(DSDIFF_REAL_DATA) --out $(RUNS)/eval-real.json
+	$(BIN)/dsdiff phantom $(RUNS)/eval-phantoms -n 12 --seed 101 --target-style own
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(RUNS)/eval-phantoms --unseen $(DEFAULT) --out $(RUNS)/eval-phantoms.json
 
 # Every small backbone that is installed, UNet first; stopped, it goes on. SEEDS=3 later adds two seeds to what is there.
 BUDGET ?= 8min

@@ -4,7 +4,8 @@ DATA holds the patients as cases. Fold k of the split is scored with the model f
 on the other folds; the linear regression is fitted on those other folds too. Prints every score of every patient for
 our model, a copy of T1, linear regression on the sources, and the truth blurred by 1 mm; then means with 95 % bootstrap
 intervals over patients, and what enhances falsely in each patient without enhancing tumour. `--baseline` adds other
-models of the same folds, as one-step regression without our conditioning. Writes the same to JSON with --out.
+models of the same folds, as one-step regression without our conditioning. `--unseen MODEL` scores every case of DATA,
+such as phantoms, by one model that saw none of them. Writes the same to JSON with --out.
 """
 
 import argparse
@@ -13,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterable
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -41,10 +43,10 @@ SCORES = scores.SCORES | MORE
 Scores = dict[str, dict[str, float]]  # method -> score -> value
 
 
-def score_case(case: Case, folder: Path, others: dict[str, Path], regression: LinearRegression) -> Scores:
-    """Every score of one patient. others: further models, by what they are called."""
+def score_case(case: Case, folders: dict[str, Path], regression: LinearRegression) -> Scores:
+    """Every score of one patient. folders: the models, by what they are called."""
     torch.set_num_threads(1)
-    loaded = {name: models.load(place, torch.device("cpu")) for name, place in {"model": folder, **others}.items()}
+    loaded = {name: models.load(place, torch.device("cpu")) for name, place in folders.items()}
     contrasts = loaded["model"].contrasts
     volumes = cases.load(case, (*contrasts, "t1ce"))
     made = {name: run({c: volumes[c] for c in model.contrasts}, model) for name, model in loaded.items()}
@@ -101,36 +103,52 @@ def fold_models(root: Path, split: splits.Split) -> dict[int, Path]:
     return folders
 
 
-def evaluate(
-    data: Path, roots: dict[str, Path], split: splits.Split, workers: int, only: list[str] | None
-) -> dict[str, Scores]:
-    """Scores of every patient of every fold that has a model. roots: of the fold models, by what they are called."""
-    found = {case.name: case for case in cases.discover(data)}
+@dataclass(frozen=True)
+class Job:
+    """Models that score a patient (by what they are called), and whom the regression may not learn from."""
+
+    models: dict[str, Path]
+    hidden: frozenset[str]
+
+
+def by_fold(found: Iterable[str], roots: dict[str, Path], split: splits.Split) -> dict[str, Job]:
+    """Every patient of a fold that has a model, by the models of that fold. roots: of the models, by their names."""
     folds = {name: fold_models(root, split) for name, root in roots.items()}
     for name, places in folds.items():
         if lacking := sorted(set(folds["model"]) - set(places)):
             sys.exit(f"{roots[name]} has no model of fold {lacking[0]}")
-    if unknown := sorted(set(only or []) - {name for k in folds["model"] for name in split.held_out(k)}):
-        sys.exit(f"{unknown[0]} is in no fold that has a model")
+    todo = {}
     for k in folds["model"]:
-        if lost := sorted(set(split.held_out(k)) - set(found)):
-            sys.exit(f"{data} lacks patients of the split: {', '.join(lost[:3])}")
-    contrasts = models.load(next(iter(folds["model"].values())), torch.device("cpu")).contrasts
+        names = split.held_out(k)
+        if lost := sorted(set(names) - set(found)):
+            sys.exit(f"the cases lack patients of the split: {', '.join(lost[:3])}")
+        todo |= dict.fromkeys(names, Job({name: places[k] for name, places in folds.items()}, frozenset(names)))
+    return todo
+
+
+def by_one(found: Iterable[str], model: Path) -> dict[str, Job]:
+    """Every case by one model that saw none of them."""
+    return {name: Job({"model": model}, frozenset([name])) for name in found}
+
+
+def evaluate(found: dict[str, Case], todo: dict[str, Job], workers: int) -> dict[str, Scores]:
+    """Scores of every patient of `todo`."""
+    contrasts = models.load(next(iter(todo.values())).models["model"], torch.device("cpu")).contrasts
     with ProcessPoolExecutor(workers) as pool, bars(Console(stderr=True)) as progress:
         task = progress.add_task("linear regression", total=len(found))
         learnt = dict(
             zip(found, tracked(pool.map(learn, found.values(), [contrasts] * len(found)), progress, task), strict=True)
         )
-        jobs: list[tuple[Case, Path, dict[str, Path], LinearRegression]] = []
-        for k, folder in folds["model"].items():
-            seen = LinearRegression.merged(part for name, part in learnt.items() if name not in split.held_out(k))
-            others = {name: places[k] for name, places in folds.items() if name != "model"}
-            jobs += [(found[name], folder, others, seen) for name in split.held_out(k) if not only or name in only]
+        seen = {
+            hidden: LinearRegression.merged(part for name, part in learnt.items() if name not in hidden)
+            for hidden in {job.hidden for job in todo.values()}
+        }
+        jobs = [(found[name], job.models, seen[job.hidden]) for name, job in todo.items()]
         task = progress.add_task("scoring", total=len(jobs))
         results = {}
-        for job, result in zip(jobs, pool.map(score_case, *zip(*jobs, strict=True)), strict=True):
-            results[job[0].name] = result
-            print(rows(job[0].name, result), flush=True)
+        for (case, *_), result in zip(jobs, pool.map(score_case, *zip(*jobs, strict=True)), strict=True):
+            results[case.name] = result
+            print(rows(case.name, result), flush=True)
             progress.advance(task)
         return results
 
@@ -152,7 +170,7 @@ def rows(patient: str, methods: Scores) -> str:
     )
 
 
-def means(results: dict[str, Scores], split: splits.Split) -> str:
+def means(results: dict[str, Scores], whose: str) -> str:
     """Means with 95 % intervals over patients and the standard deviation between patients, as Markdown."""
     lines = [f"| mean [95 % interval] SD | {' | '.join(SCORES)} |", "|---" * (len(SCORES) + 1) + "|"]
     for method in next(iter(results.values())):
@@ -169,7 +187,7 @@ def means(results: dict[str, Scores], split: splits.Split) -> str:
     counts = [sum(np.isfinite(methods["model"][name]) for methods in results.values()) for name in SCORES]
     lines.append(f"| patients scored | {' | '.join(map(str, counts))} |")
     told = "\n".join(f"- `{name}`: {text}" for name, text in SCORES.items())
-    title = f"{len(results)} patients, split `{split.hash}`, each scored by a model that never saw it."
+    title = f"{len(results)} patients{whose}, each scored by a model that never saw it."
     return "\n".join([title, "", *lines, "", told, "", without_enhancement(results)])
 
 
@@ -187,6 +205,7 @@ def main() -> None:
     parser.add_argument(
         "--baseline", nargs=2, action="append", default=[], metavar=("NAME", "MODELS"), help="may be given again"
     )
+    parser.add_argument("--unseen", type=Path, metavar="MODEL", help="score all cases by this model, which saw none")
     parser.add_argument("--split", type=Path, default=Path("models/split.json"))
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--cases", nargs="*", help="score these patients only, for a quick look")
@@ -194,13 +213,19 @@ def main() -> None:
     args = parser.parse_args()
     if not args.data.is_dir():
         sys.exit(f"{args.data}: no such folder; lay the patients out first and set DSDIFF_REAL_DATA")
-    split = splits.read(args.split)
-    print(f"{'patient':22} {'method':20}" + "".join(f" {name:>11.11}" for name in SCORES), flush=True)
     if any(name == "model" for name, _ in args.baseline):
         sys.exit("a --baseline cannot be called 'model': that is what it stands beside")
+    if args.unseen and args.baseline:
+        sys.exit("--baseline takes the models of folds; --unseen has none")
+    split, found = splits.read(args.split), {case.name: case for case in cases.discover(args.data)}
     roots = {"model": args.models} | {name: Path(folder) for name, folder in args.baseline}
-    results = evaluate(args.data, roots, split, args.workers, args.cases)
-    print("", means(results, split), sep="\n")
+    todo = by_one(found, args.unseen) if args.unseen else by_fold(found, roots, split)
+    if unknown := sorted(set(args.cases or []) - set(todo)):
+        sys.exit(f"{unknown[0]} is in no fold that has a model")
+    todo = {name: job for name, job in todo.items() if not args.cases or name in args.cases}
+    print(f"{'patient':22} {'method':20}" + "".join(f" {name:>11.11}" for name in SCORES), flush=True)
+    results = evaluate(found, todo, args.workers)
+    print("", means(results, "" if args.unseen else f", split `{split.hash}`"), sep="\n")
     if args.out:
         args.out.parent.mkdir(parents=True, exist_ok=True)
         finite = {
@@ -210,7 +235,9 @@ def main() -> None:
             }
             for patient, methods in results.items()
         }
-        args.out.write_text(json.dumps({"split": split.hash, "patients": finite}, indent=1) + "\n")
+        args.out.write_text(
+            json.dumps({"split": None if args.unseen else split.hash, "patients": finite}, indent=1) + "\n"
+        )
 
 
 if __name__ == "__main__":
