@@ -35,7 +35,7 @@ class LossConfig(Part):
 
     charbonnier, l1 and l2 judge what the network predicts; ssim and gradient judge the T1ce that it stands for, edges
     whether its edges run along those of the start, but for what enhances, ranking whether what enhances (in patients
-    with a segmentation) is above the rest of its slice.
+    with a segmentation) is above the rest of its slice, and above the slices of the batch where nothing does.
     weight: of the term in the sum. epsilon: of charbonnier alone, where it turns from quadratic to linear (1.0).
     Voxels outside the brain count nothing; of tumour and enhancing tumour (where a segmentation exists) `tumour` and
     `enhancing` times as much as others; ranking judges no voxel of the enhancing tumour, but those it is compared with.

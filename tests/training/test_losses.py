@@ -67,6 +67,15 @@ def test_ranking_by_hand_compares_every_voxel_with_what_enhances_more():
     assert nothing.item() == 0 and (made.grad == 0).all()
 
 
+def test_ranking_compares_a_slice_where_nothing_enhances_with_those_of_the_batch():
+    """The first slice, of one brain voxel made 1, has no enhancing tumour; the second is all of it, made 2, true 3."""
+    start = torch.zeros(2, 1, 1, 1)
+    made, true = torch.tensor([1.0, 2.0]).reshape(2, 1, 1, 1), torch.tensor([0.0, 3.0]).reshape(2, 1, 1, 1)
+    region = torch.tensor([1, 3], dtype=torch.uint8).reshape(2, 1, 1, 1)
+    found = losses.total([LossConfig(target="ranking")], made, true, made, true, start, region).item()
+    assert found == pytest.approx(math.log1p(math.exp(1 - 2)) / 2, rel=1e-6)
+
+
 def test_ranking_asks_what_enhances_to_rise_and_the_rest_to_fall():
     region = torch.ones(1, 1, 8, 8, dtype=torch.uint8)
     region[..., 2:4, 2:4] = 3

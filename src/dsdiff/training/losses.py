@@ -11,7 +11,7 @@ from dsdiff.conditioning.structure import gradients
 from dsdiff.config import LossConfig
 
 RANGE = 10.0  # robust z-scores that a T1ce spans, for the constants of SSIM
-RIVALS = 32  # enhancing voxels of a slice that every other voxel is compared with
+RIVALS = 32  # enhancing voxels that every other voxel of a slice is compared with
 Image = Float[Tensor, "b 1 h w"]
 
 
@@ -61,21 +61,23 @@ def misaligned(x: Image, y: Image, eta: float = 0.2) -> Image:
 
 
 def misordered(made: Image, true: Image, enhancing: Bool[Tensor, "b 1 h w"]) -> Image:
-    """How far each voxel's enhancement (T1ce minus start) comes up to those of the enhancing tumour of its slice, where
-    the true one does not: the mean over some of these of softplus(here - there), and 0 within the enhancing tumour.
+    """How far each voxel's enhancement (T1ce minus start) comes up to those of the enhancing tumour, where the true one
+    does not: the mean over some of these of softplus(here - there), and 0 within the enhancing tumour. They are of the
+    same slice, or, where nothing of it enhances, of the batch: most of a brain lies in slices without tumour.
 
     A smooth stand-in for 1 - AUC. Source: the pairwise logistic loss of Burges et al. 2005 (RankNet,
     doi:10.1145/1102351.1102363, eq. 3).
     """
+    everywhere = enhancing.flatten().nonzero()[:, 0]
+    if not len(everywhere):
+        return made * 0  # a loss of nothing that gradients go through all the same
     found = []
-    for slice_made, slice_true, there in zip(made, true, enhancing, strict=True):
-        rivals = there.flatten().nonzero()[:, 0]
-        if not len(rivals):
-            found.append(slice_made * 0)  # a loss of nothing that gradients go through all the same
-            continue
+    for i, there in enumerate(enhancing):
+        own = there.flatten().nonzero()[:, 0] + i * there.numel()
+        rivals = own if len(own) else everywhere
         picked = rivals[torch.linspace(0, len(rivals) - 1, RIVALS, device=made.device).long()]
-        above = slice_made - slice_made.flatten()[picked, None, None]  # k h w
-        wrong = F.softplus(above) * (slice_true < slice_true.flatten()[picked, None, None])
+        above = made[i] - made.flatten()[picked, None, None]  # k h w
+        wrong = F.softplus(above) * (true[i] < true.flatten()[picked, None, None])
         found.append(wrong.mean(0, keepdim=True) * ~there)
     return torch.stack(found)
 
@@ -123,7 +125,8 @@ def total(
 ) -> Float[Tensor, ""]:
     """Sum of the terms, each the mean over the crop of its map, each voxel weighted by its region (see
     `cohort.Patient`): 0 outside the brain; for edges also in and next to what enhances, whose edges the start (robust
-    z-scores) does not have. A plain mean, so that the parts of an accumulated batch add up to the whole.
+    z-scores) does not have. A plain mean, so that the parts of an accumulated batch add up to the whole (but for
+    ranking, which compares within a part).
     """
     loss = x_0.new_zeros(())
     for term in terms:
