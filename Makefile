@@ -15,7 +15,7 @@ ifndef DSDIFF_REAL_DATA
 DSDIFF_REAL_DATA := $(if $(wildcard $(UNPACK)),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsdiff/real)
 endif
 
-.PHONY: help demo test test-smp lint eval-real compare model phantoms train-folds train-final clean
+.PHONY: help demo test test-smp lint eval-real compare model regression phantoms train-folds train-final clean
 
 help:
 	@echo "make demo       a simulated patient through the shipped model: demo/report.html"
@@ -25,6 +25,7 @@ help:
 	@echo "make eval-real  scores on real patients and phantoms that the scored model never saw (needs DSDIFF_REAL_DATA)"
 	@echo "make compare    every small backbone against UNet on real patients: about six hours (needs DSDIFF_REAL_DATA)"
 	@echo "make model      trains the shipped model and its fold models from scratch (needs DSDIFF_REAL_DATA)"
+	@echo "make regression trains one-step regression without our conditioning, a baseline for eval-real (needs DSDIFF_REAL_DATA)"
 
 $(BIN)/dsdiff: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s (set PYTHON=...)" % sys.version.split()[0])'
@@ -64,9 +65,12 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+PLAIN := $(RUNS)/regression
+
 eval-real: $(VENV)/.dev $(DSDIFF_REAL_DATA)
 	@test -n "$(DSDIFF_REAL_DATA)" || { echo "set DSDIFF_REAL_DATA to the folder of real cases"; exit 2; }
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(DSDIFF_REAL_DATA) --out $(RUNS)/eval-real.json
+	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(DSDIFF_REAL_DATA) --out $(RUNS)/eval-real.json \
+	  $(if $(wildcard $(PLAIN)/fold2),--baseline "one-step regression" $(PLAIN))
 	$(BIN)/dsdiff phantom $(RUNS)/eval-phantoms -n 12 --seed 101 --target-style own
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(RUNS)/eval-phantoms --unseen $(DEFAULT) --out $(RUNS)/eval-phantoms.json
 
@@ -96,14 +100,24 @@ train-fold%:
 	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(FIRST) -o $(RUNS)/first$* data.root=$(DSDIFF_REAL_DATA) \
 	  data.phantoms=$(RUNS)/phantoms data.split=models/split.json data.fold=$*
 	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(SECOND) -o $(RUNS)/second$* data.root=$(DSDIFF_REAL_DATA) \
-	  data.split=models/split.json data.fold=$* training.init_from=$(RUNS)/first$*/model
+	  data.phantoms=$(RUNS)/phantoms data.split=models/split.json data.fold=$* training.init_from=$(RUNS)/first$*/model
 	mkdir -p models/folds && rm -rf models/folds/fold$* && cp -r $(RUNS)/second$*/model models/folds/fold$*
+
+# The same network in one step from the three contrasts alone: what diffusion, structure and style have to beat.
+regression: $(VENV)/.dev $(DSDIFF_REAL_DATA)
+	$(MAKE) -j2 $(FOLDS:%=regression%)
+
+regression%:
+	OMP_NUM_THREADS=1 $(BIN)/dsdiff train configs/formulations/regression-formulation.yaml -o $(RUNS)/regression-runs/$* \
+	  data.root=$(DSDIFF_REAL_DATA) data.split=models/split.json data.fold=$* conditioning.style=none data.phantom_share=0 \
+	  training.steps=1200
+	mkdir -p $(PLAIN) && rm -rf $(PLAIN)/fold$* && cp -r $(RUNS)/regression-runs/$*/model $(PLAIN)/fold$*
 
 train-final:
 	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(FIRST) -o $(RUNS)/first-final data.root=$(DSDIFF_REAL_DATA) \
 	  data.phantoms=$(RUNS)/phantoms
 	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(SECOND) -o $(RUNS)/second-final data.root=$(DSDIFF_REAL_DATA) \
-	  training.init_from=$(RUNS)/first-final/model
+	  data.phantoms=$(RUNS)/phantoms training.init_from=$(RUNS)/first-final/model
 	cp $(RUNS)/second-final/model/model.safetensors $(RUNS)/second-final/model/config.yaml $(DEFAULT)/
 
 ifneq ($(wildcard $(UNPACK)),)
