@@ -34,7 +34,6 @@ from dsdiff.inference.synthesize import run
 from dsdiff.progress import bars
 
 LEVEL = 0.8
-LIFT = 0.4  # see `refine.Refinement`; docs/experiments.md has what others gain and cost
 KEPT = np.linspace(0, 1, 1001)  # quantiles kept of each patient, so that all weigh the same
 
 
@@ -84,7 +83,6 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("models/folds"))
     parser.add_argument("--split", type=Path, default=Path("models/split.json"))
     parser.add_argument("--also", type=Path, nargs="*", default=[], help="models that saw every patient")
-    parser.add_argument("--lift", type=float, default=LIFT, help="how much more of what brightens broadly")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
     split = splits.read(args.split)
@@ -106,7 +104,7 @@ def main() -> None:
 
         lessons = each(teaches, "scales")
         for folder, others in seen(folders, args.also, lessons):
-            write(folder, {"refinement": refine.together(others).refinement(args.lift).dump()})
+            write(folder, {"refinement": refine.together(others).refinement().dump()})
         errors = each(ratios, "errors")
         for folder, others in seen(folders, args.also, errors):
             write(folder, {"calibration": round(factor(others), 4)})

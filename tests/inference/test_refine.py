@@ -1,5 +1,3 @@
-from dataclasses import replace
-
 import numpy as np
 import pytest
 import torch
@@ -40,10 +38,9 @@ def test_planted_weights_are_found_in_any_number_of_patients():
         image, style, brain = images(seed)
         truth = planted(image, style, brain, SPACING)
         lessons.append(refine.lesson(image, style, truth, brain, SPACING))
-    found = refine.together(lessons).refinement(lift=0.25)
+    found = refine.together(lessons).refinement()
     assert found.style == pytest.approx(planted.style, abs=0.01)
     assert found.change == pytest.approx(planted.change, abs=0.05)
-    assert found.lift == 0.25
 
 
 def test_scales_are_averages_within_the_brain():
@@ -56,14 +53,7 @@ def test_scales_are_averages_within_the_brain():
     assert broad[brain].std() < 0.3 * fine[brain].std()
 
 
-def test_a_lift_brightens_what_is_bright_and_darkens_nothing():
-    image, style, brain = images()
-    lifted = replace(AS_IT_IS, lift=0.5)(image, style, brain, SPACING)
-    broad = refine.scales(image, style, brain, SPACING)[-1]
-    assert np.allclose(lifted - image, 0.5 * np.maximum(broad, 0), atol=1e-6)
-
-
-@pytest.mark.parametrize("text", ["[]", "{}", '{"style": [1], "change": [1, 2, 3, 4], "lift": 0}', "no"])
+@pytest.mark.parametrize("text", ["[]", "{}", '{"style": [1], "change": [1, 2, 3, 4]}', "no"])
 def test_what_is_no_refinement_is_refused(text):
     assert refine.parse(AS_IT_IS.dump(), "here") == AS_IT_IS
     with pytest.raises(ModelError, match="here does not say how its answer is put together"):
@@ -74,7 +64,7 @@ def test_a_model_folder_carries_its_refinement_to_the_t1ce(tmp_path):
     config = configs.parse({**TINY, "conditioning": {"style": "linear"}}, "tiny")
     network = config.build_network()
     wake(network)
-    planted = Refinement((0.9, 0.05), (0.5, 0.5, 0.0, 0.2), 0.3)
+    planted = Refinement((0.9, 0.05), (0.5, 0.5, 0.0, 0.2))
     for name, facts in (("plain", {}), ("refined", {"refinement": planted.dump()})):
         checkpoint.save(tmp_path / name, network.state_dict(), configs.dump(config), "# tiny\n", facts)
     loaded = {name: models.load(tmp_path / name, CPU) for name in ("plain", "refined")}

@@ -51,7 +51,8 @@ def fresh(asked: Asked, out: Path, device: str, allow_code: bool, console: Conso
     """
     names = [case.name for case in cases.discover(asked.data)]
     split, folds = plan.split(asked.split, names, asked.folds, out)
-    placed = (*asked.overrides, f"data.root={out / STORE}", f"data.split={split}", "data.fold=0")
+    store = (out / STORE).resolve()  # OUT by another way is the same comparison: nothing is timed or trained anew
+    placed = (*asked.overrides, f"data.root={store}", f"data.split={split}", "data.fold=0")
     found = plan.candidates(asked.names, placed, asked.recipe)
     reference = found[0]
     if baseline := plan.regression(reference):
@@ -66,7 +67,7 @@ def fresh(asked: Asked, out: Path, device: str, allow_code: bool, console: Conso
                 raise
             left_out[candidate.name] = str(error)
     built = [candidate for candidate in found if candidate.name in macs]
-    _store(asked, reference, out / STORE, console)
+    _store(asked, reference, store, console)
     paces = _paces(built, out, device)
     steps = plan.steps(asked.limit, paces, macs, reference.name)
     root = out / "runs"

@@ -3,7 +3,7 @@
 The answer is the style that the network was told and its change to that: agent, vessels, and what it took for noise. A
 network of few patients is too sure of the finest changes, which blur, and too timid about broad ones. Both are taken
 apart into Gaussian scales and put together again with weights found by least squares (stacking: Wolpert 1992, Breiman
-1996). Since least squares is timid too, what brightens broadly is lifted by a share of itself.
+1996).
 """
 
 import json
@@ -28,18 +28,16 @@ Spacing = tuple[float, float, float]
 
 @dataclass(frozen=True)
 class Refinement:
-    """Weights of the style and of the change at `STYLE_MM` and `CHANGE_MM`. lift: how much more of what brightens at
-    the broadest scale is added."""
+    """Weights of the style and of the change at `STYLE_MM` and `CHANGE_MM`."""
 
     style: tuple[float, ...]
     change: tuple[float, ...]
-    lift: float = 0.0
 
     def __call__(self, image: Image, style: Image, brain: Mask, spacing: Spacing) -> Image:
         """The T1ce put together anew; all robust z-scores, zero outside the brain."""
         parts = scales(image, style, brain, spacing)
         made = sum(weight * part for weight, part in zip((*self.style, *self.change), parts, strict=True))
-        return np.asarray(made + self.lift * np.maximum(parts[-1], 0), np.float32)
+        return np.asarray(made, np.float32)
 
     def dump(self) -> str:
         """As JSON."""
@@ -53,10 +51,10 @@ class Lesson:
     gram: Float[np.ndarray, "f f"]
     moment: Float[np.ndarray, " f"]
 
-    def refinement(self, lift: float = 0.0) -> Refinement:
+    def refinement(self) -> Refinement:
         """The weights that fit best. Raises `numpy.linalg.LinAlgError` where nothing was learnt."""
         weights = np.linalg.solve(self.gram, self.moment).tolist()
-        return Refinement(tuple(weights[: len(STYLE_MM)]), tuple(weights[len(STYLE_MM) :]), lift)
+        return Refinement(tuple(weights[: len(STYLE_MM)]), tuple(weights[len(STYLE_MM) :]))
 
 
 def lesson(image: Image, style: Image, truth: Image, brain: Mask, spacing: Spacing) -> Lesson:
@@ -98,6 +96,6 @@ def parse(text: str, where: str) -> Refinement:
         style, change = (tuple(float(weight) for weight in held[name]) for name in ("style", "change"))
         if (len(style), len(change)) != (len(STYLE_MM), len(CHANGE_MM)):
             raise ValueError(f"{len(style)} and {len(change)} weights")
-        return Refinement(style, change, float(held["lift"]))
+        return Refinement(style, change)
     except (ValueError, KeyError, TypeError) as error:
         raise ModelError(f"{where} does not say how its answer is put together ({error})") from error

@@ -63,7 +63,7 @@ def misaligned(x: Image, y: Image, eta: float = 0.2) -> Image:
 def misordered(made: Image, true: Image, enhancing: Bool[Tensor, "b 1 h w"]) -> Image:
     """How far each voxel's enhancement (T1ce minus start) comes up to those of the enhancing tumour, where the true one
     does not: the mean over some of these of softplus(here - there), and 0 within the enhancing tumour. They are of the
-    same slice, or, where nothing of it enhances, of the batch: most of a brain lies in slices without tumour.
+    same slice, or, where nothing of it enhances, of the batch: most of a brain lies in such slices.
 
     A smooth stand-in for 1 - AUC. Source: the pairwise logistic loss of Burges et al. 2005 (RankNet,
     doi:10.1145/1102351.1102363, eq. 3).
