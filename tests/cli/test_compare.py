@@ -193,6 +193,14 @@ def test_a_scored_run_is_not_trained_again_for_want_of_its_model(cohort, cli, wh
     assert results(tmp_path / "kept")["arms"] == results(whole)["arms"]
 
 
+def test_the_same_folder_by_another_way_is_the_same_comparison(cohort, cli, whole, monkeypatch):
+    monkeypatch.chdir(whole.parent)
+    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trains"))
+    monkeypatch.setattr(budget, "seconds_per_step", lambda *_: pytest.fail("it times a step anew"))
+    code, said = cli(*asked(cohort, "reference", "deeper"), "-o", whole.name)
+    assert code == 0, said
+
+
 def test_a_case_that_cannot_be_prepared_stops_before_any_training(cohort, cli, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trains"))
     copytree(cohort / "patients", tmp_path / "patients")
