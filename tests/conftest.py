@@ -1,5 +1,7 @@
 """Small patients made of ellipsoids: quick, with a known answer, and no one's."""
 
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel as nib
@@ -9,6 +11,7 @@ import torch
 
 from dsdiff import checkpoint
 from dsdiff import config as configs
+from dsdiff.cli.main import run
 
 torch.set_num_threads(1)
 SHAPE = (44, 52, 24)
@@ -65,6 +68,31 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wake(network)
     checkpoint.save(folder, network.state_dict(), configs.dump(config), "# tiny\n", {})
     return folder
+
+
+def command(patch: pytest.MonkeyPatch, *arguments: object) -> int:
+    """Exit code of a dsdiff command, run in this process."""
+    patch.setattr(sys, "argv", ["dsdiff", *map(str, arguments)])
+    patch.setenv("COLUMNS", "200")
+    with pytest.raises(SystemExit) as ended:
+        run()
+    return ended.value.code
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """A dsdiff command: its exit code and all it printed."""
+
+    def call(*arguments: object) -> tuple[int, str]:
+        code, printed = command(monkeypatch, *arguments), capsys.readouterr()
+        return code, printed.out + printed.err
+
+    return call
+
+
+def tree(folder: Path) -> set[str]:
+    """Names of all that a folder holds, however deep; none where it does not exist."""
+    return {str(path.relative_to(folder)) for path in folder.rglob("*")} if folder.exists() else set()
 
 
 def wake(network: torch.nn.Module, seed: int = 0) -> None:

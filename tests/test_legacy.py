@@ -3,10 +3,10 @@ import sys
 
 import pytest
 import yaml
+from conftest import command
 
 from dsdiff import config as configs
 from dsdiff import legacy
-from dsdiff.cli.main import run
 from dsdiff.errors import ConfigError
 
 OLD = """
@@ -120,24 +120,16 @@ def test_what_dsdiff_lacks_is_refused(tmp_path, change, says):
 
 def test_the_command_writes_what_loads(tmp_path, monkeypatch, capsys):
     old, new = written(tmp_path), tmp_path / "new" / "run.yaml"
-
-    def command(*arguments):
-        monkeypatch.setattr(sys, "argv", ["dsdiff", "import-config", *map(str, arguments)])
-        with pytest.raises(SystemExit) as ended:
-            run()
-        printed = capsys.readouterr()
-        return ended.value.code, printed.out, printed.err
-
-    code, out, err = command(old)
-    assert code == 0
+    assert command(monkeypatch, "import-config", old) == 0
+    out, err = capsys.readouterr()
     assert yaml.safe_load(out) == yaml.safe_load(configs.dump(legacy.load(old).config))
     assert "model.params.ckpt_path (model.ckpt): weights are not taken over" in err
-    assert command(old, "-o", new)[0] == 0
+    assert command(monkeypatch, "import-config", old, "-o", new) == 0
     assert new.read_text() == out
     assert "#   model.params.ckpt_path (model.ckpt)" in out
     assert configs.load(new) == legacy.load(old).config
-    code, _, err = command(old, "-o", new)
-    assert (code, "exists already" in err) == (2, True)
+    assert command(monkeypatch, "import-config", old, "-o", new) == 2
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_nothing_that_a_file_names_is_imported(tmp_path):

@@ -1,18 +1,16 @@
 """The whole of dsdiff compare on tiny networks and patients; jobs run in this process, so that they can be stopped."""
 
 import json
-import sys
 from itertools import count
 from shutil import copytree, rmtree
 from types import SimpleNamespace
 
 import pytest
 import yaml
-from conftest import TINY, write_case
+from conftest import TINY, command, write_case
 
 from dsdiff.benchmark import budget, plan, profile, scoring, work
 from dsdiff.benchmark.profile import Measured
-from dsdiff.cli.main import run
 from dsdiff.data import splits
 from dsdiff.training import loop
 from dsdiff.training.trainer import Diverged
@@ -42,15 +40,11 @@ def inline(patch):
     patch.setattr(budget, "seconds_per_step", lambda *_: 0.5)
     patch.setattr(loop, "validate", lambda *_: Validation(0.0, 0, {}))
     patch.setattr(profile, "measure", lambda *_: Measured(0.5, 0.25, None))
-    patch.setenv("COLUMNS", "200")
 
 
 def compare(patch, *arguments):
     """Exit code of dsdiff compare."""
-    patch.setattr(sys, "argv", ["dsdiff", "compare", *map(str, arguments), "--device", "cpu", "--jobs", "1"])
-    with pytest.raises(SystemExit) as ended:
-        run()
-    return ended.value.code
+    return command(patch, "compare", *arguments, "--device", "cpu", "--jobs", "1")
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import logging
 
 import jaxtyping
 import pytest
-from test_cli import cli, tree  # noqa: F401
+from conftest import tree
 
 
 @pytest.fixture(autouse=True)
@@ -14,7 +14,7 @@ def untyped_and_silent(monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
-def test_export_and_synth(cli, case_folder, model_folder, tmp_path):  # noqa: F811
+def test_export_and_synth(cli, case_folder, model_folder, tmp_path):
     folder = tmp_path / "exported"
     code, said = cli("export", model_folder, folder, "--to", "torch-export", "--check", case_folder)
     assert code == 0, said
@@ -29,7 +29,7 @@ def test_export_and_synth(cli, case_folder, model_folder, tmp_path):  # noqa: F8
     assert (facts["precision"], facts["model"]["name"]) == ("fp32", "exported")
 
 
-def test_mistakes_are_named(cli, case_folder, model_folder, tmp_path):  # noqa: F811
+def test_mistakes_are_named(cli, case_folder, model_folder, tmp_path):
     code, said = cli("export", model_folder, tmp_path / "x", "--to", "onnx", "--check", tmp_path / "nobody")
     assert (code, "no such folder" in said) == (2, True)
     code, said = cli("synth", case_folder, "--model", model_folder, "--engine", "abacus", "-o", tmp_path / "out")

@@ -3,7 +3,6 @@
 import json
 import multiprocessing
 import shutil
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -14,7 +13,6 @@ from rich.console import Console
 
 from dsdiff import checkpoint
 from dsdiff import config as configs
-from dsdiff.cli.main import run as command
 from dsdiff.data import cases, contact, loader, prepare, preprocess, store
 from dsdiff.data.loader import Batches, prefetched
 from dsdiff.data.settings import DataConfig
@@ -167,19 +165,12 @@ def test_what_was_prepared_for_something_else_is_refused(place):
         drawn(place / "store", contrasts=("t2",), start="t2")
 
 
-def run(monkeypatch, capsys, *line):
-    monkeypatch.setattr(sys, "argv", ["dsdiff", *map(str, line)])
-    with pytest.raises(SystemExit) as ended:
-        command()
-    return ended.value.code, "".join(capsys.readouterr())
-
-
-def test_the_command_tells_what_it_did_and_names_bad_cases(place, monkeypatch, capsys):
+def test_the_command_tells_what_it_did_and_names_bad_cases(place, cli):
     (place / "cohort" / "P0" / "P0_flair.nii.gz").unlink()
     (place / "cohort" / "P1" / "P1_t2.nii.gz").write_bytes(b"no image")
     (place / "split.json").write_text("{}")
     shutil.rmtree(place / "store")
-    code, said = run(monkeypatch, capsys, "prepare", place / "cohort", place / "store")
+    code, said = cli("prepare", place / "cohort", place / "store")
     assert code == 1
     for words in (
         "2 cases (2 prepared now",
@@ -194,14 +185,14 @@ def test_the_command_tells_what_it_did_and_names_bad_cases(place, monkeypatch, c
     assert drawn(place / "store", contrasts=("t1", "t2")).at(0).sources.shape == (4, 2, 3, 32, 48)
 
 
-def test_a_split_goes_with_the_store(place, monkeypatch, capsys):
-    assert run(monkeypatch, capsys, "split", place / "store", place / "split.json")[0] == 0
+def test_a_split_goes_with_the_store(place, cli):
+    assert cli("split", place / "store", place / "split.json")[0] == 0
     line = ("prepare", place / "cohort", place / "store", "--split", place / "split.json")
-    assert run(monkeypatch, capsys, *line)[0] == 0
+    assert cli(*line)[0] == 0
     assert (place / "store" / "split.json").read_bytes() == (place / "split.json").read_bytes()
     shutil.rmtree(place / "cohort" / "P1")
     shutil.rmtree(place / "store")
-    assert "names cases that" in run(monkeypatch, capsys, *line)[1]
+    assert "names cases that" in cli(*line)[1]
 
 
 def test_a_model_trained_from_a_store_says_how_its_patients_were_prepared(original, tmp_path):

@@ -1,12 +1,9 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
 from conftest import LPS, TINY, patient, wake, write_case
 
 from dsdiff import config as configs
-from dsdiff.cli.main import run as command
 from dsdiff.data import preprocess
 from dsdiff.inference import explain, explain_picture
 from dsdiff.inference import model as models
@@ -92,11 +89,9 @@ def test_the_picture_has_every_panel(prepared, conditioning):
     assert ({"shared", "specific to T1", "style told"} <= titles) == ("encoder" in conditioning)
 
 
-def test_explain_from_the_command_line(model_folder, tmp_path, monkeypatch, capsys):
+def test_explain_from_the_command_line(model_folder, tmp_path, cli):
     case = write_case(tmp_path, "P01")
     for line, code in (((case, "-o", tmp_path / "new" / "e.png"), 0), ((tmp_path / "absent",), 2)):
-        monkeypatch.setattr(sys, "argv", list(map(str, ["dsdiff", "explain", *line, "--model", model_folder])))
-        with pytest.raises(SystemExit) as ended:
-            command()
-        assert ended.value.code == code, capsys.readouterr()
+        ended, said = cli("explain", *line, "--model", model_folder)
+        assert ended == code, said
     assert (tmp_path / "new" / "e.png").stat().st_size > 10000

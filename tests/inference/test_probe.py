@@ -1,12 +1,9 @@
-import sys
-
 import numpy as np
 import pytest
 import torch
 from conftest import TINY, write_case
 
 from dsdiff import config as configs
-from dsdiff.cli.main import run as command
 from dsdiff.data import splits
 from dsdiff.errors import ConfigError
 from dsdiff.inference import model as models
@@ -63,7 +60,7 @@ def test_edges_of_one_image_overlap_and_those_of_others_by_chance():
     assert probe.dice(one, other, brain) == pytest.approx(probe.EDGES, abs=0.05)
 
 
-def test_probe_of_a_run(tmp_path, monkeypatch, capsys):
+def test_probe_of_a_run(tmp_path, cli):
     for seed in range(4):
         write_case(tmp_path / "cohort", f"P{seed}", seed)
     splits.write(splits.make([f"P{seed}" for seed in range(4)], 2, 0), tmp_path / "split.json")
@@ -71,14 +68,10 @@ def test_probe_of_a_run(tmp_path, monkeypatch, capsys):
     conditioning = {"encoder": "shared", "disentangle": [{"target": "swap"}]}
     config = configs.parse({**TINY, "data": data, "conditioning": conditioning}, "test")
     loop.train(config, tmp_path / "run", CPU, loop.Console(quiet=True))
-    monkeypatch.setattr(sys, "argv", ["dsdiff", "probe", str(tmp_path / "run")])
-    with pytest.raises(SystemExit) as ended:
-        command()
-    printed = capsys.readouterr()
-    said = printed.out
-    assert not printed.err.count("error"), printed.err
+    code, said = cli("probe", tmp_path / "run")
+    assert "error" not in said
     assert "2 patients" in said
-    assert ended.value.code == (0 if "\ndisentangled" in said else 1)
+    assert code == (0 if "\ndisentangled" in said else 1)
     assert len([line for line in said.splitlines() if line.startswith(("pass ", "FAIL "))]) == 4
     assert (tmp_path / "run" / "probe.png").stat().st_size > 5000
 

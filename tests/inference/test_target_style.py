@@ -1,7 +1,6 @@
 """Two scanners that differ in the tissue contrast of the T1ce: the style decides, and enhancement stays in place."""
 
 import json
-import sys
 
 import nibabel as nib
 import numpy as np
@@ -10,7 +9,6 @@ import torch
 from conftest import LPS, TINY, patient, wake, write_case
 
 from dsdiff import config as configs
-from dsdiff.cli.main import run as command
 from dsdiff.data import cases, cohort, familiar, loader, splits, style
 from dsdiff.errors import ConfigError
 from dsdiff.evaluation import metrics
@@ -107,7 +105,7 @@ def test_what_has_no_style_is_refused(model_folder, folder):
         configs.parse({"data": {"target_style": "average"}, "conditioning": {"style": "linear"}}, "test")
 
 
-def test_a_style_goes_from_training_to_the_command_line(folder, tmp_path, monkeypatch, capsys, trained):
+def test_a_style_goes_from_training_to_the_command_line(folder, tmp_path, cli, trained):
     splits.write(splits.make([case.name for case in cases.discover(folder)], 3, 0), tmp_path / "split.json")
     data = {"root": str(folder), "split": str(tmp_path / "split.json"), "fold": 0, "slab": 1, "crop": [32, 48]}
     config = configs.parse({**TINY, "data": data, "conditioning": {"style": "linear"}}, "test")
@@ -119,11 +117,8 @@ def test_a_style_goes_from_training_to_the_command_line(folder, tmp_path, monkey
     with pytest.raises(ConfigError, match="holds 6 cases; the reference of a style is one"):
         reference.read(folder, trained)
     for out, options in (("average", ()), ("B", ("--style", folder / "B0"))):
-        line = ["dsdiff", "synth", folder / "A0", "-o", tmp_path / out, "--model", model, *options]
-        monkeypatch.setattr(sys, "argv", list(map(str, line)))
-        with pytest.raises(SystemExit) as ended:
-            command()
-        assert ended.value.code == 0, capsys.readouterr()
+        code, said = cli("synth", folder / "A0", "-o", tmp_path / out, "--model", model, *options)
+        assert code == 0, said
     facts = [json.loads((tmp_path / out / "A0" / "provenance.json").read_text()) for out in ("average", "B")]
     assert [fact["style"] for fact in facts] == ["average", "of B0"]
     made = [nib.load(tmp_path / out / "A0" / "A0_desc-synthT1ce_T1w.nii.gz").get_fdata() for out in ("average", "B")]
