@@ -5,7 +5,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -45,6 +45,7 @@ def refuse_foreign(target: Path, facts: str, what: str, ours: re.Pattern[str]) -
     """
     try:
         if not target.exists():
+            refuse_unwritable(target)
             return
         names = {path.name for path in target.iterdir()}
         made_here = json.loads((target / facts).read_text())["what"] == what
@@ -57,7 +58,47 @@ def refuse_foreign(target: Path, facts: str, what: str, ours: re.Pattern[str]) -
     foreign = sorted(name for name in names if not ours.fullmatch(name))
     if foreign or not made_here:
         found = f"holds {foreign[0]}" if foreign else "is not an output of dsdiff"
-        raise OutputError(f"{target} {found}; it is left alone (choose another -o)")
+        raise OutputError(f"{target} {found}; it is left alone (choose another place)")
+
+
+def refuse_unwritable(target: Path) -> None:
+    """Raise `OutputError` where nothing can be written at a place that does not exist yet, before long work is done."""
+    above = next(place for place in target.absolute().parents if place.exists())
+    try:
+        Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=above)).rmdir()
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def refuse_replacing(target: Path, what: str, names: Sequence[str]) -> None:
+    """Raise `OutputError` where files by these names would be replaced that dsdiff did not write, as the first, a JSON
+    file, says by `what`."""
+    there = [name for name in names if (target / name).exists()]
+    if there and not _says(target / names[0], what):
+        raise OutputError(f"{target} holds {there[0]}, not by this command; it is left alone (choose another place)")
+
+
+def _says(facts: Path, what: str) -> bool:
+    try:
+        return bool(json.loads(facts.read_text())["what"] == what)
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
+
+
+@contextmanager
+def filled(target: Path, names: Sequence[str]) -> Iterator[Path]:
+    """A new folder whose files by these names take their places in the target, in this order, when all went well.
+
+    Raises `OutputError` where they cannot be written.
+    """
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=target) as place:
+            yield Path(place)
+            for name in names:
+                (Path(place) / name).replace(target / name)
+    except OSError as error:
+        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def _exchange(folder: Path, target: Path) -> None:

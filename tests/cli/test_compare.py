@@ -195,6 +195,87 @@ def test_the_same_folder_by_another_way_is_the_same_comparison(cohort, cli, whol
     assert code == 0, said
 
 
+def test_a_patient_who_could_not_be_scored_is_said_and_tried_again(cohort, cli, whole, tmp_path, monkeypatch):
+    copytree(whole, tmp_path / "again")
+    for config in (tmp_path / "again" / "runs").glob("*/*/config.yaml"):
+        config.write_text(config.read_text().replace(str(whole), str(tmp_path / "again")))
+        config.with_name(scoring.SCORES).unlink()
+    synthesise, left = scoring.synthesise, 1
+
+    def stale(*args):
+        nonlocal left
+        left -= 1
+        if left == 0:
+            raise OSError("Stale file handle")
+        return synthesise(*args)
+
+    monkeypatch.setattr(scoring, "synthesise", stale)
+    command = (*asked(cohort, "reference", "deeper"), "-o", tmp_path / "again")
+    code, said = cli(*command)
+    assert (code, "1 could not be scored and are left out, such as reference, seed 1, fold 0" in said) == (1, True), (
+        said
+    )
+    assert results(tmp_path / "again")["patients"] == ["P0", "P1", "P2", "P3"]
+    code, said = cli(*command)
+    assert code == 0, said
+    assert results(tmp_path / "again")["arms"][0]["rows"][0]["scores"] == results(whole)["arms"][0]["rows"][0]["scores"]
+
+
+def test_scores_of_other_files_are_not_taken_for_these(cohort, cli, whole, tmp_path):
+    copytree(cohort / "patients", tmp_path / "patients")
+    copytree(whole / "runs" / "reference-4", tmp_path / "runs" / "reference-4")
+    command = ("--from", tmp_path / "runs", "--data", tmp_path / "patients", "-o", tmp_path / "out")
+    assert cli(*command)[0] == 0
+    kept = [path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(scoring.SCORES)]
+    before = results(tmp_path / "out")["arms"][0]["rows"]
+    write_case(tmp_path / "other", "P0", seed=9)
+    for file in (tmp_path / "other" / "P0").iterdir():
+        file.replace(tmp_path / "patients" / "P0" / file.name)
+    assert cli(*command)[0] == 0
+    after = results(tmp_path / "out")["arms"][0]["rows"]
+    learnt = "linear regression"  # from P0 too, so that all of it changes
+    for old, new in zip(before, after, strict=True):
+        old_psnr, new_psnr = old["scores"]["psnr_brain"][0], new["scores"]["psnr_brain"][0]
+        assert old_psnr[0] != new_psnr[0]
+        assert old_psnr[1:] == new_psnr[1:] or old["name"] == learnt
+    again = [path.stat().st_mtime_ns for path in (tmp_path / "runs").rglob(scoring.SCORES)]
+    assert sum(a != b for a, b in zip(kept, again, strict=True)) == 1  # the fold that P0 is held out of
+
+
+def test_existing_runs_are_named_apart_and_unfinished_ones_are_said(cohort, cli, whole, tmp_path):
+    for fold in (0, 1):
+        for name in ("reference-4", "deeper-4", "one-step-regression-4"):
+            copytree(whole / "runs" / name / f"seed1-fold{fold}", tmp_path / "p" / "runs" / f"{name}-fold{fold}")
+    command = ("--from", tmp_path / "p", "--data", cohort / "patients", "-o", tmp_path / "out")
+    code, said = cli(*command)
+    assert code == 0, said
+    names = [row["name"] for row in results(tmp_path / "out")["arms"][0]["rows"]]
+    assert sorted(names[:3]) == [f"runs/{name}-fold0" for name in ("deeper-4", "one-step-regression-4", "reference-4")]
+    for run in (tmp_path / "p" / "runs").glob("*-fold1"):
+        rmtree(run / "model")  # scores are enough
+    assert cli(*command)[0] == 0
+    assert len(results(tmp_path / "out")["patients"]) == 4
+    for run in (tmp_path / "p" / "runs").glob("*-fold1"):
+        (run / scoring.SCORES).unlink()
+    code, said = cli(*command)
+    assert (code, "Left out: runs/deeper-4-fold1: not finished" in said) == (1, True), said
+
+
+def test_any_folder_will_do_and_no_report_of_others_is_replaced(cohort, cli, whole, tmp_path, monkeypatch):
+    out = tmp_path / "a #1: b"
+    command = [part for part in asked(cohort, "reference") if part not in ("--split", cohort / "split.json")]
+    assert cli(*command, "--arm", "parameters", "--folds", 2, "-o", out)[0] == 0
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trains"))
+    code, said = cli(*command, "--arm", "parameters", "--folds", 2, "-o", out.name)  # with the split it dealt itself
+    assert code == 0, said
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "report.html").write_text("precious")
+    code, said = cli(*asked(cohort, "reference"), "-o", tmp_path / "mine")
+    assert (code, "holds report.html, not by this command" in said) == (2, True)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["report.html"]
+
+
 def test_a_case_that_cannot_be_prepared_stops_before_any_training(cohort, cli, tmp_path, monkeypatch):
     monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trains"))
     copytree(cohort / "patients", tmp_path / "patients")

@@ -43,6 +43,19 @@ def test_lesions_found_missed_and_not_there():
     assert found["enhancing_ml_truth"] == pytest.approx(0.432)
 
 
+def test_what_is_made_far_beyond_a_lesion_is_false_enhancement_though_no_false_lesion():
+    """Bright all over and touching one small lesion: no component is false, most of its voxels are."""
+    truth, made = enhancing(RIGHT), enhancing(cube(8, 8, 8, side=30))
+    found = enhancement.score(made, truth, T1, place(4.0 * RIGHT), MM)
+    assert found["false_lesions"] == 0
+    where = enhancement.compare(made, truth, T1, place(4.0 * RIGHT), MM)
+    beyond = where.made & ~enhancement.near(where.true | RIGHT, MM, 2.0)
+    deep = np.zeros(SHAPE, bool)
+    deep[6:-6, 6:-6, 6:-6] = True  # the brain begins at 2; over 4 mm below its surface
+    assert found["false_ml"] == pytest.approx((beyond & deep).sum() / 1000)
+    assert found["false_ml"] > 20
+
+
 def test_perfect_and_absent_enhancement():
     truth = enhancing(RIGHT, LEFT)
     perfect = enhancement.score(truth, truth, T1, place(LABELS), MM)

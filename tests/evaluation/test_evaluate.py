@@ -192,12 +192,47 @@ def test_the_report_is_one_page_that_asks_for_nothing(made, truth):
     assert "1 acquired case without a synthetic T1ce" in page
 
 
-def test_a_large_cohort_shows_worst_median_and_best():
-    patients = {f"p{k:02d}": {"auc_tumour": k / 20, "psnr_brain": 20.0} for k in range(20)}
-    patients["none"] = {"auc_tumour": float("nan"), "psnr_brain": 1.0}
+def test_a_large_cohort_shows_every_kind_of_failure_median_and_best():
+    patients = {f"p{k:02d}": {"auc_tumour": k / 20, "psnr_brain": 20.0, "false_ml": 99.0} for k in range(20)}
+    patients |= {
+        name: {"auc_tumour": float("nan"), "psnr_brain": psnr, "false_ml": ml}
+        for name, psnr, ml in (("good", 25.0, 0.0), ("dull", 9.0, 2.0), ("bad", 20.0, 80.0))
+    }
+    results = cohort.Results("brain", False, patients)
+    places = report.chosen(results)
+    assert list(places) == ["p00", "p01", "p02", "bad", "dull", "p09", "p10", "p18", "p19"]
+    assert places["p09"] == "median, 10 of 20"
+    assert places["bad"] == "most enhancement where nothing enhances"
+    assert results.ranked()[-3:] == ["bad", "dull", "good"]
+
+
+def test_without_any_segmentation_likeness_ranks():
+    patients = {f"p{k}": {"auc_tumour": float("nan"), "psnr_brain": 20.0 + k, "false_ml": 9.0 * k} for k in range(9)}
     places = report.chosen(cohort.Results("brain", False, patients))
-    assert list(places) == ["p00", "p01", "p02", "p09", "p10", "p19", "none"]
-    assert places["p09"] == "median, 10 of 21"
+    assert list(places) == ["p0", "p1", "p2", "p3", "p4", "p7", "p8"]
+
+
+def test_one_case_on_either_side_is_paired_by_name_too(truth, tmp_path):
+    synthesised(tmp_path / "made", "A", patient(0)["t1ce"])
+    with pytest.raises(InputError, match="found A against B; names must agree"):
+        pairs.find(tmp_path / "made", truth / "B", None, None)
+    alone = pairs.find(tmp_path / "made", truth / "B" / "B_t1ce.nii.gz", None, None)  # files are what was meant
+    assert [case.name for _, case in alone.found] == ["B"]
+
+
+def test_doubles_and_strange_segmentations_are_said_and_hidden_folders_left_out(made, truth, tmp_path):
+    synthesised(made / ".A.x.partial", "A", patient(0)["t1"])
+    save(truth / "A" / "A_dseg.nii.gz", patient(0)["seg"])
+    results, _, _ = evaluated(made, truth)
+    assert "case A has more than one seg" in results.failed["A"]
+    assert set(results.patients) == {"B"}
+    save(tmp_path / "seg" / "X_seg.nii.gz", patient(0)["seg"])
+    with pytest.raises(InputError, match=r"no segmentation of .* is of a case of TRUTH: found X against A"):
+        pairs.find(made, truth, None, tmp_path / "seg")
+    for name in "AB":
+        save(tmp_path / "seg" / f"{name}_seg.nii.gz", patient("AB".index(name))["seg"])
+    found = pairs.find(made, truth, None, tmp_path / "seg")
+    assert one.score(one.read(*found.found[0]), "brain", False)["gain"] == pytest.approx(1, abs=0.01)
 
 
 def test_pictures_show_the_slice_with_most_enhancement(made, truth):

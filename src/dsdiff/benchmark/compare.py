@@ -20,6 +20,7 @@ from dsdiff.evaluation import cohort, measures, protocols, statistics
 from dsdiff.evaluation.statistics import Difference, Runs, Verdict
 
 SIDE = 256  # of the slice whose forward is timed and whose memory is measured, as in dsdiff backbones
+WHAT = "comparison of backbones by dsdiff compare"
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,10 @@ def measured(candidate: Candidate, run: Path, pace: float, device: str, file: Pa
     """What a candidate costs, measured the first time; what the file says under its key ever after."""
     known = json.loads(file.read_text()) if file.is_file() else {}
     if candidate.key not in known:
-        counted = profile.count(candidate.config, SIDE, SIDE)
-        found = profile.measure(run / "config.yaml", SIDE, device, 1, counted)
+        multiple = candidate.config.sketch().multiple
+        side = -(-SIDE // multiple) * multiple
+        counted = profile.count(candidate.config, side, side)
+        found = profile.measure(run / plan.CONFIG, side, device, 1, counted)
         cost = Cost(counted.parameters, trained_macs(candidate), pace, found.seconds, found.inference, found.training)
         known[candidate.key] = asdict(cost)
         write(known, file)
@@ -149,7 +152,8 @@ def gather(
 
     Raises `DsdiffError` where the reference of an arm is not complete: there is nothing to compare with.
     """
-    found, unscored, patients = [], dict[str, str](), list[str]()
+    found, unscored = [], dict[str, str]()
+    patients = sorted({case.name for run in next(iter(arms.values()))[0].runs for case in scoring.held_out(run)})
     for title, methods in arms.items():
         rows, missing = [], dict[str, str]()
         for method in methods:
@@ -158,7 +162,6 @@ def gather(
                 missing[method.candidate.name] = f"{len(reasons)} of {len(method.runs)} runs failed: {reasons[0]}"
                 continue
             by_seed, seconds = _by_seed(method, protocol, unscored)
-            patients = patients or sorted({name for scores in by_seed for name in scores})
             rows.append(_row(method, costs[method.candidate.name], by_seed, seconds, patients))
         if methods[0].candidate.name in missing:
             name = methods[0].candidate.name
@@ -209,7 +212,8 @@ def judge(rows: Sequence[Row], scores: Sequence[Judged]) -> list[Judgement]:
         pairs = {}
         for row in others:
             try:
-                pairs[row.name] = statistics.paired(row.scores[one.score], reference.scores[one.score])
+                ours, theirs = row.scores[one.score], reference.scores[one.score]
+                pairs[row.name] = statistics.paired(ours, theirs, len(others))
             except (KeyError, ValueError):
                 continue  # under two patients have this score
         adjusted = statistics.holm([difference.p for difference in pairs.values()])

@@ -89,6 +89,7 @@ def svg(figure: Figure) -> str:
 def inline(text: str) -> Markup:
     """An SVG for a page: without the file's head and ground, in the page's colours."""
     body = text[text.index("<svg") :].replace("fill: #ffffff", "fill: none")
+    body = body.replace("<svg", '<svg role="img" aria-label="Quality against cost, a point a method"', 1)
     for colour, name in COLOURS.items():
         body = body.replace(colour, name)
     return Markup(body)

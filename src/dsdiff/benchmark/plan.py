@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.backbones import registry
 from dsdiff.config import RunConfig
@@ -14,6 +15,7 @@ from dsdiff.data import splits, store
 from dsdiff.errors import ConfigError, InputError
 
 PARAMETERS, GMACS, EXISTING = "Equal parameters", "Equal GMACs", "Runs that exist"
+CONFIG, MODEL, SCORES = "config.yaml", "model", "scores.json"  # of a run's folder
 SPLIT_SEED = 2024  # as dsdiff split deals
 REGRESSION = "one-step regression"  # the reference's network without a diffusion process: a baseline
 # Keys that candidates may differ in: their network, and how its training is adjusted to it. A step always sees as many
@@ -161,16 +163,18 @@ def existing(root: Path, reference: str | None, cases: Path | None = None) -> Ar
     reference: name of the method that the others are compared with; else one with the default backbone, else the first.
     Raises `InputError` where there is none, `ConfigError` for runs that are no fair comparison.
     """
-    files = sorted(path for path in root.rglob("config.yaml") if (path.parent / "model").is_dir())
-    if not files:
-        raise InputError(f"{root} holds no finished run (a folder with config.yaml and model/, by dsdiff train)")
+    folders = [folder for folder in _runs_below(root) if _is_finished(folder)]
+    if not folders:
+        raise InputError(
+            f"{root} holds no finished run (a folder with {CONFIG} and {MODEL}/, by dsdiff train, or with {SCORES})"
+        )
     groups: dict[str, list[Run]] = {}
-    for path in files:
-        config = configs.load(path)
-        run = Run(path.parent, config, cases or _cases_of(config, path.parent))
+    for folder in folders:
+        config = configs.load(folder / CONFIG)
+        run = Run(folder, config, cases or _cases_of(config, folder))
         kept = {key: value for key, value in flat(run.config).items() if key not in OF_A_RUN}
         groups.setdefault(repr((run.config.training.steps, sorted(kept.items()))), []).append(run)
-    found = [_method_of(runs, root) for runs in groups.values()]
+    found = [_method_of(runs, root, set(folders)) for runs in groups.values()]
     default = registry.DEFAULT.target
     usual = next((m for m in found if registry.name_of(m.candidate.config.backbone.target) == default), found[0])
     named = {m.candidate.name: m for m in found}
@@ -180,6 +184,22 @@ def existing(root: Path, reference: str | None, cases: Path | None = None) -> Ar
     methods = (first, *(m for m in found if m is not first))
     _refuse_unlike(methods)
     return {EXISTING: methods}
+
+
+def unfinished(root: Path) -> dict[str, str]:
+    """The runs below a folder that cannot be compared, and why."""
+    lacking = f"not finished: neither {MODEL}/ nor {SCORES}"
+    return {str(folder.relative_to(root)): lacking for folder in _runs_below(root) if not _is_finished(folder)}
+
+
+def _runs_below(root: Path) -> list[Path]:
+    """Every folder of a run, finished or not; a model's own folder, which keeps a config as well, is none."""
+    folders = (path.parent for path in root.rglob(CONFIG))
+    return sorted(folder for folder in folders if not (folder / checkpoint.WEIGHTS).exists())
+
+
+def _is_finished(run: Path) -> bool:
+    return (run / MODEL).is_dir() or (run / SCORES).is_file()
 
 
 def _cases_of(config: RunConfig, folder: Path) -> Path:
@@ -212,16 +232,18 @@ def _same_patients(reference: Method, other: Method) -> None:
             )
 
 
-def _method_of(runs: Sequence[Run], root: Path) -> Method:
-    """Runs of one config, named by the folder that holds them all, or by the first one's."""
-    within = Path(os.path.commonpath([run.folder for run in runs]))
-    place = runs[0].folder if within == root else within
+def _method_of(runs: Sequence[Run], root: Path, everyone: set[Path]) -> Method:
+    """Runs of one config, named by the folder that holds them and no others of `everyone`, or by the first one's."""
+    folders = [run.folder for run in runs]
+    within = Path(os.path.commonpath(folders))
+    mixed = any(within in other.parents for other in everyone - set(folders))
+    place = folders[0] if mixed or within == root else within
     return Method(Candidate(str(place.relative_to(root)), runs[0].config), runs[0].config.training.steps, tuple(runs))
 
 
 def split(file: Path | None, names: Sequence[str], folds: int | None, out: Path) -> tuple[Path, int]:
     """The split file and how many of its folds to use: the one given, or OUT/split.json, written where it is not."""
-    place = file or out / "split.json"
+    place = file or (out / "split.json").resolve()
     if not place.is_file() and file is None:
         splits.write(splits.make(list(names), max(2, folds or 3), SPLIT_SEED), place)
     there = len(splits.read(place).folds)

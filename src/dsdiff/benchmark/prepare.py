@@ -1,5 +1,6 @@
 """From what was asked for to the runs of every arm: the cohort prepared, candidates built and timed, a split."""
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,8 @@ class Asked:
 
 @dataclass(frozen=True)
 class Prepared:
-    """Runs by arm, seconds of a training step by candidate, and which candidates cannot be built, and why."""
+    """Runs by arm, seconds of a training step by candidate; candidates that cannot be built and runs that are not
+    finished, and why."""
 
     arms: Arms
     paces: dict[str, float]
@@ -52,7 +54,8 @@ def fresh(asked: Asked, out: Path, device: str, allow_code: bool, console: Conso
     names = [case.name for case in cases.discover(asked.data)]
     split, folds = plan.split(asked.split, names, asked.folds, out)
     store = (out / STORE).resolve()  # OUT by another way is the same comparison: nothing is timed or trained anew
-    placed = (*asked.overrides, f"data.root={store}", f"data.split={split}", "data.fold=0")
+    places = (f"data.root={json.dumps(str(store))}", f"data.split={json.dumps(str(split))}")  # whatever they hold
+    placed = (*asked.overrides, *places, "data.fold=0")
     found = plan.candidates(asked.names, placed, asked.recipe)
     reference = found[0]
     if baseline := plan.regression(reference):
@@ -92,7 +95,7 @@ def finished(
     arms = plan.existing(runs, reference, cases)
     found = [method.candidate for method in arms[plan.EXISTING]]
     _allow(found, allow_code)
-    return Prepared(arms, _paces(found, out, device), {})
+    return Prepared(arms, _paces(found, out, device), plan.unfinished(runs))
 
 
 def _allow(candidates: Sequence[Candidate], allow_code: bool) -> None:

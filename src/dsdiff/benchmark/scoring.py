@@ -1,9 +1,12 @@
 """What a run is worth: its held-out patients synthesised and scored as `dsdiff evaluate` scores them, and baselines."""
 
+import hashlib
 import json
+import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +16,7 @@ from rich.console import Console
 from dsdiff import checkpoint
 from dsdiff import device as devices
 from dsdiff.benchmark.budget import write
-from dsdiff.benchmark.plan import Run
+from dsdiff.benchmark.plan import MODEL, SCORES, Run
 from dsdiff.data import cases, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.data.style import LinearRegression
@@ -22,12 +25,13 @@ from dsdiff.evaluation import patient
 from dsdiff.evaluation.metrics import Image
 from dsdiff.evaluation.pairs import Synthetic
 from dsdiff.evaluation.patient import Patient
+from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
 from dsdiff.inference.synthesize import run as synthesise
 from dsdiff.training import loop
 from dsdiff.volume import Volume
 
-SCORES, LOG = "scores.json", "train.log"
+LOG = "train.log"
 COPY, LINEAR = "copy of T1", "linear regression"
 Scores = dict[str, dict[str, float]]  # patient -> score -> value; a patient that could not be scored has none
 
@@ -53,16 +57,27 @@ def held_out(run: Run) -> list[Case]:
 
 
 def finish(run: Run, protocol: str, device: str) -> None:
-    """Train a run, from where it stopped, and score it: what is done already is left as it is."""
-    model, where = run.folder / "model", devices.pick(device)
+    """Train a run, from where it stopped, and score it: what is done already is left as it is.
+
+    Patients who could not be scored are tried again. Raises `ConfigError` where the model was thrown away and its
+    scores are not the ones that are asked for.
+    """
+    model, where, known = run.folder / MODEL, devices.pick(device), read(run, protocol)
+    if not model.is_dir() and (run.folder / SCORES).is_file():
+        if known is None:
+            raise ConfigError(
+                f"{run.folder} was scored by another protocol or version, or on other files, and its {MODEL}/ is gone; "
+                f"remove its {SCORES}, and it is trained again"
+            )
+        return
     if not model.is_dir():
         run.folder.mkdir(parents=True, exist_ok=True)
         with (run.folder / LOG).open("a") as log:
             loop.train(run.config, run.folder, where, Console(file=log))
-    if read(run, protocol) is None:
-        loaded = models.load(model, where)
-        patients, seconds, failed = {}, {}, {}
-        for case in held_out(run):
+    if known is None or known.failed:
+        loaded, everyone, failed = models.load(model, where), held_out(run), dict[str, str]()
+        patients, seconds = (known.patients, known.seconds) if known else ({}, {})
+        for case in (case for case in everyone if case.name not in patients):
             try:
                 wanted = cases.load(case, loaded.wanted(case.files))
                 since = time.process_time()
@@ -71,19 +86,22 @@ def finish(run: Run, protocol: str, device: str) -> None:
                 patients[case.name] = _score(replace(_copy(case), image=_array(made)), protocol)
             except Exception as error:  # one odd case must not stop the others
                 failed[case.name] = str(error)
-        facts = {"protocol": protocol, "model": loaded.hash, "seconds": seconds, "failed": failed}
+        facts = {**_made_by(everyone, protocol), "model": loaded.hash, "seconds": seconds, "failed": failed}
         write({**facts, "patients": _plain(patients)}, run.folder / SCORES)
 
 
 def read(run: Run, protocol: str) -> Scored | None:
-    """The scores of a run by this protocol; None where there are none, or where they are another model's than the one
-    that stands there. A model that was thrown away once it was scored is not missed."""
+    """The scores of a run by this protocol; None where there are none, or where they were made otherwise: by another
+    model than the one that stands there, on other files, by another version of the scores. A model that was thrown away
+    once it was scored is not missed."""
     try:
         found = json.loads((run.folder / SCORES).read_text())
     except FileNotFoundError:
         return None
-    model = run.folder / "model"
-    if found["protocol"] != protocol or (model.is_dir() and found["model"] != checkpoint.read(model).hash):
+    model, wanted = run.folder / MODEL, _made_by(held_out(run), protocol)
+    if any(found.get(key) != value for key, value in wanted.items()):
+        return None
+    if model.is_dir() and found["model"] != checkpoint.read(model).hash:
         return None
     return Scored(_numbers(found["patients"]), found["seconds"], found["failed"])
 
@@ -128,8 +146,32 @@ def read_baselines(runs: Sequence[Run], protocol: str, file: Path) -> dict[str, 
 def _asked(runs: Sequence[Run], protocol: str) -> dict[str, Any]:
     data = runs[0].config.data
     assert data.split is not None
-    folds = [run.fold for run in runs]
-    return {"protocol": protocol, "split": splits.read(data.split).hash, "folds": folds, "contrasts": [*data.contrasts]}
+    return {
+        **_made_by([case for run in runs for case in held_out(run)], protocol),
+        "split": splits.read(data.split).hash,
+        "folds": [run.fold for run in runs],
+        "contrasts": [*data.contrasts],
+    }
+
+
+def _made_by(cases: Sequence[Case], protocol: str) -> dict[str, Any]:
+    """What scores depend on, whatever made the images: other files or other definitions make other scores."""
+    files = [(case.name, name, _hash(file, file.stat())) for case in cases for name, file in sorted(case.files.items())]
+    return {
+        "protocol": protocol,
+        "version": patient.VERSION,
+        "files": hashlib.sha256(repr(files).encode()).hexdigest()[:12],
+    }
+
+
+def _hash(file: Path, stat: os.stat_result) -> str:
+    return _hash_of(file, stat.st_size, stat.st_mtime_ns)
+
+
+@cache
+def _hash_of(file: Path, size: int, changed: int) -> str:
+    """Of a file's content; size and time of change say when it has to be read again."""
+    return case_io.file_hash(file)
 
 
 def _copy(case: Case) -> Patient:

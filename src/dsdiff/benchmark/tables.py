@@ -109,18 +109,20 @@ def judgements(found: Sequence[Judgement]) -> list[Line]:
 
 def remarks(found: Comparison) -> list[str]:
     """What a reader must know to read the tables: protocol, patients, seeds, and what is not in them."""
-    facts = found.facts
+    facts, seeds = found.facts, ", ".join(map(str, found.facts["seeds"]))
     said = [
         f"{len(found.patients)} patients, each scored by models that never saw them (split {facts['split']}, "
-        f"folds: {facts['folds']}), seeds: {facts['seeds']}; mean and 95 % interval over patients.",
+        f"folds: {facts['folds']}), seeds: {seeds}; mean and 95 % interval over patients.",
         f"Protocol {facts['protocol']}: {named(facts['protocol']).says}. The original's figures are of BraSyn with the "
         "background counted, one fold and one seed: no score there compares with one here.",
         "GMAC: 10^9 multiply-accumulates of one forward of a training slice. Training: steps times the seconds of a "
-        "step, timed once, over all runs. A slice: 256 x 256, one thread, by the clock; a volume: CPU seconds, median.",
+        "step, timed once, over all runs. A slice: 256 x 256 or the next size that a network takes, one thread, by the "
+        "clock; a volume: CPU seconds, median.",
     ]
-    if facts["seeds"] == 1:
+    if 1 in facts["seeds"]:
+        whose = "One seed each" if facts["seeds"] == [1] else "Where a method has one seed"
         said.append(
-            "One seed each: what other seeds would have changed is unknown, and verdicts hold for these very networks."
+            f"{whose}: what other seeds would have changed is unknown, and verdicts hold for these very networks."
         )
     said += [f"Left out: {name}: {why}" for name, why in facts["left_out"].items()]
     if found.unscored:

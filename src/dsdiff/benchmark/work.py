@@ -51,7 +51,8 @@ def baselines_of(runs: Sequence[Run], protocol: str, out: Path, failed: Failed) 
 def _finishing(run: Run, protocol: str, device: str) -> Callable[[], None]:
     def finish() -> None:
         loop.claim(run.folder, run.config)
-        if scoring.read(run, protocol) is None:
+        found = scoring.read(run, protocol)
+        if found is None or found.failed:
             apart(scoring.finish, run, protocol, device)
 
     return finish

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dsdiff.benchmark.prepare import Asked, Prepared
 
 LIMIT = "20min"  # of training, where neither --budget nor --steps says anything
+REPORT = ("results.json", "table.md", "report.html", "front.svg", "front.png")
 
 
 def command(
@@ -63,8 +64,8 @@ def command(
     """Compare backbones that are trained alike, patient by patient, and say of each whether it is worth it.
 
     The same command goes on where it was stopped. Writes OUT/store (the prepared cohort), OUT/table.md (printed too),
-    results.json, report.html and front.svg/png. Exit code: 0, or 1 where a candidate failed (the others stand in the
-    table).
+    results.json, report.html and front.svg/png. Exit code: 0, or 1 where a candidate or a run is left out, or a patient
+    could not be scored (the others stand in the table; the same command tries again).
 
     Examples:
 
@@ -76,10 +77,12 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff.benchmark import prepare
+    from dsdiff import folders
+    from dsdiff.benchmark import compare, prepare
     from dsdiff.evaluation import protocols
 
     protocols.named(protocol)
+    folders.refuse_replacing(out, compare.WHAT, REPORT)
     console = Console(stderr=True)
     if existing is None:
         asked = _asked(configs or [], data, split, folds, _limit(budget, steps), seeds, arm, recipe, jobs)
@@ -137,30 +140,31 @@ def _compared(prepared: "Prepared", out: Path, protocol: str, device: str, jobs:
     found, patients, unscored = compare.gather(arms, costs, failed, baselines, protocol)
     first = runs[0].config.data
     facts = {
-        "what": "comparison of backbones by dsdiff compare",
+        "what": compare.WHAT,
         "command": shlex.join(["dsdiff", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "protocol": protocol,
         "split": splits.read(first.split).hash if first.split else "",
         "folds": len(runs),
-        "seeds": len({run.config.seed for run in next(iter(arms.values()))[0].runs}),
+        "seeds": sorted({len({run.config.seed for run in one.runs}) for methods in arms.values() for one in methods}),
         "left_out": prepared.left_out,
         "versions": {"dsdiff": source.label(), "torch": version("torch")},
     }
     comparison = compare.Comparison(tuple(found), tuple(patients), unscored, facts)
     _write(comparison, out)
     console.print(f"open {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
-    return bool(failed or prepared.left_out)
+    return bool(failed or prepared.left_out or unscored)
 
 
 def _write(found: "Comparison", out: Path) -> None:
-    """table.md, results.json, front.svg, front.png and report.html; the table is printed too."""
+    """The files of REPORT, all or none; the table is printed too."""
+    from dsdiff import folders
     from dsdiff.benchmark import compare, front, page, tables
 
-    scores = compare.judged(found.facts["protocol"])
-    drawing = front.save(front.draw(found.arms, scores), out)
-    (out / "report.html").write_text(page.page(found, drawing, scores))
-    compare.write_json(found, out / "results.json")
-    text = tables.markdown(found)
-    (out / "table.md").write_text(text)
+    scores, text = compare.judged(found.facts["protocol"]), tables.markdown(found)
+    with folders.filled(out, REPORT) as folder:
+        drawing = front.save(front.draw(found.arms, scores), folder)
+        (folder / "report.html").write_text(page.page(found, drawing, scores))
+        compare.write_json(found, folder / REPORT[0])
+        (folder / "table.md").write_text(text)
     typer.echo(text)

@@ -1,6 +1,7 @@
 """dsdiff evaluate: synthetic T1ce against the acquired ones."""
 
 import re
+from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -118,11 +119,13 @@ def _say(results: "Results", out: Path, console: "Console") -> None:
     summed = cohort.summary(results)
     fitted = ", fitted" if results.fit else ""
     tell(f"protocol {results.protocol}{fitted}, {len(results.patients)} patients, mean [95 %]:")
-    for name in (results.main, "ssim_tumour", "auc_brain", "auc_tumour", "gain", "detection", "false_ml"):
+    volumes = ("false_ml", "enhancing_ml", "enhancing_ml_truth")
+    for name in (results.main, "ssim_tumour", "auc_brain", "auc_tumour", "gain", "detection", *volumes):
         if name in summed:
             one, measure = summed[name], measures.describe(name)
-            numbers = f"{one['mean']:.2f} [{one['low']:.2f}, {one['high']:.2f}] {measure.unit}".rstrip()
-            tell(f"  {measure.title}: {numbers} ({one['n']} patients)")
+            interval = "" if isnan(one["low"]) else f" [{one['low']:.2f}, {one['high']:.2f}]"
+            numbers = f"{one['mean']:.2f}{interval} {measure.unit}".rstrip()
+            tell(f"  {measure.title}: {numbers} ({one['n']} patient{'s' * (one['n'] > 1)})")
     if results.without_prediction:
         tell(f"{len(results.without_prediction)} cases of TRUTH have no synthetic T1ce and are not in these numbers")
     if results.failed:

@@ -27,6 +27,7 @@ def command(
     from rich.console import Console
 
     from dsdiff import device as devices
+    from dsdiff import folders
     from dsdiff.data import cases, preprocess
     from dsdiff.errors import OutputError
     from dsdiff.inference import explain, explain_picture, preview
@@ -36,6 +37,7 @@ def command(
     found = cases.discover(case)
     if len(found) != 1:
         raise ConfigError(f"{case} holds {len(found)} cases; explain takes one")
+    folders.refuse_unwritable(out)
     devices.set_threads(threads)
     loaded, one = models.load(model, devices.pick(device)), found[0]
     wanted = loaded.wanted({*one.files, *one.doubles})
@@ -47,7 +49,8 @@ def command(
     for number, enhancement in enumerate(told.found, 1):
         owed = ", ".join(f"{name} {share:+.0%}" for name, share in enhancement.owed.items())
         voxel = tuple(at + corner for at, corner in zip(enhancement.point, prepared.corner, strict=True))
-        typer.echo(f"enhancement {number}: {enhancement.ml:.1f} ml at voxel {voxel}, owed to {owed}")
+        size = f"{enhancement.ml:.1f} ml above {explain.ENHANCES} robust SD"
+        typer.echo(f"enhancement {number}: {size} at voxel {voxel}, owed to {owed}")
     if not told.found:
         typer.echo(f"nothing enhances by {explain.ENHANCES} robust SD in {explain.LEAST_ML} ml or more")
     try:

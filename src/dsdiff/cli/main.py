@@ -1,7 +1,7 @@
 """The command `dsdiff`: commands are registered here and live in a file each. Nothing heavy is imported for --help."""
 
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -89,7 +89,9 @@ def run() -> None:
         )
         sys.exit(STOPPED)
     except UsageError as error:
-        _say(f"{error.format_message()} (see dsdiff COMMAND --help)")  # type: ignore[attr-defined]
+        told: Any = error
+        command = told.ctx.command_path if told.ctx else "dsdiff"
+        _say(f"{told.format_message()} (see {command} --help)")
         sys.exit(2)
     except Exception as error:
         if "--debug" in sys.argv:

@@ -62,6 +62,8 @@ def _cases(run: Path, folder: Path | None) -> "list[Case]":
 
     if folder is not None:
         return cases.discover(folder)
+    if not (run / "config.yaml").is_file():
+        raise ConfigError(f"{run} is no folder of a run or a model (with config.yaml), so name patients by --cases DIR")
     data = configs.load(run / "config.yaml").data
     if data.root is None or data.split is None or data.fold is None:
         raise ConfigError(f"{run} held no patients out; name some by --cases DIR")

@@ -191,6 +191,8 @@ def _synthesize(
     by = loaded.engine.says + (f", {side_by_side} threads side by side" if side_by_side > 1 else "")
     told = references.read(style, loaded) if style else None
     everything = len(todo)
+    if everything > 1:
+        console.print(f"{everything} cases -> {out}", markup=False, highlight=False, soft_wrap=True)
     if resume:
         todo = [c for c in todo if not case_io.is_finished(out, c, loaded, sampling, told)]
         console.print(f"{everything - len(todo)} of {everything} cases are finished already")
@@ -246,19 +248,19 @@ def _run(
     with bars(console) as progress:
         whole = progress.add_task("all cases", total=len(todo), visible=len(todo) > 1)
         tasks = {case.name: progress.add_task(case.name, total=1.0, visible=False) for case in todo}
-        began = time.perf_counter()
-        for done, (case, outcome) in enumerate(synthesize_cases(
+        since = time.perf_counter()
+        for case, outcome in synthesize_cases(
             todo, out, model, sampling, style=style, memory=memory,
             progress=lambda case, share: progress.update(tasks[case.name], completed=share, visible=True),
-        )):  # fmt: skip
+        ):  # fmt: skip
+            since, took = time.perf_counter(), time.perf_counter() - since  # since the case before
             if isinstance(outcome, OutputError):
                 raise outcome
             if isinstance(outcome, Exception):
                 traceback.clear_frames(outcome.__traceback__)  # they hold the volumes of the case
                 failed[case.name] = outcome
             else:
-                seconds = (time.perf_counter() - began) / (1 + done)
-                _say(progress, case.name, out, f"{seconds:.1f} s{' a case' if done else ''}", by, outcome)
+                _say(progress, case.name, out, f"{took:.1f} s", by, outcome)
                 doubted += [case.name] if outcome else []
             progress.remove_task(tasks[case.name])
             progress.advance(whole)

@@ -64,25 +64,32 @@ def discover(folder: Path) -> list[Case]:
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder (a case folder or a folder of cases is needed)")
     found: dict[tuple[str, str], dict[str, list[Path]]] = {}
-    for path in _files(folder):
+    for path in files_below(folder):
         if named := contrast_of(path):
             case, contrast = named
             place = "" if case.startswith("sub-") else str(path.parent)  # BIDS spreads a visit over folders
             found.setdefault((place, case), {}).setdefault(contrast, []).append(path)
     if not found:
+        dicom = any(path.suffix.lower() in (".dcm", ".ima") for path in files_below(folder))
         raise InputError(
             f"{folder} holds no file by a name known here; needed are names that end in "
             "_t1 _t2 _flair (BraTS), -t1n -t2w -t2f (BraTS 2023) or _T1w _T2w _FLAIR (BIDS), as .nii or .nii.gz"
+            + ("; it holds DICOM, which has to be turned into NIfTI first, as by dcm2niix" if dicom else "")
+        )
+    places: dict[str, list[str]] = {}
+    for place, name in found:
+        places.setdefault(name, []).append(place or str(folder))
+    if twice := sorted(name for name in places if len(places[name]) > 1):
+        where = " and ".join(sorted(places[twice[0]])[:2])
+        raise InputError(
+            f"{folder} holds more than one case by the name {twice[0]}, in {where}; give one of the folders"
         )
     cases = [_case(name, files) for (_, name), files in found.items()]
-    names = [case.name for case in cases]
-    if twice := sorted({name for name in names if names.count(name) > 1}):
-        raise InputError(f"{folder} holds more than one case by the name {twice[0]}; give one of their folders")
     return sorted(cases, key=lambda case: case.name)
 
 
-def _files(folder: Path) -> list[Path]:
-    """Every file below a folder, links to folders followed once."""
+def files_below(folder: Path) -> list[Path]:
+    """Every file below a folder by name, hidden folders left out, links to folders followed once."""
     found, visited = [], set()
     for place, below, files in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)

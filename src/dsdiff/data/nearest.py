@@ -19,6 +19,7 @@ from dsdiff.errors import ModelError
 
 GROUPS = ("contrast", "detail")
 FAR = 3.0  # deviations beyond which one measurement counts no more
+SAME = 0.01  # in deviations: nearer than this it is the same patient
 NEAR = 0.35  # width of the Gaussian, in root median squared distances
 Measured = Mapping[str, Measurements]
 
@@ -35,15 +36,23 @@ class Nearest:
 
     def code(self, measured: Measured, besides: int | None = None) -> Code:
         """The style to be expected of a case that measures so, by all patients, or by all besides one of them."""
-        found = _flat(measured)
-        there = [index for index, name in enumerate(self.names) if name in found]
-        row = np.array([found[self.names[index]] for index in there])
-        row = _held(row, self.middle[there], self.width[there])
-        squared = ((self.rows[:, there] - row) ** 2).mean(1) if there else np.zeros(len(self.rows))
+        squared = self._squared(measured)
         kept = np.arange(len(self.rows)) != (-1 if besides is None else besides)
         unit = max(float(np.median(squared[kept])), 1e-12)
         weights = np.exp(-(squared - squared[kept].min()) / (2 * NEAR**2 * unit)) * kept
         return LinearRegression.merged(self.regressions, (weights / weights.sum()).tolist()).weights
+
+    def holds(self, measured: Measured) -> bool:
+        """Whether a case is one of these patients: none of 47 measures within 0.5 of another."""
+        return bool(np.sqrt(self._squared(measured).min()) < SAME)
+
+    def _squared(self, measured: Measured) -> Float[np.ndarray, " p"]:
+        """Mean squared distance of a case to every patient, over the measurements that it has."""
+        found = _flat(measured)
+        there = [index for index, name in enumerate(self.names) if name in found]
+        row = np.array([found[self.names[index]] for index in there])
+        row = _held(row, self.middle[there], self.width[there])
+        return ((self.rows[:, there] - row) ** 2).mean(1) if there else np.full(len(self.rows), FAR**2)
 
     def dump(self) -> str:
         """As JSON."""

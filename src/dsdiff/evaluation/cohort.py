@@ -43,14 +43,27 @@ class Results:
         """Every score that some patient has, in the order of scoring."""
         return list(dict.fromkeys(name for scores in self.patients.values() for name in scores))
 
+    def placed(self) -> list[str]:
+        """Patients whose enhancement has a place to be in, an AUC in the tumour: worst first."""
+        auc = {name: scores.get("auc_tumour", float("nan")) for name, scores in self.patients.items()}
+        return sorted((name for name in auc if np.isfinite(auc[name])), key=auc.__getitem__)
+
+    def others(self) -> list[str]:
+        """Patients without an AUC in the tumour, worst first: by enhancement that is not there, then by likeness.
+
+        By likeness alone where no patient has one: without segmentations, vessels and tumour look alike.
+        """
+        placed = self.placed()
+
+        def key(name: str) -> tuple[float, float]:
+            wrong = self.patients[name].get("false_ml", 0.0) if placed else 0.0
+            return -wrong, self.patients[name][self.main]
+
+        return sorted(set(self.patients) - set(placed), key=key)
+
     def ranked(self) -> list[str]:
-        """Patients, worst first: by AUC in the tumour; those without, by likeness, after them."""
-
-        def key(name: str) -> tuple[bool, float]:
-            auc = self.patients[name].get("auc_tumour", float("nan"))
-            return (False, auc) if np.isfinite(auc) else (True, self.patients[name][self.main])
-
-        return sorted(self.patients, key=key)
+        """Patients, worst first: those with an AUC in the tumour, then the others."""
+        return [*self.placed(), *self.others()]
 
 
 def evaluate(pairs: Pairs, protocol: str, fit: bool, done: Callable[[str, str | None], None]) -> Results:

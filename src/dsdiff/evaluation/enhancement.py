@@ -86,15 +86,20 @@ def compare(image: Image, truth: Image, t1: Image, regions: Regions, spacing: Sp
     return Enhancement(made, true, components(regions.enhancing, spacing, JOIN_MM))
 
 
-def false_components(found: Enhancement, regions: Regions, spacing: Spacing) -> Integer[np.ndarray, "x y z"]:
-    """Lesions that are not there, numbered from 1: components of what was made, deeper in the brain than SURFACE_MM,
-    that come nowhere within JOIN_MM of true enhancement, by the true map or by the segmentation."""
+def false_enhancement(found: Enhancement, regions: Regions, spacing: Spacing) -> tuple[int, Mask]:
+    """How many lesions were made that are not there, and every voxel that enhances where nothing does.
+
+    Of the components of what was made, deeper in the brain than SURFACE_MM: those that come nowhere within JOIN_MM of
+    true enhancement, by the true map or by the segmentation, are lesions that are not there; of the others, what lies
+    farther than that is false as well.
+    """
     deep = np.zeros_like(regions.brain)
     box = _box(regions.brain, 1)
     deep[box] = ndimage.distance_transform_edt(regions.brain[box], sampling=spacing) > SURFACE_MM
     made = components(found.made & deep, spacing)
-    excused = np.unique(made[near(found.true | regions.enhancing, spacing, JOIN_MM)])
-    return made * ~np.isin(made, excused)
+    excused = near(found.true | regions.enhancing, spacing, JOIN_MM)
+    touching = np.union1d(made[excused], 0)
+    return len(np.setdiff1d(made, touching)), (made > 0) & ~excused
 
 
 def detected(found: Enhancement) -> Float[np.ndarray, " n"]:
@@ -114,11 +119,8 @@ def score(image: Image, truth: Image, t1: Image, regions: Regions, spacing: Spac
     """
     found = compare(image, truth, t1, regions, spacing)
     ml = float(np.prod(spacing)) / 1000
-    wrong = false_components(found, regions, spacing)
-    scores = {
-        "false_lesions": float(len(np.unique(wrong[wrong > 0]))),
-        "false_ml": float((wrong > 0).sum() * ml),
-    }
+    lesions, voxels = false_enhancement(found, regions, spacing)
+    scores = {"false_lesions": float(lesions), "false_ml": float(voxels.sum() * ml)}
     if not regions.tumour.any():
         names = ("lesions", "lesions_found", "detection", "enhancing_ml", "enhancing_ml_truth", "enhancing_ml_label")
         return dict.fromkeys(names, float("nan")) | scores

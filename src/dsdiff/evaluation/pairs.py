@@ -36,7 +36,7 @@ def synthetic(folder: Path) -> dict[str, Synthetic]:
     Raises `InputError` where there is none, `CaseError` where a case has two.
     """
     files: dict[str, dict[str, Path]] = {}
-    for path in sorted(folder.rglob("*.nii*")):
+    for path in cases.files_below(folder):
         if ours := OURS.fullmatch(path.name):
             case, kind = ours["case"], ours["kind"]
         elif (named := cases.contrast_of(path)) and named[1] == "t1ce":
@@ -69,9 +69,9 @@ def find(prediction: Path, truth: Path, t1: Path | None, seg: Path | None) -> Pa
         if not path.exists():
             raise InputError(f"{path}: no such file or folder")
     acquired = _acquired(truth, t1)
-    made = _made(prediction, acquired)
+    made = _made(prediction, acquired, alone=truth.is_file())
     labels = _labels(seg, acquired) if seg else {}
-    known = {case.name: Case(case.name, {**case.files, **labels.get(case.name, {})}, case.doubles) for case in acquired}
+    known = {case.name: _labelled(case, labels.get(case.name, {})) for case in acquired}
     unpaired = {name: "no acquired T1ce by this name in TRUTH" for name in made if name not in known}
     unpaired |= {name: "no synthetic T1ce, only its spread or samples" for name in made if not made[name].mean}
     usable = [name for name in sorted(made) if name not in unpaired]
@@ -92,10 +92,11 @@ def _acquired(truth: Path, t1: Path | None) -> list[Case]:
     return cases.discover(truth)
 
 
-def _made(prediction: Path, acquired: list[Case]) -> dict[str, Synthetic]:
+def _made(prediction: Path, acquired: list[Case], alone: bool) -> dict[str, Synthetic]:
+    """What was synthesised, by case; where either side is a single file, its name need not be the other's."""
     if prediction.is_dir():
         made = synthetic(prediction)
-        return made if len(acquired) > 1 or len(made) > 1 else {acquired[0].name: next(iter(made.values()))}
+        return {acquired[0].name: next(iter(made.values()))} if alone and len(made) == 1 else made
     if len(acquired) == 1:
         return {acquired[0].name: Synthetic(prediction)}
     ours = OURS.fullmatch(prediction.name)
@@ -103,9 +104,22 @@ def _made(prediction: Path, acquired: list[Case]) -> dict[str, Synthetic]:
     return {named[0] if named else prediction.name: Synthetic(prediction)}
 
 
+def _labelled(case: Case, labels: Mapping[str, Path]) -> Case:
+    """The case with its segmentation exchanged for the one that was named."""
+    doubles = {contrast: paths for contrast, paths in case.doubles.items() if contrast not in labels}
+    return Case(case.name, {**case.files, **labels}, doubles)
+
+
 def _labels(seg: Path, acquired: list[Case]) -> dict[str, dict[str, Path]]:
     if seg.is_dir():
-        return {case.name: {"seg": case.files["seg"]} for case in cases.discover(seg) if "seg" in case.files}
+        there = cases.discover(seg)
+        if twice := [case for case in there if "seg" in case.doubles]:
+            raise CaseError(f"case {twice[0].name} of {seg} has more than one segmentation: give one")
+        found = {case.name: {"seg": case.files["seg"]} for case in there if "seg" in case.files}
+        if not set(found) & {case.name for case in acquired}:
+            first = f"{', '.join(sorted(found)[:3]) or 'no segmentation'} against {acquired[0].name}"
+            raise InputError(f"no segmentation of {seg} is of a case of TRUTH: found {first}; names must agree")
+        return found
     if len(acquired) > 1:
         raise ConfigError(f"--seg {seg} is one file for {len(acquired)} cases; give the folder of their segmentations")
     return {acquired[0].name: {"seg": seg}}

@@ -14,6 +14,8 @@ from dsdiff.evaluation.pairs import Synthetic
 from dsdiff.evaluation.regions import Regions, regions
 from dsdiff.volume import Volume
 
+VERSION = 2  # of the scores: one more whenever the same volumes score otherwise, so that kept scores are not mixed up
+
 
 @dataclass(frozen=True)
 class Patient:
@@ -66,7 +68,11 @@ def read(made: Synthetic, case: Case) -> Patient:
     Raises `CaseError` for an absent contrast, `GeometryError` for different grids, `InputError` for a useless file.
     """
     assert made.mean is not None
-    wanted = ("t1ce", *(name for name in ("t1", "seg") if name in case.files))
+    if "t1ce" in case.files and made.mean.samefile(case.files["t1ce"]):
+        raise InputError(
+            f"the synthetic T1ce of case {case.name} is the acquired one: {made.mean}; is PRED the right folder?"
+        )
+    wanted = ("t1ce", *(name for name in ("t1", "seg") if name in (*case.files, *case.doubles)))
     volumes: dict[str, Volume] = cases.load(case, wanted)
     volumes["the synthetic T1ce"] = nifti.read(made.mean)
     extra = {"its standard deviation": made.std} if made.std else {}

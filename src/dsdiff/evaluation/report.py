@@ -14,7 +14,9 @@ from dsdiff.evaluation.pictures import Panel
 from dsdiff.evaluation.protocols import PROTOCOLS
 
 WORST, MEDIAN, BEST = 3, 2, 2  # patients shown in pictures
+OTHERS = 2  # and of those whose enhancement has no place to be in
 MISSED = 0.7  # AUC in the tumour below which enhancement is said to be misplaced
+LEAST_ML = 0.1  # false enhancement that is worth a word
 
 
 @dataclass(frozen=True)
@@ -28,14 +30,21 @@ class Shown:
 
 
 def chosen(results: Results) -> dict[str, str]:
-    """The patients to show, with their place: worst, median and best, in that order; everyone of a small cohort."""
-    ranked = results.ranked()
+    """The patients to show, with their place: worst, median and best, in that order; everyone of a small cohort.
+
+    The worst of those without an AUC in the tumour are failures of another kind, and stand after the worst with one.
+    """
+    everyone, placed, others = results.ranked(), results.placed(), results.others()
+    if len(everyone) <= WORST + MEDIAN + BEST:
+        return {case: f"{k + 1} of {len(everyone)}, worst first" for k, case in enumerate(everyone)}
+    ranked, more = (placed, others[:OTHERS]) if placed else (others, [])
     n = len(ranked)
-    if n <= WORST + MEDIAN + BEST:
-        return {case: f"{k + 1} of {n}, worst first" for k, case in enumerate(ranked)}
-    middle = (n - MEDIAN) // 2
-    groups = {"worst": ranked[:WORST], "median": ranked[middle : middle + MEDIAN], "best": ranked[n - BEST :]}
-    return {case: f"{group}, {ranked.index(case) + 1} of {n}" for group, cases in groups.items() for case in cases}
+    middle = max(WORST, (n - MEDIAN) // 2)
+    shown = {case: f"worst, {k + 1} of {n}" for k, case in enumerate(ranked[:WORST])}
+    shown |= {case: "most enhancement where nothing enhances" for case in more}
+    shown |= {case: f"median, {ranked.index(case) + 1} of {n}" for case in ranked[middle : middle + MEDIAN]}
+    best = ranked[max(n - BEST, 0) :]
+    return shown | {case: f"best, {ranked.index(case) + 1} of {n}" for case in best if case not in shown}
 
 
 def remarks(scores: dict[str, float]) -> list[str]:
@@ -45,7 +54,9 @@ def remarks(scores: dict[str, float]) -> list[str]:
     if found < true:
         said.append(f"{true - found:.0f} of {true:.0f} lesion{'s' * (true != 1)} missed")
     if false := scores.get("false_lesions", 0.0):
-        said.append(f"{false:.0f} false lesion{'s' * (false != 1)}, {scores['false_ml']:.1f} ml")
+        said.append(f"{false:.0f} false lesion{'s' * (false != 1)}")
+    if (wrong := scores.get("false_ml", 0.0)) >= LEAST_ML:
+        said.append(f"{wrong:.1f} ml enhance where nothing does")
     if scores.get("auc_tumour", 1.0) < MISSED:
         said.append("enhancement misplaced in the tumour")
     return said

@@ -53,14 +53,15 @@ class Agreement:
     patients: int
 
 
-def interval(
-    values: Sequence[float], seed: int = 0, draws: int = DRAWS, quantiles: tuple[float, float] = (2.5, 97.5)
-) -> tuple[float, float, float]:
-    """Mean and 95 % bootstrap interval over patients, NaN left out (all NaN where nothing is left)."""
+def interval(values: Sequence[float], seed: int = 0, draws: int = DRAWS) -> tuple[float, float, float]:
+    """Mean and 95 % interval over patients, NaN left out: an expanded percentile bootstrap, as in `paired`.
+
+    NaN without a value; of one patient there is a mean and no interval.
+    """
     finite = np.array([value for value in values if np.isfinite(value)])
-    if not len(finite):
-        return (float("nan"),) * 3
-    low, high = np.percentile(_means(finite, np.random.default_rng(seed), draws), quantiles)
+    if len(finite) < 2:
+        return (float(finite.mean()) if len(finite) else float("nan"), float("nan"), float("nan"))
+    low, high = np.quantile(_means(finite, np.random.default_rng(seed), draws), _expanded(len(finite)))
     return float(finite.mean()), float(low), float(high)
 
 
@@ -69,12 +70,12 @@ def _means(values: Float[np.ndarray, " p"], rng: np.random.Generator, draws: int
     return values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
 
 
-def paired(candidate: Runs, reference: OtherRuns, seed: int = 0, draws: int = DRAWS) -> Difference:
+def paired(candidate: Runs, reference: OtherRuns, family: int = 1, seed: int = 0, draws: int = DRAWS) -> Difference:
     """Compare two methods on the same patients, scores for which more is better (negate the others).
 
     Rows are seeds (the two may have different numbers), columns patients; patients with a NaN are left out. Raises
     `ValueError` where fewer than two are left. The bootstrap quantiles are those of the expanded percentile interval,
-    which small cohorts need.
+    which small cohorts need. family: how many candidates are judged together, which `detectable` has to reckon with.
 
     Source: Hesterberg 2015 (arXiv 1411.5279), section 4.3; Welch-Satterthwaite degrees of freedom for the seeds.
     """
@@ -96,7 +97,7 @@ def paired(candidate: Runs, reference: OtherRuns, seed: int = 0, draws: int = DR
         low=float(low),
         high=float(high),
         p=_wilcoxon(differences),
-        detectable=_detectable([(float(differences.var(ddof=1)) / n, n - 1), *parts]),
+        detectable=_detectable([(float(differences.var(ddof=1)) / n, n - 1), *parts], family),
         patients=n,
         seeds=(len(ours), len(theirs)),
     )
@@ -127,10 +128,11 @@ def _wilcoxon(differences: Float[np.ndarray, " p"]) -> float:
     return float(stats.wilcoxon(differences).pvalue) if differences.any() else 1.0
 
 
-def _detectable(parts: Sequence[tuple[float, int]]) -> float:
-    """Smallest true difference that a two-sided test at 5 % finds in 80 % of such cohorts."""
+def _detectable(parts: Sequence[tuple[float, int]], family: int) -> float:
+    """Smallest true difference that Holm's first step, a two-sided test at 5 % over the family, finds in 80 % of such
+    cohorts."""
     variance, freedom = _welch(parts)
-    needed = stats.t.ppf((1 + LEVEL) / 2, freedom) + stats.t.ppf(POWER, freedom)
+    needed = stats.t.isf((1 - LEVEL) / (2 * family), freedom) + stats.t.ppf(POWER, freedom)
     return float(needed * np.sqrt(variance))
 
 

@@ -10,13 +10,13 @@ from scipy import ndimage
 
 from dsdiff.data import slices
 from dsdiff.data.preprocess import Prepared
+from dsdiff.evaluation.enhancement import THRESHOLD as ENHANCES
 from dsdiff.inference import preview
 from dsdiff.inference.model import Model
 from dsdiff.inference.sampling import plan
 from dsdiff.inference.synthesize import Result, complete
 from dsdiff.types import Condition
 
-ENHANCES = 1.0  # robust SD above T1 from which a voxel counts as enhancing
 LEAST_ML = 0.1  # of an enhancement that is told of
 MOST = 3  # enhancements told of, the one with most lesion in it first
 Image = Float[np.ndarray, "x y z"]

@@ -8,7 +8,7 @@ import numpy as np
 from dsdiff.data import cases, preprocess, style
 from dsdiff.data.labels import TUMOUR
 from dsdiff.data.style import Code
-from dsdiff.errors import ConfigError
+from dsdiff.errors import CaseError, ConfigError
 from dsdiff.inference.model import Model
 
 
@@ -33,7 +33,10 @@ def read(folder: Path, model: Model) -> Reference:
         raise ConfigError(f"{folder} holds {len(found)} cases; the reference of a style is one")
     (case,), data = found, model.config.data
     with_labels = (*model.contrasts, data.target, *(("seg",) if "seg" in case.files else ()))
-    volumes = cases.load(case, with_labels)
+    try:
+        volumes = cases.load(case, with_labels)
+    except CaseError as error:
+        raise ConfigError(f"the reference of a style, {folder}: {error}") from error
     seg = volumes.pop("seg", None)
     prepared = preprocess.apply(volumes, data.start)
     healthy = prepared.brain

@@ -36,6 +36,8 @@ from dsdiff.inference.sampling import Sampling, plan
 from dsdiff.types import Condition
 from dsdiff.volume import Volume
 
+SEEN = "one of the patients that the model was trained on: how it does here says nothing of others"
+
 
 @dataclass(frozen=True)
 class Result:
@@ -182,6 +184,8 @@ def doubted(
     measured: see `familiar.measure`, where that is known already.
     """
     said = (*prepared.warnings, *registration.doubts(prepared, model.config.data.start))
+    if model.nearest and measured and model.nearest.holds(measured):
+        said = (*said, SEEN)
     if model.familiar is None:
         return {}, said
     found = familiar.measure(prepared) if measured is None else measured
