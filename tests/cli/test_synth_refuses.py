@@ -94,6 +94,18 @@ def test_a_forbidden_output_is_said(cli, case_folder, model_folder, tmp_path, mo
     assert "cannot be written: Permission denied" in said
 
 
+def test_a_place_where_nothing_can_be_written_is_said_before_the_work(
+    cli, case_folder, model_folder, tmp_path, monkeypatch
+):
+    def forbidden(*_, **__):
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("dsdiff.folders.tempfile.mkdtemp", forbidden)
+    monkeypatch.setattr("dsdiff.inference.cohort.complete", lambda *_, **__: pytest.fail("it computes"))
+    code, said = cli("synth", case_folder, "-o", tmp_path / "new" / "out", "--model", model_folder)
+    assert (code, "cannot be written: Permission denied" in said) == (2, True)
+
+
 def test_a_full_disk_leaves_nothing_behind_and_the_old_result_alone(
     cli, case_folder, model_folder, tmp_path, monkeypatch
 ):

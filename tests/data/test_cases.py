@@ -53,11 +53,13 @@ def test_no_case_is_an_error(tmp_path):
     (tmp_path / "P1_t1.nii").unlink()
     with pytest.raises(InputError, match="_t1 _t2 _flair"):
         cases.discover(touch(tmp_path, "a.nii.gz", "readme.md"))
+    with pytest.raises(InputError, match="it holds DICOM, which has to be turned into NIfTI"):
+        cases.discover(touch(tmp_path, "IM0001.dcm"))
 
 
 def test_one_name_for_two_patients_is_an_error(tmp_path):
     touch(tmp_path, "siteA/P1/P1_t1.nii.gz", "siteB/P1/P1_t1.nii.gz")
-    with pytest.raises(InputError, match="more than one case by the name P1"):
+    with pytest.raises(InputError, match=r"more than one case by the name P1, in .*siteA.P1 and .*siteB.P1"):
         cases.discover(tmp_path)
 
 

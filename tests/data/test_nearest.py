@@ -46,6 +46,12 @@ def test_a_case_gets_the_style_of_its_like(known, site):
         assert code[1] + code[3] == pytest.approx(0.5, abs=0.1)
 
 
+def test_its_own_patients_are_known_again(known):
+    assert known.holds(patient("a", 0)[0])
+    assert not known.holds(patient("a", 90)[0])
+    assert not known.holds({})
+
+
 def test_far_from_everybody_it_is_still_a_style(known):
     far = {"contrast": {"correlation": 90.0, "darkest": -90.0}, "detail": {"roughness": 90.0}}
     assert np.isfinite(known.code(far)).all()

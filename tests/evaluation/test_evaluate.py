@@ -71,6 +71,12 @@ def test_a_case_that_cannot_be_scored_does_not_stop_the_others(made, truth):
     assert said[-1] == ("C", results.failed["C"])
 
 
+def test_the_truth_is_not_scored_against_itself(truth):
+    results, _, _ = evaluated(truth, truth)
+    assert not results.patients
+    assert "the synthetic T1ce of case A is the acquired one" in results.failed["A"]
+
+
 def test_another_grid_is_said(made, truth):
     synthesised(made, "C", patient(2)["t1ce"][1:])
     with pytest.raises(GeometryError, match=r"the synthetic T1ce is \(43, 52, 24\), t1ce is \(44, 52, 24\) in case C"):

@@ -15,7 +15,7 @@ from dsdiff.evaluation import metrics
 from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
 from dsdiff.inference import reference
-from dsdiff.inference.synthesize import run
+from dsdiff.inference.synthesize import SEEN, run
 from dsdiff.training import loop
 from dsdiff.volume import Volume
 
@@ -146,3 +146,8 @@ def test_curves_of_the_nearest_patients_are_told_where_no_reference_is(tmp_path)
     average = model.network.conditioner.average_style.double().numpy()
     assert not np.array_equal(made.z, run(volumes, model, style=reference.Reference("average", average)).z)
     assert case_io.described(model, None) == "of the training patients most like it"
+    hidden = splits.read(tmp_path / "split.json").held_out(0)
+    seen = next(seed for seed in range(5) if f"A{seed}" not in hidden)
+    again = run({name: Volume(patient(seen)[name].astype(np.int16).astype(np.float32), LPS) for name in SOURCES}, model)
+    assert SEEN in again.warnings
+    assert SEEN not in made.warnings
