@@ -78,7 +78,7 @@ def command(
         ),
     ] = None,
     samples: Annotated[
-        int, typer.Option(min=1, help="Samples; above 1 their mean and standard deviation are written.")
+        int, typer.Option(min=1, help="Samples; above 1 their mean is written. The shipped model was calibrated in one step, without.")
     ] = 1,
     style: Style = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples' noise.")] = 0,
@@ -110,7 +110,7 @@ def command(
 
         dsdiff synth BraTS2021_01657 -o out
 
-        dsdiff synth cohort -o out --samples 8 --resume --memory 4
+        dsdiff synth cohort -o out --resume --memory 4
 
         dsdiff synth --t1 a.nii.gz --t2 b.nii.gz --flair c.nii.gz --case p7 -o out
     """

@@ -36,6 +36,10 @@ from dsdiff.inference.sampling import Sampling, plan
 from dsdiff.types import Condition
 from dsdiff.volume import Volume
 
+LEARNT_ELSEWHERE = (
+    "in other steps than the model was calibrated in: more enhancement may be drawn than there is, and the error to be "
+    "expected is that of its usual steps"
+)
 SEEN = "one of the patients that the model was trained on: how it does here says nothing of others"
 
 
@@ -173,6 +177,8 @@ def complete(
     std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)
     t1ce = preprocess.restore(prepared, mean, data.start)
     named = None if style is None else style.name
+    if model.refinement and sampling.steps != plan(model).steps:
+        said = (*said, LEARNT_ELSEWHERE)
     return Result(t1ce, std, prepared, mean, spread, told, sampling, named, unlike, said)
 
 
