@@ -10,7 +10,8 @@ from dsdiff.inference import model as models
 from dsdiff.inference import refine
 from dsdiff.inference.reference import Reference
 from dsdiff.inference.refine import Refinement
-from dsdiff.inference.synthesize import run
+from dsdiff.inference.sampling import plan
+from dsdiff.inference.synthesize import LEARNT_ELSEWHERE, run
 from dsdiff.volume import Volume
 
 CPU = torch.device("cpu")
@@ -77,5 +78,8 @@ def test_a_model_folder_carries_its_refinement_to_the_t1ce(tmp_path):
     expected = planted(plain.z, plain.told, prepared.brain, prepared.spacing)
     assert np.array_equal(refined.z, expected)
     assert not np.allclose(refined.t1ce.array, plain.t1ce.array)
+    several = run(volumes, loaded["refined"], plan(loaded["refined"], samples=2), style=style)
+    assert LEARNT_ELSEWHERE in several.warnings
+    assert LEARNT_ELSEWHERE not in refined.warnings
     unlike_style = run(volumes, loaded["refined"])  # told none: the answer is taken as it is
     assert unlike_style.told is None

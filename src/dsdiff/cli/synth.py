@@ -79,7 +79,7 @@ def command(
     ] = None,
     samples: Annotated[
         int,
-        typer.Option(min=1, help="Above 1 the mean of samples is written; the shipped model is calibrated without."),
+        typer.Option(min=1, help="Above 1 their mean is written; the shipped model is calibrated without."),
     ] = 1,
     style: Style = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the samples' noise.")] = 0,
