@@ -35,7 +35,7 @@ from dsdiff.progress import bars
 
 MORE = {
     "slice_jumps": "steps from slice to slice, of the truth's (1: as it; above: steps between slices)",
-    "false_ml": "lesions that are not there, ml",
+    "false_ml": "what enhances where nothing does, ml",
     "coverage_80": "share of the brain's voxels within the 80 % interval of the standard deviation that is told",
     "error_correlation": "rank correlation of error and standard deviation in the brain",
 }

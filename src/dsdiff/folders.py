@@ -48,16 +48,11 @@ def refuse_foreign(target: Path, facts: str, what: str, ours: re.Pattern[str]) -
             refuse_unwritable(target)
             return
         names = {path.name for path in target.iterdir()}
-        made_here = json.loads((target / facts).read_text())["what"] == what
-    except FileNotFoundError:
-        names, made_here = set(), False
-    except (ValueError, KeyError, TypeError):
-        made_here = False
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
-    foreign = sorted(name for name in names if not ours.fullmatch(name))
+    foreign, made_here = sorted(name for name in names if not ours.fullmatch(name)), _says(target / facts, what)
     if foreign or not made_here:
-        found = f"holds {foreign[0]}" if foreign else "is not an output of dsdiff"
+        found = f"holds {foreign[0]}" if foreign and made_here else "is not an output of dsdiff"
         raise OutputError(f"{target} {found}; it is left alone (choose another place)")
 
 

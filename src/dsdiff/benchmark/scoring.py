@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import os
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -62,32 +61,39 @@ def finish(run: Run, protocol: str, device: str) -> None:
     Patients who could not be scored are tried again. Raises `ConfigError` where the model was thrown away and its
     scores are not the ones that are asked for.
     """
-    model, where, known = run.folder / MODEL, devices.pick(device), read(run, protocol)
-    if not model.is_dir() and (run.folder / SCORES).is_file():
-        if known is None:
+    known, trained = read(run, protocol), (run.folder / MODEL).is_dir()
+    if known is None and not trained:
+        if (run.folder / SCORES).is_file():
             raise ConfigError(
                 f"{run.folder} was scored by another protocol or version, or on other files, and its {MODEL}/ is gone; "
                 f"remove its {SCORES}, and it is trained again"
             )
-        return
-    if not model.is_dir():
-        run.folder.mkdir(parents=True, exist_ok=True)
-        with (run.folder / LOG).open("a") as log:
-            loop.train(run.config, run.folder, where, Console(file=log))
-    if known is None or known.failed:
-        loaded, everyone, failed = models.load(model, where), held_out(run), dict[str, str]()
-        patients, seconds = (known.patients, known.seconds) if known else ({}, {})
-        for case in (case for case in everyone if case.name not in patients):
-            try:
-                wanted = cases.load(case, loaded.wanted(case.files))
-                since = time.process_time()
-                made = synthesise(wanted, loaded).t1ce
-                seconds[case.name] = round(time.process_time() - since, 3)
-                patients[case.name] = _score(replace(_copy(case), image=_array(made)), protocol)
-            except Exception as error:  # one odd case must not stop the others
-                failed[case.name] = str(error)
-        facts = {**_made_by(everyone, protocol), "model": loaded.hash, "seconds": seconds, "failed": failed}
-        write({**facts, "patients": _plain(patients)}, run.folder / SCORES)
+        _train(run, device)
+    if known is None or (known.failed and trained):
+        _score_run(run, protocol, device, known or Scored({}, {}, {}))
+
+
+def _train(run: Run, device: str) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    with (run.folder / LOG).open("a") as log:
+        loop.train(run.config, run.folder, devices.pick(device), Console(file=log))
+
+
+def _score_run(run: Run, protocol: str, device: str, known: Scored) -> None:
+    """Synthesise and score the patients who are not known yet."""
+    model, everyone = models.load(run.folder / MODEL, devices.pick(device)), held_out(run)
+    patients, seconds, failed = known.patients, known.seconds, dict[str, str]()
+    for case in (case for case in everyone if case.name not in patients):
+        try:
+            wanted = cases.load(case, model.wanted(case.files))
+            since = time.process_time()
+            made = synthesise(wanted, model).t1ce
+            seconds[case.name] = round(time.process_time() - since, 3)
+            patients[case.name] = _score(replace(_copy(case), image=_array(made)), protocol)
+        except Exception as error:  # one odd case must not stop the others
+            failed[case.name] = str(error)
+    facts = {**_made_by(everyone, protocol), "model": model.hash, "seconds": seconds, "failed": failed}
+    write({**facts, "patients": _plain(patients)}, run.folder / SCORES)
 
 
 def read(run: Run, protocol: str) -> Scored | None:
@@ -154,23 +160,20 @@ def _asked(runs: Sequence[Run], protocol: str) -> dict[str, Any]:
     }
 
 
-def _made_by(cases: Sequence[Case], protocol: str) -> dict[str, Any]:
+def _made_by(scored: Sequence[Case], protocol: str) -> dict[str, Any]:
     """What scores depend on, whatever made the images: other files or other definitions make other scores."""
-    files = [(case.name, name, _hash(file, file.stat())) for case in cases for name, file in sorted(case.files.items())]
-    return {
-        "protocol": protocol,
-        "version": patient.VERSION,
-        "files": hashlib.sha256(repr(files).encode()).hexdigest()[:12],
-    }
-
-
-def _hash(file: Path, stat: os.stat_result) -> str:
-    return _hash_of(file, stat.st_size, stat.st_mtime_ns)
+    hashes = [
+        (case.name, contrast, _hash(file, file.stat().st_mtime_ns))
+        for case in scored
+        for contrast, file in sorted(case.files.items())
+    ]
+    told = hashlib.sha256(repr(hashes).encode()).hexdigest()[:12]
+    return {"protocol": protocol, "version": patient.VERSION, "files": told}
 
 
 @cache
-def _hash_of(file: Path, size: int, changed: int) -> str:
-    """Of a file's content; size and time of change say when it has to be read again."""
+def _hash(file: Path, changed: int) -> str:
+    """Of a file's content; the time of its last change says when it has to be read again."""
     return case_io.file_hash(file)
 
 
