@@ -4,8 +4,10 @@ import io
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import matplotlib
+import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -16,6 +18,25 @@ from dsdiff.benchmark.compare import Arm, Judged, Row
 # A colour of the drawing -> the page's; where there is no page, the colour stands.
 COLOURS = {"#1b1f24": "var(--ink)", "#5a626c": "var(--soft)", "#e1e5ea": "var(--line)", "#1f5fbf": "var(--blue)"}
 INK, SOFT, LINE, BLUE = COLOURS
+GAP, WIDE, TALL = 0.016, 0.0122, 0.042  # from a point to its name; a letter; a line of text: shares of a panel
+
+
+class Box(NamedTuple):
+    """A part of a panel, in shares of it."""
+
+    left: float
+    right: float
+    low: float
+    high: float
+
+    def covers(self, other: "Box") -> bool:
+        """Whether they share anything."""
+        beside = self.right <= other.left or other.right <= self.left
+        return not (beside or self.high <= other.low or other.high <= self.low)
+
+    def inside(self) -> bool:
+        """Whether all of it lies in the panel."""
+        return self.left >= 0 and self.right <= 1 and self.low >= 0 and self.high <= 1
 
 
 def pareto(points: Sequence[tuple[float, float]]) -> list[int]:
@@ -60,21 +81,25 @@ def _panel(axis: Axes, rows: Sequence[Row], one: Judged) -> None:
 
 
 def _label(axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
-    """Names beside their points, to the right of those on the left and the other way round, none over another."""
+    """Names beside their points, each in the nearest place where it covers no point and no other name."""
     (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
-    least = 0.045 * (high - low)
-    above = 0.6 * least  # so that the line of the front runs below
-    placed: dict[bool, list[float]] = {True: [], False: []}
-    for name, cost, mean in sorted(points, key=lambda point: -point[2]):
-        on_left = cost < (left + right) / 2
-        others = placed[on_left]
-        place = min([mean + above, *(other - least for other in others if other - least < mean + above)])
-        others.append(place)
-        where = (cost + (0.015 if on_left else -0.015) * (right - left), place)
-        line = {"arrowstyle": "-", "color": LINE, "linewidth": 0.8, "shrinkA": 0, "shrinkB": 0}
+    places = [((cost - left) / (right - left), (mean - low) / (high - low)) for _, cost, mean in points]
+    taken = [Box(x - GAP / 2, x + GAP / 2, y - TALL / 4, y + TALL / 4) for x, y in places]
+    for (name, *_), (x, y) in sorted(zip(points, places, strict=True), key=lambda one: -one[1][1]):
+        wide = WIDE * len(name)
+        spots = [
+            Box(start, start + wide, y + up - TALL / 2, y + up + TALL / 2)
+            for up in sorted(np.arange(-6, 7) * 0.6 * TALL, key=lambda up: (abs(up - 0.6 * TALL), up))
+            for start in (x + GAP, x - GAP - wide)
+        ]
+        free = [spot for spot in spots if spot.inside() and not any(spot.covers(other) for other in taken)]
+        spot = (free or spots)[0]
+        taken.append(spot)
+        to_right, middle = spot.left > x, (spot.low + spot.high) / 2
+        line = {"arrowstyle": "-", "color": LINE, "linewidth": 0.8} if abs(middle - y) > 2 * TALL else None
         axis.annotate(
-            name, (cost, mean), where, fontsize=7.5, color=INK, ha="left" if on_left else "right", va="center",
-            arrowprops=line if mean - place > least else None,
+            name, (x, y), (spot.left if to_right else spot.right, middle), "axes fraction", "axes fraction",
+            fontsize=7.5, color=INK, ha="left" if to_right else "right", va="center", arrowprops=line,
         )  # fmt: skip
 
 

@@ -29,9 +29,7 @@ def command(
             help="Candidates, the reference first: YAMLs or names; changes for all of them.",
         ),
     ] = None,
-    data: Annotated[
-        Path | None, typer.Option(help="The folder of cases; with --from, where it is not data.root.")
-    ] = None,
+    data: Annotated[Path | None, typer.Option(help="The folder of cases; with --from, by default data.root.")] = None,
     split: Annotated[Path | None, typer.Option(help="A split file. Default: OUT/split.json, dealt once.")] = None,
     budget: Annotated[
         str | None, typer.Option(help=f"Time of one training, as 90s, 20min or 1h. Default: {LIMIT}.")
@@ -64,8 +62,7 @@ def command(
     """Compare backbones that are trained alike, patient by patient, and say of each whether it is worth it.
 
     The same command goes on where it was stopped. Writes OUT/store (the prepared cohort), OUT/table.md (printed too),
-    results.json, report.html and front.svg/png. Exit code: 0, or 1 where a candidate or a run is left out, or a patient
-    could not be scored (the others stand in the table; the same command tries again).
+    results.json, report.html and front.svg/png. Exit code: 0, or 1 where a candidate, run or patient is left out.
 
     Examples:
 
