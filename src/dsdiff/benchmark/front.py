@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 import matplotlib
-import numpy as np
 from markupsafe import Markup
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -83,13 +82,13 @@ def _panel(axis: Axes, rows: Sequence[Row], one: Judged) -> None:
 def _label(axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
     """Names beside their points, each in the nearest place where it covers no point and no other name."""
     (left, right), (low, high) = axis.get_xlim(), axis.get_ylim()
-    places = [((cost - left) / (right - left), (mean - low) / (high - low)) for _, cost, mean in points]
+    places = [(float((cost - left) / (right - left)), float((mean - low) / (high - low))) for _, cost, mean in points]
     taken = [Box(x - GAP / 2, x + GAP / 2, y - TALL / 4, y + TALL / 4) for x, y in places]
     for (name, *_), (x, y) in sorted(zip(points, places, strict=True), key=lambda one: -one[1][1]):
         wide = WIDE * len(name)
         spots = [
             Box(start, start + wide, y + up - TALL / 2, y + up + TALL / 2)
-            for up in sorted(np.arange(-6, 7) * 0.6 * TALL, key=lambda up: (abs(up - 0.6 * TALL), up))
+            for up in sorted((0.6 * TALL * step for step in range(-6, 7)), key=lambda up: (abs(up - 0.6 * TALL), up))
             for start in (x + GAP, x - GAP - wide)
         ]
         free = [spot for spot in spots if spot.inside() and not any(spot.covers(other) for other in taken)]
