@@ -23,7 +23,7 @@ help:
 	@echo "make test-smp   the tests of the extra smp, in .venv-smp: it needs torchvision, which brings CUDA (6 GB)"
 	@echo "make lint       ruff, mypy, import-linter"
 	@echo "make eval-real  scores on real patients and phantoms that the scored model never saw (needs DSDIFF_REAL_DATA)"
-	@echo "make compare    every small backbone against UNet on real patients: 5.3 hours (needs DSDIFF_REAL_DATA)"
+	@echo "make compare    every small backbone against UNet on real patients: 5.3 hours, an estimate (needs DSDIFF_REAL_DATA)"
 	@echo "make model      trains the shipped model and its fold models from scratch (needs DSDIFF_REAL_DATA)"
 	@echo "make regression trains one-step regression without our conditioning, a baseline for eval-real (needs DSDIFF_REAL_DATA)"
 

@@ -18,6 +18,7 @@ from dsdiff.benchmark.work import Failed
 from dsdiff.errors import DsdiffError
 from dsdiff.evaluation import cohort, measures, protocols, statistics
 from dsdiff.evaluation.statistics import Difference, Runs, Verdict
+from dsdiff.training.loop import CONFIG
 
 SIDE = 256  # of the slice whose forward is timed and whose memory is measured, as in dsdiff backbones
 WHAT = "comparison of backbones by dsdiff compare"
@@ -122,7 +123,7 @@ def measured(candidate: Candidate, run: Path, pace: float, device: str, file: Pa
         multiple = candidate.config.sketch().multiple
         side = -(-SIDE // multiple) * multiple
         counted = profile.count(candidate.config, side, side)
-        found = profile.measure(run / plan.CONFIG, side, device, 1, counted)
+        found = profile.measure(run / CONFIG, side, device, 1, counted)
         cost = Cost(counted.parameters, trained_macs(candidate), pace, found.seconds, found.inference, found.training)
         known[candidate.key] = asdict(cost)
         write(known, file)

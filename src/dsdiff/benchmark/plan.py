@@ -13,9 +13,10 @@ from dsdiff.backbones import registry
 from dsdiff.config import RunConfig
 from dsdiff.data import splits, store
 from dsdiff.errors import ConfigError, InputError
+from dsdiff.training.loop import CONFIG, MODEL
 
 PARAMETERS, GMACS, EXISTING = "Equal parameters", "Equal GMACs", "Runs that exist"
-CONFIG, MODEL, SCORES = "config.yaml", "model", "scores.json"  # of a run's folder
+SCORES = "scores.json"  # of a run's folder
 SPLIT_SEED = 2024  # as dsdiff split deals
 REGRESSION = "one-step regression"  # the reference's network without a diffusion process: a baseline
 # Keys that candidates may differ in: their network, and how its training is adjusted to it. A step always sees as many

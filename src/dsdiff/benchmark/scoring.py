@@ -15,7 +15,7 @@ from rich.console import Console
 from dsdiff import checkpoint
 from dsdiff import device as devices
 from dsdiff.benchmark.budget import write
-from dsdiff.benchmark.plan import MODEL, SCORES, Run
+from dsdiff.benchmark.plan import SCORES, Run
 from dsdiff.data import cases, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.data.style import LinearRegression
@@ -28,6 +28,7 @@ from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
 from dsdiff.inference.synthesize import run as synthesise
 from dsdiff.training import loop
+from dsdiff.training.loop import MODEL
 from dsdiff.volume import Volume
 
 LOG = "train.log"

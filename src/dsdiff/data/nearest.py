@@ -43,7 +43,7 @@ class Nearest:
         return LinearRegression.merged(self.regressions, (weights / weights.sum()).tolist()).weights
 
     def holds(self, measured: Measured) -> bool:
-        """Whether a case is one of these patients: none of 47 measures within 0.5 of another."""
+        """Whether a case is one of these patients: of 47, none measures within 0.3 of another."""
         return bool(np.sqrt(self._squared(measured).min()) < SAME)
 
     def _squared(self, measured: Measured) -> Float[np.ndarray, " p"]:
