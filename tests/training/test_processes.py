@@ -3,13 +3,16 @@
 import importlib.util
 import json
 import random
+import socket
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from conftest import TINY, write_case
 from rich.console import Console
@@ -17,7 +20,7 @@ from rich.console import Console
 from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.data import splits
-from dsdiff.training import loop, state
+from dsdiff.training import distributed, loop, state
 from dsdiff.training.watch import LOG, read_log
 
 HERE = Path(__file__).parent
@@ -38,14 +41,14 @@ def kill_resume():
 
 
 def wait(line, log):
-    """Exit code of a command; one that hangs is killed with all that it started."""
+    """Exit code of a command; one that hangs is killed with all that it started, and its last words are the failure."""
     kills = kill_resume()
     process = kills.start(line, log)
     try:
         return process.wait(LIMIT)
     except subprocess.TimeoutExpired:
         kills.kill(process)
-        raise
+        pytest.fail(f"hangs after {LIMIT} s:\n{log.read_text()[-6000:]}")
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +111,27 @@ def test_two_processes_are_one_with_twice_the_parts(ends, alone, name, strategy,
         assert one.get("loss", 0) == pytest.approx(other.get("loss", 0), rel=1e-3)
         assert one.get("validation", 0) == pytest.approx(other.get("validation", 0), rel=1e-3)
     assert checkpoint.read(ends[name, strategy] / "best").facts["steps"] == 20
+
+
+def test_nothing_holds_the_group_when_it_is_left(folder, monkeypatch):
+    """Else torch closes it with DDP's reducer, keeping Python's lock from a thread that it waits for: a deadlock."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    for name, value in {"RANK": 0, "WORLD_SIZE": 1, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}.items():
+        monkeypatch.setenv(name, str(value))
+    made, alive, wrap, leave = [], [], distributed.wrap, dist.destroy_process_group
+
+    def wrapped(module, strategy, world):
+        found = wrap(module, strategy, world)
+        made.append(weakref.ref(found))
+        return found
+
+    monkeypatch.setattr(distributed, "wrap", wrapped)
+    monkeypatch.setattr(dist, "destroy_process_group", lambda: (alive.append(made[-1]()), leave()))
+    config = configs.load(folder / "unet.yaml", ("training.strategy=ddp", "training.steps=1"))
+    loop.train(config, folder / "left", CPU, QUIET)
+    assert alive == [None]
 
 
 @pytest.mark.parametrize("processes", [1, 2])

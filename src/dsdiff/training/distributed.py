@@ -74,7 +74,11 @@ class World:
 
 @contextmanager
 def joined(where: torch.device) -> Iterator[World]:
-    """The processes that torchrun started, joined for a while; without it, this one. On CUDA each has its own GPU."""
+    """The processes that torchrun started, joined for a while; without it, this one. On CUDA each has its own GPU.
+
+    What holds the group (a module of DDP) must be gone before the end: torch would close the group with it, holding
+    Python's lock while it waits for gloo's threads, and one of them may be waiting for that lock.
+    """
     if not all(name in os.environ for name in STARTED):
         yield World(where)
         return

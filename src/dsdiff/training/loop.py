@@ -17,6 +17,7 @@ from dsdiff.data.cohort import Cohort
 from dsdiff.data.loader import Batches, prefetched
 from dsdiff.errors import ConfigError, OutputError
 from dsdiff.training import distributed, folders, state
+from dsdiff.training.distributed import World
 from dsdiff.training.judge import Judge
 from dsdiff.training.stop import Stop
 from dsdiff.training.trainer import Diverged, Trainer, learning_rate
@@ -36,20 +37,24 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console, w
     reading the data raises.
     """
     with distributed.joined(where) as world:
-        console = console if world.first else Console(quiet=True)
-        trainer, validates = Trainer(config, world), config.data.split is not None
-        world.by_first(lambda: claim(run, config))
-        facts = state.resume(trainer, run, console)
-        if facts:
-            console.print(f"{run}: resumed at step {trainer.step} of {config.training.steps}")
-        judge = Judge(config.training, facts)
-        unfinished = trainer.step < config.training.steps or (validates and judge.due(trainer.step))
-        if unfinished and not judge.satisfied:
-            patients = loader.gather(config.data, config.conditioning.style, console)
-            trainer.learn(patients)
-            _steps(trainer, judge, run, patients, console, workers)
-        for number, decay in enumerate(config.training.ema):
-            folders.save(trainer, number, run / (MODEL if number == judge.ema else f"{MODEL}-ema{decay}"))
+        return _trained(config, run, world, console if world.first else Console(quiet=True), workers)
+
+
+def _trained(config: RunConfig, run: Path, world: World, console: Console, workers: int) -> Path:
+    """Train among the joined processes; the trainer, and what it holds of them, is gone when it returns."""
+    trainer, validates = Trainer(config, world), config.data.split is not None
+    world.by_first(lambda: claim(run, config))
+    facts = state.resume(trainer, run, console)
+    if facts:
+        console.print(f"{run}: resumed at step {trainer.step} of {config.training.steps}")
+    judge = Judge(config.training, facts)
+    unfinished = trainer.step < config.training.steps or (validates and judge.due(trainer.step))
+    if unfinished and not judge.satisfied:
+        patients = loader.gather(config.data, config.conditioning.style, console)
+        trainer.learn(patients)
+        _steps(trainer, judge, run, patients, console, workers)
+    for number, decay in enumerate(config.training.ema):
+        folders.save(trainer, number, run / (MODEL if number == judge.ema else f"{MODEL}-ema{decay}"))
     return run / MODEL
 
 
