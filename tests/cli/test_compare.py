@@ -64,6 +64,14 @@ def asked(cohort, *names):
     return (*files, "--data", cohort / "patients", "--split", cohort / "split.json", "--steps", 4, "--seeds", 1)
 
 
+def moved(whole, to):
+    """A copy of a comparison that goes on where it stands: its runs' configs name the place of their data."""
+    copytree(whole, to)
+    for config in (to / "runs").glob("*/*/config.yaml"):
+        config.write_text(config.read_text().replace(str(whole), str(to)))
+    return to
+
+
 def results(out):
     return json.loads((out / "results.json").read_text())
 
@@ -175,16 +183,25 @@ def test_runs_that_exist_are_compared_without_training(cli, cohort, whole, tmp_p
 
 
 def test_a_scored_run_is_not_trained_again_for_want_of_its_model(cohort, cli, whole, tmp_path, monkeypatch):
-    copytree(whole, tmp_path / "kept")
-    for config in (tmp_path / "kept" / "runs").glob("*/*/config.yaml"):
+    for config in (moved(whole, tmp_path / "kept") / "runs").glob("*/*/config.yaml"):
         for part in config.parent.iterdir():
             if part.name not in ("config.yaml", scoring.SCORES):
                 part.unlink() if part.is_file() else rmtree(part)
-        config.write_text(config.read_text().replace(str(whole), str(tmp_path / "kept")))
     monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trains"))
     code, said = cli(*asked(cohort, "reference", "deeper"), "-o", tmp_path / "kept")
     assert code == 0, said
     assert results(tmp_path / "kept")["arms"] == results(whole)["arms"]
+
+
+def test_seeds_are_added_to_what_is_there_to_one_arm_alone(cohort, cli, whole, tmp_path):
+    out = moved(whole, tmp_path / "two")
+    code, said = cli(*asked(cohort, "reference", "deeper"), "--seeds", 2, "--gmac-seeds", 1, "-o", out)
+    assert code == 0, said
+    assert "seeds: 2 (Equal parameters), 1 (Equal GMACs)" in said
+    equal, gmacs = results(out)["arms"]
+    assert [len(row["scores"]["psnr_brain"]) for row in equal["rows"]] == [2, 2, 2, 1, 1]
+    assert equal["rows"][0]["scores"]["psnr_brain"][0] == gmacs["rows"][0]["scores"]["psnr_brain"][0]
+    assert gmacs == results(whole)["arms"][1]
 
 
 def test_the_same_folder_by_another_way_is_the_same_comparison(cohort, cli, whole, monkeypatch):
@@ -196,10 +213,8 @@ def test_the_same_folder_by_another_way_is_the_same_comparison(cohort, cli, whol
 
 
 def test_a_patient_who_could_not_be_scored_is_said_and_tried_again(cohort, cli, whole, tmp_path, monkeypatch):
-    copytree(whole, tmp_path / "again")
-    for config in (tmp_path / "again" / "runs").glob("*/*/config.yaml"):
-        config.write_text(config.read_text().replace(str(whole), str(tmp_path / "again")))
-        config.with_name(scoring.SCORES).unlink()
+    for file in (moved(whole, tmp_path / "again") / "runs").rglob(scoring.SCORES):
+        file.unlink()
     synthesise, left = scoring.synthesise, 1
 
     def stale(*args):

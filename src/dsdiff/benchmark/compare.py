@@ -73,6 +73,11 @@ class Row:
         """Training of all its runs, by the pace that was timed."""
         return None if self.cost is None or self.steps is None else self.steps * self.runs * self.cost.pace / 3600
 
+    @property
+    def seeds(self) -> int:
+        """How many seeds its scores are of."""
+        return max((len(runs) for runs in self.scores.values()), default=0)
+
     def interval(self, score: str) -> tuple[float, float, float]:
         """Mean and 95 % interval over patients of a score, averaged over seeds."""
         found = self.scores.get(score)

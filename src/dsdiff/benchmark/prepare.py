@@ -1,7 +1,7 @@
 """From what was asked for to the runs of every arm: the cohort prepared, candidates built and timed, a split."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,7 +21,7 @@ PACES, STORE = "calibration.json", "store"
 @dataclass(frozen=True)
 class Asked:
     """A comparison to train. data: a folder of cases; limit: steps (int) or seconds (float) of one training; arms:
-    titles of those wanted; jobs: trainings, and cases prepared, at a time."""
+    the seeds of each that is wanted, by title; jobs: trainings, and cases prepared, at a time."""
 
     names: Sequence[str]
     overrides: Sequence[str]
@@ -30,8 +30,7 @@ class Asked:
     split: Path | None
     folds: int | None
     limit: int | float
-    seeds: int
-    arms: Sequence[str]
+    arms: Mapping[str, int]
     jobs: int
 
 
@@ -75,8 +74,8 @@ def fresh(asked: Asked, out: Path, device: str, allow_code: bool, console: Conso
     steps = plan.steps(asked.limit, paces, macs, reference.name)
     root = out / "runs"
     arms = {
-        arm: tuple(plan.method(one, steps[arm][one.name], asked.seeds, folds, root, asked.data) for one in built)
-        for arm in asked.arms
+        arm: tuple(plan.method(one, steps[arm][one.name], seeds, folds, root, asked.data) for one in built)
+        for arm, seeds in asked.arms.items()
     }
     return Prepared(arms, paces, left_out)
 

@@ -109,10 +109,10 @@ def judgements(found: Sequence[Judgement]) -> list[Line]:
 
 def remarks(found: Comparison) -> list[str]:
     """What a reader must know to read the tables: protocol, patients, seeds, and what is not in them."""
-    facts, seeds = found.facts, ", ".join(map(str, found.facts["seeds"]))
+    facts = found.facts
     said = [
         f"{len(found.patients)} patients, each scored by models that never saw them (split {facts['split']}, "
-        f"folds: {facts['folds']}), seeds: {seeds}; mean and 95 % interval over patients.",
+        f"folds: {facts['folds']}), seeds: {_seeds(found.arms)}; mean and 95 % interval over patients.",
         f"Protocol {facts['protocol']}: {named(facts['protocol']).says}. The original's figures are of BraSyn with the "
         "background counted, one fold and one seed: no score there compares with one here.",
         "GMAC: 10^9 multiply-accumulates of one forward of a training slice. Training: steps times the seconds of a "
@@ -130,6 +130,16 @@ def remarks(found: Comparison) -> list[str]:
             f"{len(found.unscored)} could not be scored and are left out, such as {next(iter(found.unscored))}."
         )
     return said
+
+
+def _seeds(arms: Sequence[Arm]) -> str:
+    """How many seeds the trained rows have: a number, or those of each arm."""
+    rows = {arm.title: [row for row in arm.rows if row.cost is not None] for arm in arms}
+    numbers = {title: sorted({row.seeds for row in trained}) for title, trained in rows.items()}
+    said = {title: ", ".join(map(str, several)) for title, several in numbers.items()}
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return ", ".join(f"{several} ({title})" for title, several in said.items())
 
 
 def markdown(found: Comparison) -> str:

@@ -36,6 +36,9 @@ def command(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of one training, instead of --budget.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each candidate and fold.")] = 3,
+    gmac_seeds: Annotated[
+        int | None, typer.Option(min=1, help="Trainings in the arm of equal GMACs. Default: as --seeds.")
+    ] = None,
     folds: Annotated[int | None, typer.Option(min=1, help="How many folds to train and score. Default: all.")] = None,
     arm: Annotated[
         Literal["both", "parameters", "gmacs"], typer.Option(help="Each at the budget, each at equal GMACs, or both.")
@@ -82,7 +85,8 @@ def command(
     folders.refuse_replacing(out, compare.WHAT, REPORT)
     console = Console(stderr=True)
     if existing is None:
-        asked = _asked(configs or [], data, split, folds, _limit(budget, steps), seeds, arm, recipe, jobs)
+        arms = _arms(arm, seeds, gmac_seeds or seeds)
+        asked = _asked(configs or [], data, split, folds, _limit(budget, steps), arms, recipe, jobs)
         prepared = prepare.fresh(asked, out, device, allow_code, console)
     elif configs or split or budget or steps:
         raise ConfigError("--from takes runs as they are: no CONFIG, --split, --budget or --steps with it")
@@ -98,20 +102,26 @@ def _asked(
     split: Path | None,
     folds: int | None,
     limit: int | float,
-    seeds: int,
-    arm: str,
+    arms: dict[str, int],
     recipe: str,
     jobs: int,
 ) -> "Asked":
     """What is to be trained; arguments with a "=" are changes, the others configs."""
-    from dsdiff.benchmark import plan, prepare
+    from dsdiff.benchmark import prepare
 
     names = [item for item in configs if "=" not in item]
     if not names or data is None:
         raise ConfigError("needed are one CONFIG or more and --data, or --from RUNS")
     overrides = [item for item in configs if "=" in item]
-    arms = {"parameters": [plan.PARAMETERS], "gmacs": [plan.GMACS]}.get(arm, [plan.PARAMETERS, plan.GMACS])
-    return prepare.Asked(names, overrides, recipe, data, split, folds, limit, seeds, arms, jobs)
+    return prepare.Asked(names, overrides, recipe, data, split, folds, limit, arms, jobs)
+
+
+def _arms(which: str, seeds: int, gmac_seeds: int) -> dict[str, int]:
+    """The seeds of each arm that is wanted, by its title."""
+    from dsdiff.benchmark import plan
+
+    every = {"parameters": (plan.PARAMETERS, seeds), "gmacs": (plan.GMACS, gmac_seeds)}
+    return dict(every.values() if which == "both" else [every[which]])
 
 
 def _limit(budget: str | None, steps: int | None) -> int | float:
