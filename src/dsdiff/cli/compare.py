@@ -36,16 +36,12 @@ def command(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of one training, instead of --budget.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each candidate and fold.")] = 3,
-    gmac_seeds: Annotated[
-        int | None, typer.Option(min=1, help="Trainings in the arm of equal GMACs. Default: as --seeds.")
-    ] = None,
+    gmac_seeds: Annotated[int | None, typer.Option(min=1, help="Those at equal GMACs. Default: --seeds.")] = None,
     folds: Annotated[int | None, typer.Option(min=1, help="How many folds to train and score. Default: all.")] = None,
     arm: Annotated[
         Literal["both", "parameters", "gmacs"], typer.Option(help="Each at the budget, each at equal GMACs, or both.")
     ] = "both",
-    recipe: Annotated[
-        str, typer.Option(help="What a CONFIG that holds a backbone alone is put into.")
-    ] = "bridge-small",
+    recipe: Annotated[str, typer.Option(help="What a CONFIG of a backbone alone is put into.")] = "bridge-small",
     existing: Annotated[
         Path | None, typer.Option("--from", metavar="RUNS", help="Compare finished runs; train nothing.")
     ] = None,
