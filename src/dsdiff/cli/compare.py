@@ -36,7 +36,7 @@ def command(
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of one training, instead of --budget.")] = None,
     seeds: Annotated[int, typer.Option(min=1, help="Trainings of each candidate and fold.")] = 3,
-    gmac_seeds: Annotated[int | None, typer.Option(min=1, help="Those at equal GMACs. Default: --seeds.")] = None,
+    gmac_seeds: Annotated[int | None, typer.Option(min=1, help="Trainings at equal GMACs. Default: --seeds.")] = None,
     folds: Annotated[int | None, typer.Option(min=1, help="How many folds to train and score. Default: all.")] = None,
     arm: Annotated[
         Literal["both", "parameters", "gmacs"], typer.Option(help="Each at the budget, each at equal GMACs, or both.")
