@@ -15,7 +15,7 @@ ifndef DSDIFF_REAL_DATA
 DSDIFF_REAL_DATA := $(if $(wildcard $(UNPACK)),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsdiff/real)
 endif
 
-.PHONY: help demo test test-smp lint eval-real compare model regression phantoms train-folds train-final clean
+.PHONY: help demo test test-smp lint eval-real compare model regression phantoms clean
 
 help:
 	@echo "make demo       a simulated patient through the shipped model: demo/report.html"
@@ -89,20 +89,20 @@ compare: $(BIN)/dsdiff $(DSDIFF_REAL_DATA)
 
 # The whole recipe of the shipped model; every step resumes where it was stopped, and two trainings run at a time.
 model: $(VENV)/.dev $(DSDIFF_REAL_DATA) phantoms
-	$(MAKE) -j2 train-folds train-final
+	$(MAKE) -j2 $(FOLDS:%=train-%) train-final
+	for fold in $(FOLDS); do rm -rf models/folds/fold$$fold && cp -r $(RUNS)/second-$$fold/model models/folds/fold$$fold || exit 1; done
+	cp $(RUNS)/second-final/model/model.safetensors $(RUNS)/second-final/model/config.yaml $(DEFAULT)/
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/calibrate.py $(DSDIFF_REAL_DATA) --also $(DEFAULT)
 
 phantoms: $(VENV)/.dev
 	$(BIN)/dsdiff phantom $(RUNS)/phantoms -n 24 --seed 1 --target-style own
 
-train-folds: $(FOLDS:%=train-fold%)
+COHORT = data.root=$(DSDIFF_REAL_DATA) data.phantoms=$(RUNS)/phantoms \
+  $(if $(filter-out final,$*),data.split=models/split.json data.fold=$*)
 
-train-fold%:
-	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(FIRST) -o $(RUNS)/first$* data.root=$(DSDIFF_REAL_DATA) \
-	  data.phantoms=$(RUNS)/phantoms data.split=models/split.json data.fold=$*
-	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(SECOND) -o $(RUNS)/second$* data.root=$(DSDIFF_REAL_DATA) \
-	  data.phantoms=$(RUNS)/phantoms data.split=models/split.json data.fold=$* training.init_from=$(RUNS)/first$*/model
-	mkdir -p models/folds && rm -rf models/folds/fold$* && cp -r $(RUNS)/second$*/model models/folds/fold$*
+train-%:
+	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(FIRST) -o $(RUNS)/first-$* $(COHORT)
+	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(SECOND) -o $(RUNS)/second-$* $(COHORT) training.init_from=$(RUNS)/first-$*/model
 
 # The same network in one step from the three contrasts alone: what diffusion, structure and style have to beat.
 regression: $(VENV)/.dev $(DSDIFF_REAL_DATA)
@@ -113,13 +113,6 @@ regression%:
 	  data.root=$(DSDIFF_REAL_DATA) data.split=models/split.json data.fold=$* conditioning.style=none data.phantom_share=0 \
 	  training.steps=1200
 	mkdir -p $(PLAIN) && rm -rf $(PLAIN)/fold$* && cp -r $(RUNS)/regression-runs/$*/model $(PLAIN)/fold$*
-
-train-final:
-	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(FIRST) -o $(RUNS)/first-final data.root=$(DSDIFF_REAL_DATA) \
-	  data.phantoms=$(RUNS)/phantoms
-	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(SECOND) -o $(RUNS)/second-final data.root=$(DSDIFF_REAL_DATA) \
-	  data.phantoms=$(RUNS)/phantoms training.init_from=$(RUNS)/first-final/model
-	cp $(RUNS)/second-final/model/model.safetensors $(RUNS)/second-final/model/config.yaml $(DEFAULT)/
 
 ifneq ($(wildcard $(UNPACK)),)
 $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsdiff/real: | $(BIN)/dsdiff

@@ -20,6 +20,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from rich.console import Console
+from scipy import ndimage
 
 from dsdiff import checkpoint
 from dsdiff.benchmark.scoring import learn
@@ -36,6 +37,8 @@ from dsdiff.progress import bars
 MORE = {
     "slice_jumps": "steps from slice to slice, of the truth's (1: as it; above: steps between slices)",
     "false_ml": "what enhances where nothing does, ml",
+    "error_surface": "share of the squared error (after the linear map) within 4 mm of the brain's surface",
+    "error_enhancing": "the same where the truth enhances by 1.5 or more, vessels and meninges included",
     "coverage_80": "share of the brain's voxels within the 80 % interval of the standard deviation that is told",
     "error_correlation": "rank correlation of error and standard deviation in the brain",
 }
@@ -73,9 +76,14 @@ def more(
 ) -> dict[str, float]:
     """The scores of MORE; NaN for what a method does not tell."""
     made, true, start = (metrics.robust(one, where.brain) for one in (image, truth, t1))
+    wrong = np.square(metrics.linear_fit(made, true, where.brain) - true) * where.brain
+    surface = ndimage.distance_transform_edt(where.brain, sampling=spacing) <= enhancement.SURFACE_MM
+    enhances = enhancement.enhancement_map(true, start, where.brain, spacing) > enhancement.THRESHOLD
     found = {
         "slice_jumps": texture.slice_jumps(made, true, where.brain),
         "false_ml": enhancement.score(made, true, start, where, spacing)["false_ml"],
+        "error_surface": float(wrong[surface].sum() / wrong.sum()),
+        "error_enhancing": float(wrong[enhances].sum() / wrong.sum()),
     }
     if std is None:
         return found | dict.fromkeys(("coverage_80", "error_correlation"), float("nan"))
