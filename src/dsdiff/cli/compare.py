@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from dsdiff.benchmark.prepare import Asked, Prepared
 
 LIMIT = "20min"  # of training, where neither --budget nor --steps says anything
+SEEDS = 3
 REPORT = ("results.json", "table.md", "report.html", "front.svg", "front.png")
 
 
@@ -35,7 +36,9 @@ def command(
         str | None, typer.Option(help=f"Time of one training, as 90s, 20min or 1h. Default: {LIMIT}.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of one training, instead of --budget.")] = None,
-    seeds: Annotated[int, typer.Option(min=1, help="Trainings of each candidate and fold.")] = 3,
+    seeds: Annotated[
+        int | None, typer.Option(min=1, help=f"Trainings of each candidate and fold. Default: {SEEDS}.")
+    ] = None,
     gmac_seeds: Annotated[int | None, typer.Option(min=1, help="Trainings at equal GMACs. Default: --seeds.")] = None,
     folds: Annotated[int | None, typer.Option(min=1, help="How many folds to train and score. Default: all.")] = None,
     arm: Annotated[
@@ -81,11 +84,13 @@ def command(
     folders.refuse_replacing(out, compare.WHAT, REPORT)
     console = Console(stderr=True)
     if existing is None:
-        arms = _arms(arm, seeds, gmac_seeds or seeds)
+        arms = _arms(arm, seeds or SEEDS, gmac_seeds or seeds or SEEDS)
         asked = _asked(configs or [], data, split, folds, _limit(budget, steps), arms, recipe, jobs)
         prepared = prepare.fresh(asked, out, device, allow_code, console)
-    elif configs or split or budget or steps:
-        raise ConfigError("--from takes runs as they are: no CONFIG, --split, --budget or --steps with it")
+    elif configs or any((split, budget, steps, seeds, gmac_seeds, folds)):
+        raise ConfigError(
+            "--from takes runs as they are: no CONFIG, --split, --budget, --steps, --seeds, --gmac-seeds, --folds"
+        )
     else:
         prepared = prepare.finished(existing, reference, data, out, device, allow_code)
     if _compared(prepared, out, protocol, device, jobs, console):
