@@ -36,9 +36,7 @@ def command(
         str | None, typer.Option(help=f"Time of one training, as 90s, 20min or 1h. Default: {LIMIT}.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of one training, instead of --budget.")] = None,
-    seeds: Annotated[
-        int | None, typer.Option(min=1, help=f"Trainings of each candidate and fold. Default: {SEEDS}.")
-    ] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help=f"Trainings of a candidate and fold. Default: {SEEDS}.")] = None,
     gmac_seeds: Annotated[int | None, typer.Option(min=1, help="Trainings at equal GMACs. Default: --seeds.")] = None,
     folds: Annotated[int | None, typer.Option(min=1, help="How many folds to train and score. Default: all.")] = None,
     arm: Annotated[
@@ -88,9 +86,7 @@ def command(
         asked = _asked(configs or [], data, split, folds, _limit(budget, steps), arms, recipe, jobs)
         prepared = prepare.fresh(asked, out, device, allow_code, console)
     elif configs or any((split, budget, steps, seeds, gmac_seeds, folds)):
-        raise ConfigError(
-            "--from takes runs as they are: no CONFIG, --split, --budget, --steps, --seeds, --gmac-seeds, --folds"
-        )
+        raise ConfigError("--from takes runs as they are: no CONFIG, --split, --folds, budget or seeds with it")
     else:
         prepared = prepare.finished(existing, reference, data, out, device, allow_code)
     if _compared(prepared, out, protocol, device, jobs, console):
