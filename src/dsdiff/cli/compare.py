@@ -36,7 +36,7 @@ def command(
         str | None, typer.Option(help=f"Time of one training, as 90s, 20min or 1h. Default: {LIMIT}.")
     ] = None,
     steps: Annotated[int | None, typer.Option(min=1, help="Steps of one training, instead of --budget.")] = None,
-    seeds: Annotated[int | None, typer.Option(min=1, help=f"Trainings of a candidate and fold. Default: {SEEDS}.")] = None,
+    seeds: Annotated[int | None, typer.Option(min=1, help=f"Trainings of each, by fold. Default: {SEEDS}.")] = None,
     gmac_seeds: Annotated[int | None, typer.Option(min=1, help="Trainings at equal GMACs. Default: --seeds.")] = None,
     folds: Annotated[int | None, typer.Option(min=1, help="How many folds to train and score. Default: all.")] = None,
     arm: Annotated[
