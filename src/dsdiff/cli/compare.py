@@ -70,7 +70,7 @@ def command(
 
         dsdiff compare unet-small mine.yaml --data cohort --split split.json --steps 500 training.lr=3e-4
 
-        dsdiff compare --from runs
+        dsdiff compare --from runs --data cohort
     """
     from rich.console import Console
 

@@ -1,7 +1,7 @@
 """What each scale of a network's answer is worth, learnt on patients that it never saw.
 
 The answer is the style that the network was told and its change to that: agent, vessels, and what it took for noise. A
-network of few patients is too sure of the finest changes, which blur, and too timid about broad ones. Both are taken
+network of few patients is too sure of its changes, most of all of the finest ones, which blur. Both are taken
 apart into Gaussian scales and put together again with weights found by least squares (stacking: Wolpert 1992, Breiman
 1996).
 """
