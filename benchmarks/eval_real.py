@@ -24,7 +24,7 @@ from scipy import ndimage
 
 from dsdiff import checkpoint
 from dsdiff.benchmark.scoring import learn
-from dsdiff.data import cases, nifti, preprocess, splits
+from dsdiff.data import cases, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.data.style import LinearRegression
 from dsdiff.evaluation import baselines, enhancement, metrics, scores, statistics, texture, uncertainty
@@ -95,8 +95,9 @@ def more(
 
 def regions_of(case: Case, brain: np.ndarray) -> Regions:
     """Where to score a patient, from the segmentation where there is one."""
-    labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array if "seg" in case.files else None
-    return regions(brain, labels)
+    if "seg" not in case.named:
+        return regions(brain, None)
+    return regions(brain, preprocess.to_canonical(cases.load(case, ("seg",))["seg"]).array)
 
 
 def fold_models(root: Path, split: splits.Split) -> dict[int, Path]:

@@ -48,6 +48,8 @@ def refuse_foreign(target: Path, facts: str, what: str, ours: re.Pattern[str]) -
             refuse_unwritable(target)
             return
         names = {path.name for path in target.iterdir()}
+        if not names:
+            return
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
     foreign, made_here = sorted(name for name in names if not ours.fullmatch(name)), _says(target / facts, what)
@@ -63,6 +65,13 @@ def refuse_unwritable(target: Path) -> None:
         Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=above)).rmdir()
     except OSError as error:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
+
+
+def refuse_picture(target: Path) -> None:
+    """Raise `OutputError` where a picture cannot be written, before long work is done. Pictures are PNG."""
+    if target.suffix.lower() != ".png" or target.is_dir():
+        raise OutputError(f"{target} is no place for a picture; give a file that ends in .png")
+    refuse_unwritable(target)
 
 
 def refuse_replacing(target: Path, what: str, names: Sequence[str]) -> None:

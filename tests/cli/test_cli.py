@@ -42,6 +42,13 @@ def test_wrong_commands_are_said(cli, case_folder, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+def test_the_demonstration_replaces_no_report_of_others(cli, tmp_path):
+    (tmp_path / "report.html").write_text("precious")
+    code, said = cli("demo", "-o", tmp_path)
+    assert (code, "is not by this command" in said) == (2, True)
+    assert tree(tmp_path) == {"report.html"}
+
+
 def test_train_then_synth(cli, case_folder, tmp_path):
     (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(TINY))
     run_folder = tmp_path / "run"
@@ -65,6 +72,7 @@ def test_train_then_synth(cli, case_folder, tmp_path):
 
 def test_synth_then_evaluate(cli, case_folder, model_folder, tmp_path):
     cohort, out = case_folder.parent, tmp_path / "evaluation"
+    out.mkdir()  # an empty folder is a place like any other
     assert cli("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder, "--samples", 2)[0] == 0
     code, said = cli("evaluate", tmp_path / "out", cohort, "-o", out)
     assert code == 0, said

@@ -4,6 +4,7 @@ import json
 
 import nibabel as nib
 import numpy as np
+import torch
 from conftest import LPS, patient, tree, write_case
 
 
@@ -27,6 +28,7 @@ def test_synth_writes_what_it_names(cli, case_folder, model_folder, tmp_path):
     assert facts["inputs"]["t1"]["file"] == "P01_t1.nii.gz"
     assert len(facts["inputs"]["flair"]["sha256"]) == 64
     assert len(facts["model"]["hash"]) == 12
+    assert facts["threads"] == torch.get_num_threads()
     assert any("ml" in warning for warning in facts["warnings"])
     assert "ml" in said
     assert str(tmp_path) not in (out / "provenance.json").read_text()
@@ -80,3 +82,6 @@ def test_a_changed_input_is_not_a_finished_case(cli, case_folder, model_folder, 
     assert "0 of 1 cases are finished" in cli(*command, "--steps", 2)[1]
     nib.save(nib.Nifti1Image(patient(seed=5)["t2"], LPS), case_folder / "P01_t2.nii.gz")
     assert "0 of 1 cases are finished" in cli(*command, "--steps", 2)[1]
+    (tmp_path / "out" / "P01" / "P01_desc-synthT1ce_T1w.nii.gz").unlink()
+    assert "0 of 1 cases are finished" in cli(*command, "--steps", 2)[1]
+    assert "1 of 1 cases are finished" in cli(*command, "--steps", 2)[1]

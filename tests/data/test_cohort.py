@@ -1,3 +1,5 @@
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -5,7 +7,7 @@ from conftest import write_case
 
 from dsdiff.data import batch as batches
 from dsdiff.data import cases, cohort
-from dsdiff.errors import InputError
+from dsdiff.errors import CaseError, InputError
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +26,14 @@ def test_a_patient_knows_its_regions(patients):
         assert not images[:, region == 0].any()
         assert (images[3] - images[0])[region == 3].mean() > 2
         assert patient.slices_with(2).tolist() == np.flatnonzero((region == 3).any((1, 2))).tolist()
+
+
+def test_two_segmentations_are_not_none(tmp_path):
+    folder = write_case(tmp_path, "P0")
+    shutil.copy(folder / "P0_seg.nii.gz", folder / "P0_dseg.nii.gz")
+    (case,) = cases.discover(folder)
+    with pytest.raises(CaseError, match="has more than one seg"):
+        cohort.load(case, ("t1", "t2", "flair"), "t1ce")
 
 
 @pytest.mark.parametrize("z", [0, 7, -1])

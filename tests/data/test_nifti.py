@@ -77,6 +77,10 @@ def test_a_volume_without_header_gets_both_forms(tmp_path):
 def test_bad_files_are_named(tmp_path):
     good = saved(tmp_path, np.random.default_rng(0).normal(size=(20, 20, 20)).astype(np.float32))
     (tmp_path / "torn.nii.gz").write_bytes(good.read_bytes()[:4000])
+    packed = bytearray(good.read_bytes())
+    packed[len(packed) // 2] ^= 8
+    (tmp_path / "flipped.nii.gz").write_bytes(packed)
+    (tmp_path / "unsealed.nii.gz").write_bytes(good.read_bytes()[:-5])
     (tmp_path / "text.nii.gz").write_text("hello")
     (tmp_path / "empty.nii").write_bytes(b"")
     nib.save(nib.load(good), tmp_path / "whole.nii")
@@ -84,8 +88,8 @@ def test_bad_files_are_named(tmp_path):
     (tmp_path / "short.nii").write_bytes(raw[:-100])
     (tmp_path / "datatype.nii").write_bytes(raw[:70] + b"\x4d\x00" + raw[72:])
     (tmp_path / "negative.nii").write_bytes(raw[:42] + b"\xff\xff" + raw[44:])
-    damaged = ("torn.nii.gz", "text.nii.gz", "empty.nii", "short.nii", "datatype.nii", "negative.nii")
-    for name in damaged:
+    damaged = ("torn.nii.gz", "flipped.nii.gz", "unsealed.nii.gz", "text.nii.gz", "empty.nii", "short.nii")
+    for name in (*damaged, "datatype.nii", "negative.nii"):
         with pytest.raises(InputError, match=name):
             nifti.read(tmp_path / name)
     with pytest.raises(InputError, match="no such file"):

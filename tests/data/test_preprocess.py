@@ -32,6 +32,18 @@ def test_canonical_axes_have_an_exact_inverse(codes):
     assert np.array_equal(canonical.array, np.asarray(nib.as_closest_canonical(reference).dataobj))
 
 
+@pytest.mark.parametrize("codes", CODES)
+def test_a_voxel_is_told_in_the_order_of_its_file(codes):
+    array = np.zeros((20, 24, 16), np.float32)
+    array[5:15, 6:20, 4:12] = 100 * np.random.default_rng(0).random((10, 14, 8)) + 50
+    ras = nib.Nifti1Image(array, np.eye(4))
+    image = ras.as_reoriented(nib.orientations.axcodes2ornt(codes))
+    volume = Volume(np.asarray(image.get_fdata(), np.float32), image.affine)
+    prepared = preprocess.apply({"t1": volume})
+    point = tuple(int(at) for at in np.unravel_index(prepared.images["t1"].argmax(), prepared.brain.shape))
+    assert prepared.voxel(point) == np.unravel_index(volume.array.argmax(), volume.shape)
+
+
 def test_restore_undoes_apply():
     given = volumes()
     prepared = preprocess.apply(given)

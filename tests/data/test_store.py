@@ -125,6 +125,16 @@ def test_new_and_changed_cases_are_prepared_and_the_rest_left(place):
     assert not list((place / "store").rglob("*.partial"))
 
 
+def test_a_case_that_fails_now_leaves_the_store(place):
+    cohort = place / "cohort"
+    (cohort / "P1" / "P1_t2.nii.gz").write_bytes(b"no image")
+    shutil.copy(cohort / "P2" / "P2_t1.nii.gz", cohort / "P2" / "P2_t2.nii.gz")
+    report = again(place)
+    assert (report.made, report.kept, list(report.failed)) == ((), ("P0",), ["P1", "P2"])
+    assert "one contrast is a copy of another" in report.failed["P2"]
+    assert list(store.open_store(place / "store").entries) == ["P0"]
+
+
 def test_damage_is_named_and_mended(place):
     file = store.case_file(place / "store", "P1")
     whole = file.read_bytes()

@@ -29,9 +29,12 @@ def prepared():
     return preprocess.apply(volumes)
 
 
-def model(dropout=0.3, **conditioning):
+def model(dropout=0.3, spread=False, **conditioning):
     data = {"slab": 1, "crop": [32, 48], "contrast_dropout": dropout}
-    config = configs.parse({**TINY, "data": data, "conditioning": conditioning}, "test")
+    backbone = {**TINY["backbone"], "params": {**TINY["backbone"]["params"], "out_channels": 1 + spread}}
+    process = {"target": "bridge", "params": {"sigma": 0.5, "spread": spread}}
+    asked = {"data": data, "backbone": backbone, "process": process, "conditioning": conditioning}
+    config = configs.parse({**TINY, **asked}, "test")
     network = config.build_network().eval()
     wake(network)
     return models.Model("tiny", "0", config, network, config.build_process(), config.build_sampler(), CPU)
@@ -95,3 +98,12 @@ def test_explain_from_the_command_line(model_folder, tmp_path, cli):
         ended, said = cli("explain", *line, "--model", model_folder)
         assert ended == code, said
     assert (tmp_path / "new" / "e.png").stat().st_size > 10000
+    for place in ("e.jpg", "new"):
+        ended, said = cli("explain", case, "-o", tmp_path / place, "--model", model_folder)
+        assert (ended, "give a file that ends in .png" in said) == (2, True)
+
+
+def test_the_error_that_a_network_tells_is_shown_without_samples(prepared):
+    told = explain.explain(prepared, model(spread=True), samples=4)
+    assert told.spread[prepared.brain].std() > 0
+    assert np.array_equal(told.spread, told.result.z_std)

@@ -4,7 +4,8 @@ import torch
 from conftest import TINY, write_case
 
 from dsdiff import config as configs
-from dsdiff.data import splits
+from dsdiff.data import prepare, splits
+from dsdiff.data.store import Settings
 from dsdiff.errors import ConfigError
 from dsdiff.inference import model as models
 from dsdiff.inference import probe
@@ -74,6 +75,12 @@ def test_probe_of_a_run(tmp_path, cli):
     assert code == (0 if "\ndisentangled" in said else 1)
     assert len([line for line in said.splitlines() if line.startswith(("pass ", "FAIL "))]) == 4
     assert (tmp_path / "run" / "probe.png").stat().st_size > 5000
+    assert cli("probe", tmp_path / "run", "-o", tmp_path / "probe.jpg")[0] == 2
+    prepare.prepare(tmp_path / "cohort", tmp_path / "store", Settings(), 1, loop.Console(quiet=True))
+    written = (tmp_path / "run" / "config.yaml").read_text()
+    (tmp_path / "run" / "config.yaml").write_text(written.replace(str(tmp_path / "cohort"), str(tmp_path / "store")))
+    code, said = cli("probe", tmp_path / "run")
+    assert (code, "was trained from a store" in said) == (2, True)
 
 
 def test_what_cannot_be_probed_is_said(model_folder, tmp_path):

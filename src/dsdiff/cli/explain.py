@@ -12,7 +12,7 @@ def command(
     case: Annotated[Path, typer.Argument(metavar="CASE", help="The folder of one case (BraTS or BIDS names).")],
     out: Annotated[Path, typer.Option("-o", "--out", readable=False, help="The picture, a PNG.")] = Path("explain.png"),
     model: Annotated[str, typer.Option(help="A shipped model's name or a model folder.")] = "default",
-    samples: Annotated[int, typer.Option(min=1, help="Samples whose spread is drawn; 1 leaves it out.")] = 4,
+    samples: Annotated[int, typer.Option(min=1, help="Samples, for a model that tells no error.")] = 4,
     threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
 ) -> None:
@@ -37,10 +37,10 @@ def command(
     found = cases.discover(case)
     if len(found) != 1:
         raise ConfigError(f"{case} holds {len(found)} cases; explain takes one")
-    folders.refuse_unwritable(out)
+    folders.refuse_picture(out)
     devices.set_threads(threads)
     loaded, one = models.load(model, devices.pick(device)), found[0]
-    wanted = loaded.wanted({*one.files, *one.doubles})
+    wanted = loaded.wanted(one.named)
     prepared = preprocess.apply(cases.load(one, wanted), loaded.config.data.start)
     drawn = samples if loaded.process.varies(loaded.process.usual_steps(samples)) else 1
     with bars(Console(stderr=True)) as progress:
@@ -48,9 +48,8 @@ def command(
         told = explain.explain(prepared, loaded, drawn, lambda share: progress.update(task, completed=share))
     for number, enhancement in enumerate(told.found, 1):
         owed = ", ".join(f"{name} {share:+.0%}" for name, share in enhancement.owed.items())
-        voxel = tuple(at + corner for at, corner in zip(enhancement.point, prepared.corner, strict=True))
         size = f"{enhancement.ml:.1f} ml above {explain.ENHANCES} robust SD"
-        typer.echo(f"enhancement {number}: {size} at voxel {voxel}, owed to {owed}")
+        typer.echo(f"enhancement {number}: {size} at voxel {prepared.voxel(enhancement.point)}, owed to {owed}")
     if not told.found:
         typer.echo(f"nothing enhances by {explain.ENHANCES} robust SD in {explain.LEAST_ML} ml or more")
     try:

@@ -34,10 +34,14 @@ def command(
     from rich.console import Console
 
     from dsdiff import device as devices
+    from dsdiff import folders
+    from dsdiff.errors import OutputError
     from dsdiff.inference import model as models
     from dsdiff.inference import preview, probe, probe_picture
     from dsdiff.progress import bars
 
+    picture = out or run / "probe.png"
+    folders.refuse_picture(picture)
     devices.set_threads(threads)
     model = models.load(run / "model" if (run / "model").is_dir() else run, devices.pick(device))
     chosen = _cases(run, folder)[:most]
@@ -48,8 +52,11 @@ def command(
     for said, passed in verdict.checks.items():
         typer.echo(f"{'not tried' if passed is None else 'pass' if passed else 'FAIL':10}{said}")
     typer.echo("disentangled" if verdict.disentangled else "NOT disentangled")
-    picture = out or run / "probe.png"
-    preview.save(probe_picture.draw(seen[0], model, f"{seen[0].name}   model {model.hash}"), picture)
+    try:
+        picture.parent.mkdir(parents=True, exist_ok=True)
+        preview.save(probe_picture.draw(seen[0], model, f"{seen[0].name}   model {model.hash}"), picture)
+    except OSError as error:
+        raise OutputError(f"{picture} cannot be written: {error.strerror or error}") from error
     typer.echo(picture)
     if not verdict.disentangled:
         raise typer.Exit(1)
@@ -58,7 +65,7 @@ def command(
 def _cases(run: Path, folder: Path | None) -> "list[Case]":
     """The patients to probe. Raises `ConfigError` where nobody names any."""
     from dsdiff import config as configs
-    from dsdiff.data import cases, splits
+    from dsdiff.data import cases, splits, store
 
     if folder is not None:
         return cases.discover(folder)
@@ -68,4 +75,6 @@ def _cases(run: Path, folder: Path | None) -> "list[Case]":
     if data.root is None or data.split is None or data.fold is None:
         raise ConfigError(f"{run} held no patients out; name some by --cases DIR")
     held_out = splits.read(data.split).held_out(data.fold)
+    if store.is_store(data.root):
+        raise ConfigError(f"{run} was trained from a store, which keeps no files: name patients by --cases DIR")
     return [case for case in cases.discover(data.root) if case.name in held_out]

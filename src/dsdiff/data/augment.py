@@ -130,7 +130,10 @@ def flip(images: Float[Tensor, "b c h w"], mirrored: Bool[Tensor, " b"]) -> Floa
 
 
 def affine_grid(batch: int, size: tuple[int, int], dice: torch.Generator, config: Affine) -> Float[Tensor, "b h w 2"]:
-    """A sampling grid of a random rotation, scale and shear about the slice's middle, for `warp`."""
+    """A sampling grid of a random rotation, scale and shear about the slice's middle, for `warp`.
+
+    In units of the slice's sides: one that is no square is also sheared as it turns, at 128 x 160 by 5 of 12 degrees.
+    """
     changed = torch.rand(batch, generator=dice) < config.probability
     angle, log_scale, shear = ((torch.rand(3, batch, generator=dice) * 2 - 1) * changed).unbind()
     angle, scale, shear = angle * math.radians(config.degrees), (log_scale * config.zoom).exp(), shear * config.shear

@@ -37,6 +37,11 @@ class Case:
     files: Mapping[str, Path]  # t1, t1ce, t2, flair, seg -> file
     doubles: Mapping[str, tuple[Path, ...]] = field(default_factory=dict)  # contrasts found more than once
 
+    @property
+    def named(self) -> set[str]:
+        """Every contrast of which there is a file: `load` reads it, or says that it is there twice."""
+        return {*self.files, *self.doubles}
+
 
 def contrast_of(path: Path) -> tuple[str, str] | None:
     """(case, contrast) that a file's name tells, or None if it tells none; what dsdiff itself wrote counts as none."""

@@ -143,7 +143,7 @@ class Boxed:
 
 def boxed(case: Case, contrasts: Sequence[str], target: str, start: str) -> Boxed:
     """Read and prepare one case; the brain is that of `start`. Raises what reading and preparing raise."""
-    volumes = cases.load(case, (*contrasts, target, *(("seg",) if "seg" in case.files else ())))
+    volumes = cases.load(case, (*contrasts, target, *(("seg",) if "seg" in case.named else ())))
     seg = volumes.pop("seg", None)
     prepared = preprocess.apply(volumes, start)
     region = prepared.brain.astype(np.uint8)

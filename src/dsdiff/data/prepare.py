@@ -69,6 +69,7 @@ def prepare(folder: Path, root: Path, settings: Settings, workers: int, console:
             progress.advance(task)
             if isinstance(outcome, str):
                 failed[name] = outcome
+                entries.pop(name, None)  # what was made of other files than are there now
             elif outcome is None:
                 kept.append(name)
             else:
@@ -144,7 +145,7 @@ def _outcomes(
 def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> Entry | str | None:
     """The entry of a case that was prepared now, None where it stands in the store as its files are, or what failed."""
     try:
-        present = [name for name in settings.contrasts if name in case.files or name in case.doubles]
+        present = [name for name in settings.contrasts if name in case.named]
         sources = [settings.start, *(name for name in present if name != settings.start)]
         read_ones = (*sources, settings.target, "seg")
         inputs = {name: sha256(case.files[name]) for name in read_ones if name in case.files}
@@ -152,7 +153,6 @@ def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> 
         if known is not None and known.inputs == inputs and file.is_file() and sha256(file) == known.sha256:
             return None
         read = cohort.boxed(case, sources, settings.target, settings.start)
-        store.write_case(read, file)
         scales = {name: (scale.centre, scale.width) for name, scale in read.scales.items()}
         absent = tuple(name for name in settings.contrasts if name not in present)
         peak = "".join(map(str, read.region.max((1, 2))))
@@ -163,6 +163,7 @@ def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> 
             styles = {
                 kind: {"gram": style.gram.tolist(), "moment": style.moment.tolist()} for kind, style in found.items()
             }
+        store.write_case(read, file)
         return Entry(
             case.name,
             peak,

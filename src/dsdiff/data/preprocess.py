@@ -56,6 +56,12 @@ class Prepared:
         placed[self.box] = image
         return placed
 
+    def voxel(self, point: tuple[int, int, int]) -> tuple[int, int, int]:
+        """Where a voxel of the box lies in the files that were read, whatever the order and direction of their axes."""
+        back = inv_ornt_aff(io_orientation(self.grid.affine), self.grid.shape)
+        x, y, z, _ = back @ (*(at + first for at, first in zip(point, self.corner, strict=True)), 1)
+        return round(x), round(y), round(z)
+
 
 def to_canonical(volume: Volume) -> Volume:
     """The same image with axes in RAS+ order: a view, voxel values untouched."""

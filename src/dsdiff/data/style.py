@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from dsdiff.errors import InputError
+
 Image = Float[np.ndarray, "x y z"]
 Mask = Bool[np.ndarray, "x y z"]
 Code = Float[np.ndarray, " f"]  # a weight for every source, then for what of it lies above each knot, then a constant
@@ -100,13 +102,16 @@ def told(
 
 def own_style(sources: Sequence[Image], truth: Image, healthy: Mask, kind: str = "linear") -> LinearRegression:
     """The style of one patient, fitted in healthy brain; a line again without the voxels that enhance there. Curves are
-    not: they would lose the bright tissues that they are to follow.
+    not: they would lose the bright tissues that they are to follow. Raises `InputError` for contrasts that are copies.
     """
     region = healthy
     for _ in range(ROUNDS[kind]):
         style = LinearRegression(len(sources), KNOTS[kind])
         style.add(sources, truth, region)
-        region = healthy & (truth - style.predict(sources, healthy) < OUTLIER)
+        try:
+            region = healthy & (truth - style.predict(sources, healthy) < OUTLIER)
+        except np.linalg.LinAlgError as error:
+            raise InputError("one contrast is a copy of another: they tell no style of the T1ce") from error
     return style
 
 

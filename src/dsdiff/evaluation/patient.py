@@ -72,7 +72,7 @@ def read(made: Synthetic, case: Case) -> Patient:
         raise InputError(
             f"the synthetic T1ce of case {case.name} is the acquired one: {made.mean}; is PRED the right folder?"
         )
-    wanted = ("t1ce", *(name for name in ("t1", "seg") if name in (*case.files, *case.doubles)))
+    wanted = ("t1ce", *(name for name in ("t1", "seg") if name in case.named))
     volumes: dict[str, Volume] = cases.load(case, wanted)
     volumes["the synthetic T1ce"] = nifti.read(made.mean)
     extra = {"its standard deviation": made.std} if made.std else {}

@@ -10,8 +10,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from dsdiff import __version__, folders
 from dsdiff.data import cases, nifti, preprocess
 from dsdiff.data.cases import Case
@@ -32,14 +30,21 @@ def is_finished(out: Path, case: Case, model: Model, sampling: Sampling, style: 
     """Whether the result of these inputs, this model and these settings stands in `out`."""
     try:
         found = json.loads((out / case.name / PROVENANCE).read_text())
+        told = ("synth", "std") if model.process.spread or sampling.samples > 1 else ("synth",)
+        whole = all((out / case.name / file_of(case, what)).is_file() for what in told)
         inputs = {name: file_hash(case.files[name]) for name in model.wanted(case.files)}
         made = (found["model"]["hash"], found["versions"]["dsdiff"])
         same_sampling = {name: found.get(name) for name in asdict(sampling)} == asdict(sampling)
-        same_style = found.get("style") == described(model, style.name if style else None)
+        same_style = found.get("style") == described(model, style.says if style else None)
         same_inputs = {name: entry["sha256"] for name, entry in found["inputs"].items()} == inputs
-        return made == (model.hash, __version__) and same_sampling and same_style and same_inputs
+        return whole and made == (model.hash, __version__) and same_sampling and same_style and same_inputs
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
+
+
+def file_of(case: Case, what: str) -> str:
+    """Name of a volume that is written: synth or std."""
+    return f"{case.name}_desc-{what}T1ce_T1w.nii.gz"
 
 
 def synthesize_case(
@@ -63,7 +68,7 @@ def synthesize_case(
 def read(case: Case, out: Path, model: Model) -> Prepared:
     """A case as the network sees it, once it is clear that its place in `out` may be written."""
     check_place(out / case.name)
-    return preprocess.apply(cases.load(case, model.wanted({*case.files, *case.doubles})), model.config.data.start)
+    return preprocess.apply(cases.load(case, model.wanted(case.named)), model.config.data.start)
 
 
 def check_place(target: Path) -> None:
@@ -85,7 +90,7 @@ def _write(result: Result, case: Case, folder: Path, model: Model) -> None:
         volumes.append((result.std, "std", f"{of}: {DESCRIPTION}"))
     with ThreadPoolExecutor(len(volumes)) as files:  # packed while the picture is drawn
         packed = [
-            files.submit(nifti.write, volume, folder / f"{case.name}_desc-{what}T1ce_T1w.nii.gz", description)
+            files.submit(nifti.write, volume, folder / file_of(case, what), description)
             for volume, what, description in volumes
         ]
         preview.save(picture(result, case.name, model), folder / "preview.png")
@@ -135,7 +140,7 @@ def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
         "device": str(model.device),
         "engine": model.engine.says,
         "precision": model.engine.precision,
-        "threads": torch.get_num_threads(),
+        "threads": result.threads,
         "inputs": {
             contrast: {"file": case.files[contrast].name, "sha256": file_hash(case.files[contrast])}
             for contrast in model.wanted(case.files)

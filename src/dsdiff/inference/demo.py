@@ -32,9 +32,11 @@ MEANINGS = {
 def run(out: Path, progress: Callable[[float], None] = lambda share: None) -> Path:
     """Synthesise the bundled phantom into `out` and write `out/report.html`; returns the report's path."""
     (phantom,) = cases.discover(Path(str(files("dsdiff").joinpath("assets", "phantom"))))
+    report = out / "report.html"
+    if report.exists() and not (out / phantom.name / case_io.PROVENANCE).is_file():
+        raise OutputError(f"{report} is not by this command; it is left alone (choose another place)")
     model = models.load(models.DEFAULT, torch.device("cpu"))
     result = case_io.synthesize_case(phantom, out, model, progress=progress)
-    report = out / "report.html"
     try:
         preview.save(comparison(result, phantom, model), out / phantom.name / "comparison.png")
         report.write_text(page(result, phantom, model, out / phantom.name))

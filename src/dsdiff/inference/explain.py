@@ -43,7 +43,7 @@ class Enhancement:
 @dataclass(frozen=True)
 class Explanation:
     """enhancement: T1ce minus the start, robust SD. lost: contrast -> what of it goes without. taken: contrast -> how
-    it was taken away. spread: SD over samples, None where none were drawn."""
+    it was taken away. spread: SD of the error that the network expects, else SD over samples, None without either."""
 
     result: Result
     enhancement: Image
@@ -56,13 +56,16 @@ class Explanation:
 def explain(
     prepared: Prepared, model: Model, samples: int = 4, progress: Callable[[float], None] = lambda share: None
 ) -> Explanation:
-    """Synthesise a case as it is and without each of its contrasts; above one sample also their spread.
+    """Synthesise a case as it is and without each of its contrasts.
+
+    Where the network does not tell the error to be expected, the spread of samples is drawn, above one.
 
     A contrast that the model may do without is withheld; the others are exchanged for their own mirror image, so that
     a lesion on one side loses what the contrast says of it and tissue stays tissue.
     """
     given = [contrast for contrast in model.contrasts if contrast in prepared.images]
-    start, runs = model.config.data.start, len(given) + 1 + (samples > 1)
+    sampled = samples > 1 and not model.process.spread
+    start, runs = model.config.data.start, len(given) + 1 + sampled
     result = complete(prepared, model)
     enhancement = enhancement_of(result, start)
     lost, taken = {}, {}
@@ -72,7 +75,7 @@ def explain(
         changed = withheld(prepared, contrast) if may_lack else exchanged(prepared, contrast)
         lost[contrast] = enhancement - enhancement_of(complete(changed, model), start)
         taken[contrast] = "withheld" if may_lack else "mirrored"
-    spread = complete(prepared, model, plan(model, samples=samples)).z_std if samples > 1 else None
+    spread = complete(prepared, model, plan(model, samples=samples)).z_std if sampled else result.z_std
     progress(1.0)
     found = enhancements(enhancement, lost, preview.lesion_mass(enhancement, prepared), prepared.spacing)
     return Explanation(result, enhancement, lost, taken, spread, found)

@@ -116,7 +116,7 @@ def _phantom() -> Case:
 def check_slices(case: Case, model: Model) -> tuple[SliceBatch, SliceBatch]:
     """Two largest slices of a case, and one of the smallest, which lacks what the model's cases may lack."""
     data = model.config.data
-    volumes = cases.load(case, model.wanted({*case.files, *case.doubles}))
+    volumes = cases.load(case, model.wanted(case.named))
     prepared = preprocess.apply(volumes, data.start)
     batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, 2)
     first = next(batches)

@@ -1,5 +1,6 @@
 """The style of a T1ce, read from another patient of the same scanner."""
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,6 +20,11 @@ class Reference:
     name: str
     code: Code
 
+    @property
+    def says(self) -> str:
+        """The name and eight hex digits of the code, by which another style of that name is told from it."""
+        return f"{self.name} ({hashlib.sha256(self.code.tobytes()).hexdigest()[:8]})"
+
 
 def read(folder: Path, model: Model) -> Reference:
     """The style of the one case in a folder, which needs the model's contrasts and a T1ce on one grid.
@@ -32,7 +38,7 @@ def read(folder: Path, model: Model) -> Reference:
     if len(found) != 1:
         raise ConfigError(f"{folder} holds {len(found)} cases; the reference of a style is one")
     (case,), data = found, model.config.data
-    with_labels = (*model.contrasts, data.target, *(("seg",) if "seg" in case.files else ()))
+    with_labels = (*model.contrasts, data.target, *(("seg",) if "seg" in case.named else ()))
     try:
         volumes = cases.load(case, with_labels)
     except CaseError as error:

@@ -60,9 +60,10 @@ class Result:
     z_std: Float[np.ndarray, "x y z"] | None = field(repr=False)
     told: Float[np.ndarray, "x y z"] | None = field(repr=False)
     sampling: Sampling
-    style: str | None  # name of the case whose style it has
+    style: str | None  # the case whose style it has, see `Reference.says`
     unlike: dict[str, float]  # see `familiar.Familiar.scores`; empty for a model that does not know
     warnings: tuple[str, ...]  # doubts about the input, in words
+    threads: int  # of the CPU
 
 
 def synthesize(
@@ -176,10 +177,10 @@ def complete(
         mean = model.refinement(mean, told, prepared.brain, prepared.spacing)
     std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)
     t1ce = preprocess.restore(prepared, mean, data.start)
-    named = None if style is None else style.name
+    named = None if style is None else style.says
     if model.refinement and sampling.steps != plan(model).steps:
         said = (*said, LEARNT_ELSEWHERE)
-    return Result(t1ce, std, prepared, mean, spread, told, sampling, named, unlike, said)
+    return Result(t1ce, std, prepared, mean, spread, told, sampling, named, unlike, said, torch.get_num_threads())
 
 
 def doubted(
