@@ -6,6 +6,10 @@ import subprocess
 import sys
 
 import pytest
+import torch
+
+from dsdiff import device
+from dsdiff.errors import ConfigError
 
 THREADS = """
 import ctypes, sys, threading
@@ -26,6 +30,14 @@ file = libc.fdopen(1, b"w")
 libc.malloc_info(0, ctypes.c_void_p(file))
 libc.fflush(ctypes.c_void_p(file))
 """
+
+
+def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert device.pick("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(ConfigError, match="this machine has 1, from cuda:0"):
+        device.pick("cuda:9")
 
 
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps are shared where the C library is glibc")

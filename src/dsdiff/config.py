@@ -167,6 +167,11 @@ class RunConfig(Part):
                 f"backbone '{self.backbone.target}' gives {params.outputs} channels, process '{self.process.target}' "
                 f"takes {wanted}: see out_channels and learn_sigma"
             )
+        if params is None and wanted != 1:
+            raise ConfigError(
+                f"process '{self.process.target}' takes {wanted} channels (process.params.spread), and somebody else's "
+                f"backbone '{self.backbone.target}' gives one"
+            )
         self._check_crop(cast(Backbone, backbone).multiple, f"backbone '{self.backbone.target}' asks for it")
         return backbone
 

@@ -31,9 +31,12 @@ def pick(name: str = "auto") -> torch.device:
     if not there[kind]:
         raise ConfigError(f"device '{name}' is not available here; use --device cpu")
     try:
-        return torch.device(name)
+        device = torch.device(name)
     except RuntimeError as error:
         raise ConfigError(f"device '{name}' is not a device; give auto, cpu, cuda, cuda:0 or mps") from error
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise ConfigError(f"device '{name}' is not there: this machine has {torch.cuda.device_count()}, from cuda:0")
+    return device
 
 
 def has_bf16(device: torch.device) -> bool:

@@ -58,6 +58,9 @@ def synthesised(model, cohort):
 def test_a_five_line_backbone_trains_and_samples(names, newcomer, tmp_path):
     registry.register("line", f"{newcomer}:Line")
     folder, cohort = trained({"target": "line"}, tmp_path)
+    told = {"backbone": {"target": "line"}, "process": {"target": "bridge", "params": {"spread": True}}}
+    with pytest.raises(ConfigError, match=r"somebody else's backbone 'line' gives one"):
+        configs.parse(TINY | told, "test").build_backbone()
     model = models.load(folder, torch.device("cpu"))
     assert sum(p.numel() for p in model.network.parameters() if p.requires_grad) == 11
     assert synthesised(model, cohort).std() > 0

@@ -47,6 +47,10 @@ def test_the_regression_is_the_reference_without_its_process():
     assert baseline.config.backbone == reference.config.backbone
     assert baseline.config.process.target == "regression"
     assert plan.regression(baseline) is None
+    tells = plan.regression(plan.candidates(["shipped-second"], [], "bridge-small")[0])
+    assert tells.config.sketch().backbone is not None
+    assert tells.config.build_process().spread
+    assert plan.regression(tells) is None
 
 
 def test_every_seed_and_fold_is_a_run_in_a_folder_of_its_own(tmp_path):

@@ -309,6 +309,7 @@ def test_mistakes_are_said(cohort, cli, tmp_path):
         (("unet-small", "--data", cohort / "patients", "--budget", "soon"), "is no time"),
         (("--from", tmp_path), "holds no finished run"),
         (("--from", tmp_path, "--steps", 3), "--from takes runs as they are"),
+        ((*asked(cohort, "reference"), "--reference", "other"), "--reference goes with --from"),
         (("--from", tmp_path, "--gmac-seeds", 2), "--from takes runs as they are"),
         ((*asked(cohort, "reference"), "--folds", 5), "it has 2"),
         ((*asked(cohort, "reference", "broken"),), "differ in more than the backbone"),

@@ -57,6 +57,9 @@ def test_cross_covariance_of_equal_and_of_independent_channels():
     one = torch.randn(1, 1, 1, 64, 64, generator=torch.Generator().manual_seed(0))
     there = torch.ones(1, 1, dtype=torch.bool)
     assert disentangle.cross_covariance(Codes(one, 3 * one + 1, there)).item() == pytest.approx(1, abs=1e-3)
+    many = torch.ones(1, 1, 1, 400, 400) * torch.tensor([-1.0, 1.0])[torch.arange(400) % 2]
+    with torch.autocast("cpu", torch.float16):  # 160,000 products of 1, in a format that ends at 65,504
+        assert disentangle.cross_covariance(Codes(many, many, there)).item() == pytest.approx(1, abs=1e-3)
     other = torch.randn(1, 1, 1, 64, 64, generator=torch.Generator().manual_seed(1))
     assert disentangle.cross_covariance(Codes(one, other, there)).item() < 0.01
 

@@ -79,6 +79,19 @@ def test_what_is_told_besides_begins_at_zero_too(tmp_path, images):
     assert torch.allclose(output(Trainer(new, CPU).network.eval(), new, images), before, atol=1e-5)
 
 
+def test_what_is_told_otherwise_than_before_begins_at_zero(tmp_path, images):
+    folder = tmp_path / "old"
+    model(config(conditioning={"structure": "sobel", "encoder": "shared"}), folder)
+
+    def begun(**conditioning):
+        new = config(conditioning=conditioning, folder=folder)
+        return output(Trainer(new, CPU).network.eval(), new, images)
+
+    without = begun(structure="none", encoder="none")
+    assert torch.allclose(begun(structure="canny", encoder="per_contrast"), without, atol=1e-5)
+    assert not torch.allclose(begun(structure="sobel", encoder="none"), without, atol=1e-2)
+
+
 def test_streams_keep_their_contrasts_and_widen_their_slab(tmp_path, images):
     old = config(STREAMS)
     before = output(model(old, tmp_path / "old"), old, images)

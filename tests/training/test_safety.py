@@ -4,6 +4,7 @@ import io
 import json
 import os
 import resource
+import shutil
 import signal
 
 import pytest
@@ -14,6 +15,7 @@ from rich.console import Console
 from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.data import loader, splits
+from dsdiff.data.splits import Split
 from dsdiff.errors import ConfigError, ModelError, OutputError
 from dsdiff.training import loop, state
 from dsdiff.training.judge import Judge
@@ -176,6 +178,36 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(cohort):
 def test_a_log_that_a_kill_tore_is_read_up_to_there(tmp_path):
     (tmp_path / LOG).write_text('{"step": 1}\n{"step": 2}\n{"ste')
     assert read_log(tmp_path / LOG) == [{"step": 1}, {"step": 2}]
+
+
+def test_a_split_that_was_dealt_again_is_refused(cohort, whole, tmp_path):
+    again = shutil.copytree(whole, tmp_path / "run")
+    dealt = (cohort / "split.json").read_text()
+    dealt_anew = Split(tuple(reversed(splits.make(["P0", "P1"], 2, 0).folds)), 1)
+    splits.write(dealt_anew, cohort / "split.json")
+    try:
+        with pytest.raises(ConfigError, match="it may have seen patients held out"):
+            loop.train(config(cohort), again, CPU, QUIET)
+    finally:
+        (cohort / "split.json").write_text(dealt)
+    loop.train(config(cohort), again, CPU, QUIET)
+
+
+def test_a_run_goes_on_without_the_model_that_it_began_with(cohort, whole, tmp_path, monkeypatch):
+    begins = config(cohort, init_from=str(shutil.copytree(whole / "model", tmp_path / "parent")))
+    at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        loop.train(begins, tmp_path / "run", CPU, QUIET)
+    (tmp_path / "parent").rename(tmp_path / "elsewhere")
+    assert loop.train(begins, tmp_path / "run", CPU, QUIET).is_dir()
+
+
+def test_a_network_that_makes_a_constant_image_trains_all_the_same(cohort, tmp_path):
+    ddpm = {"process": {"target": "ddpm", "params": {"prediction": "x_0"}}, "sampler": {"target": "ddim"}}
+    values = config(cohort, validate_volumes=1, steps=1).model_dump(mode="json", exclude={"sampler", "process"})
+    run = tmp_path / "run"
+    loop.train(configs.parse({**values, **ddpm}, "test"), run, CPU, QUIET)
+    assert [line["step"] for line in read_log(run / LOG) if "validation" in line] == [0, 1]
 
 
 def test_other_processes_than_before_are_refused(cohort, whole, tmp_path, monkeypatch):

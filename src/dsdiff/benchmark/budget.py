@@ -29,7 +29,7 @@ def parse(text: str) -> float:
 
 def seconds_per_step(config: RunConfig, device: str) -> float:
     """Seconds of one training step on a patient of noise: of the CPU where it computes, of the clock on a GPU."""
-    trainer, data = loop.Trainer(config, devices.pick(device)), config.data
+    trainer, data = loop.Trainer(config, devices.pick(device), begun=True), config.data
     generator = torch.Generator().manual_seed(0)
     images = np.random.default_rng(0).standard_normal((len(data.contrasts) + 1, 9, *data.crop)).astype(np.float16)
     noise = [Patient.of("noise", InMemory(images, np.ones(images.shape[1:], np.uint8)))]

@@ -124,9 +124,10 @@ def candidates(names: Sequence[str], overrides: Sequence[str], recipe: str) -> l
 
 def regression(reference: Candidate) -> Candidate | None:
     """The baseline that has the reference's network and no diffusion; None where the reference is that already."""
-    process = registry.Target(target="regression")
-    if reference.config.process == process:
+    if reference.config.process.target == "regression":
         return None
+    told = {"spread": True} if reference.config.build_process().spread else {}
+    process = registry.Target(target="regression", params=told)
     return Candidate(REGRESSION, reference.config.model_copy(update={"process": process, "sampler": None}))
 
 

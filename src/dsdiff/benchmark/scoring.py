@@ -83,6 +83,7 @@ def _train(run: Run, device: str) -> None:
 def _score_run(run: Run, protocol: str, device: str, known: Scored) -> None:
     """Synthesise and score the patients who are not known yet."""
     model, everyone = models.load(run.folder / MODEL, devices.pick(device)), held_out(run)
+    _refuse_seen(run)
     patients, seconds, failed = known.patients, known.seconds, dict[str, str]()
     for case in (case for case in everyone if case.name not in patients):
         try:
@@ -95,6 +96,18 @@ def _score_run(run: Run, protocol: str, device: str, known: Scored) -> None:
             failed[case.name] = str(error)
     facts = {**_made_by(everyone, protocol), "model": model.hash, "seconds": seconds, "failed": failed}
     write({**facts, "patients": _plain(patients)}, run.folder / SCORES)
+
+
+def _refuse_seen(run: Run) -> None:
+    """Raise `ConfigError` where the model was not trained without the fold that it is to be scored on."""
+    facts, split = checkpoint.read(run.folder / MODEL).facts, run.config.data.split
+    assert split is not None
+    asked = (splits.read(split).hash, run.fold)
+    if (trained := (facts.get("split"), facts.get("fold"))) != asked:
+        raise ConfigError(
+            f"{run.folder / MODEL} was trained without fold {trained[1]} of split {trained[0]}; fold {asked[1]} of "
+            f"{asked[0]}, which {split} is now, may hold patients that it saw"
+        )
 
 
 def read(run: Run, protocol: str) -> Scored | None:

@@ -81,16 +81,23 @@ def command(
     protocols.named(protocol)
     folders.refuse_replacing(out, compare.WHAT, REPORT)
     console = Console(stderr=True)
+    _refuse_idle(existing, reference, any((configs, split, budget, steps, seeds, gmac_seeds, folds)))
     if existing is None:
         arms = _arms(arm, seeds or SEEDS, gmac_seeds or seeds or SEEDS)
         asked = _asked(configs or [], data, split, folds, _limit(budget, steps), arms, recipe, jobs)
         prepared = prepare.fresh(asked, out, device, allow_code, console)
-    elif configs or any((split, budget, steps, seeds, gmac_seeds, folds)):
-        raise ConfigError("--from takes runs as they are: no CONFIG, --split, --folds, budget or seeds with it")
     else:
         prepared = prepare.finished(existing, reference, data, out, device, allow_code)
     if _compared(prepared, out, protocol, device, jobs, console):
         raise typer.Exit(1)
+
+
+def _refuse_idle(existing: Path | None, reference: str | None, trained: bool) -> None:
+    """Raise `ConfigError` for what would be asked for in vain."""
+    if existing is None and reference:
+        raise ConfigError("--reference goes with --from; of CONFIGs the first is the reference")
+    if existing is not None and trained:
+        raise ConfigError("--from takes runs as they are: no CONFIG, --split, --folds, budget or seeds with it")
 
 
 def _asked(

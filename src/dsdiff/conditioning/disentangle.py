@@ -142,7 +142,8 @@ def cross_covariance(found: Codes) -> Scalar:
     """
     one, other = (maps[found.there].float().movedim(1, -1).flatten(0, -2) for maps in (found.shared, found.specific))
     standard = [(x - x.mean(0)) / (x.var(0, unbiased=False) + 1e-6).sqrt() for x in (one, other)]  # pixels c
-    return (standard[0].T @ standard[1] / len(one)).square().mean()
+    with torch.autocast(one.device.type, enabled=False):  # a sum over all pixels is beyond fp16
+        return (standard[0].T @ standard[1] / len(one)).square().mean()
 
 
 class SwapDecoder(nn.Module):

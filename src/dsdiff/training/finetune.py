@@ -5,7 +5,7 @@ number. What is new begins at zero, so that the output is at first that of the o
 networks of ours may gain channels, as the error that a network is asked to expect, and never lose any.
 """
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Set
 from dataclasses import replace
 from pathlib import Path
 
@@ -38,10 +38,14 @@ def begin(network: Network, config: RunConfig, folder: Path) -> None:
     _check_contrasts(model.config, config, mine.keys() != probe.keys())
     layouts = _layout(model.config), _layout(config)
     fixed = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    before, now = model.config.conditioning, config.conditioning
+    changed = {"edges"} if before.structure != now.structure else set[str]()
+    if (before.encoder, before.encoder_params) != (now.encoder, now.encoder_params):
+        changed |= {"common", "own", "encoded"}
     wrong = []
     for name, value in mine.items():
         there = old.get(name)
-        given = None if there is None else _by_name(there, value, probe.get(name), *layouts)
+        given = None if there is None else _by_name(there, value, probe.get(name), *layouts, changed)
         if given is None and there is not None and name.startswith(HEAD):
             given = _grown(there, value)
         if given is not None:
@@ -76,12 +80,18 @@ def _sketch(config: RunConfig, contrasts: tuple[str, ...], slab: int) -> dict[st
 
 
 def _by_name(
-    there: Tensor, fresh: Tensor, probe: Tensor | None, old: ConditionLayout, new: ConditionLayout
+    there: Tensor,
+    fresh: Tensor,
+    probe: Tensor | None,
+    old: ConditionLayout,
+    new: ConditionLayout,
+    changed: Set[str],
 ) -> Tensor | None:
     """Weights from one layout to another, None where they do not fit: those that read a condition, (out, channels k,
     ...) with k pixels folded into each channel, channel by channel, all others as they are.
 
-    Which channels a layer reads is told by its width under both layouts and the probe's.
+    Which channels a layer reads is told by its width under both layouts and the probe's. changed: kinds of channels
+    that carry something else than before, and begin at zero as new ones do.
     """
     if probe is not None and probe.shape != fresh.shape and fresh.ndim > 1:
         probed = replace(new, contrasts=("another", *new.contrasts), slab=_other(new.slab))
@@ -91,7 +101,7 @@ def _by_name(
             if k and [k * len(c) for c in (before, now, other)] == [w.shape[1] for w in (there, fresh, probe)]:
                 mapped, given = torch.zeros_like(fresh).unflatten(1, (-1, k)), there.unflatten(1, (-1, k))
                 for i, name in enumerate(now):
-                    if name in before:
+                    if name in before and (name[0] if isinstance(name, tuple) else name) not in changed:
                         mapped[:, i] = given[:, before.index(name)]
                 return mapped.flatten(1, 2)
     return there if there.shape == fresh.shape else None

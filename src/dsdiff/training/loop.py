@@ -42,11 +42,14 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console, w
 
 def _trained(config: RunConfig, run: Path, world: World, console: Console, workers: int) -> Path:
     """Train among the joined processes; the trainer, and what it holds of them, is gone when it returns."""
-    trainer, validates = Trainer(config, world), config.data.split is not None
+    trainer = Trainer(config, world, begun=state.stands(run))
+    validates = config.data.split is not None
     world.by_first(lambda: claim(run, config))
     facts = state.resume(trainer, run, console)
     if facts:
         console.print(f"{run}: resumed at step {trainer.step} of {config.training.steps}")
+    if not validates and (config.training.validate_volumes or config.training.patience):
+        console.print("validate_volumes and patience do nothing: there is no data.split, and nobody to validate on")
     judge = Judge(config.training, facts)
     unfinished = trainer.step < config.training.steps or (validates and judge.due(trainer.step))
     if unfinished and not judge.satisfied:
@@ -69,8 +72,11 @@ def _steps(trainer: Trainer, judge: Judge, run: Path, patients: Cohort, console:
     settings, world = trainer.config.training, trainer.world
     drawn = draws(trainer.config, patients, world.rank, world.size)
     batches = prefetched(drawn, trainer.step, settings.steps, workers, pin=trainer.device.type == "cuda")
-    watch = Watch(run, settings, trainer.step, drawn.size * world.size, console, world.first)
-    with _room(run, trainer), Stop() as stop, watch:
+    with (
+        _room(run, trainer),
+        Stop() as stop,
+        Watch(run, settings, trainer.step, drawn.size * world.size, console, world.first) as watch,
+    ):
         if found := _judged(trainer, judge, run, patients, stop):  # of step 0, or of the step that a stop came in
             watch.write({"step": trainer.step, **found}, _picture(run, trainer.step))
         for batch in batches:
@@ -143,6 +149,9 @@ def claim(run: Path, config: RunConfig) -> None:
         )
     try:
         run.mkdir(parents=True, exist_ok=True)
-        written.write_text(resolved)
+        if not written.is_file() or written.read_text() != resolved:  # keys may have been added since
+            beside = written.with_name(f"{CONFIG}.partial")
+            beside.write_text(resolved)
+            beside.replace(written)
     except OSError as error:
         raise OutputError(f"{run} cannot be written: {error.strerror or error}") from error

@@ -12,6 +12,7 @@ from torch import Tensor
 from dsdiff import checkpoint
 from dsdiff.checkpoint import Facts
 from dsdiff.conditioning.network import named
+from dsdiff.data import splits
 from dsdiff.data.batch import Batch
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.training.distributed import shared_out, whole
@@ -33,7 +34,7 @@ def save(trainer: Trainer, run: Path, facts: Facts) -> None:
             tensors[name] = together.cpu()
     scale = {f"scaler.{name}": value for name, value in trainer.scaler.state_dict().items()}
     known = {"familiar": trainer.familiar, "nearest": trainer.nearest}
-    told: Facts = {"step": trainer.step, "processes": trainer.world.size, **known, **scale, **facts}
+    told: Facts = {"step": trainer.step, "processes": trainer.world.size, **_split(trainer), **known, **scale, **facts}
     trainer.world.by_first(lambda: checkpoint.save_state(run / STATE, tensors, told))
 
 
@@ -52,6 +53,12 @@ def _live(trainer: Trainer) -> Tensors:
     for index, state in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     return tensors
+
+
+def _split(trainer: Trainer) -> Facts:
+    """Whom the run may not see, where it holds anybody out."""
+    split = trainer.config.data.split
+    return {} if split is None else {"split": splits.read(split).hash}
 
 
 def _average(number: int) -> str:
@@ -75,6 +82,13 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
             f"{run} was trained by {processes} processes, and its batches are theirs; here are {trainer.world.size}: "
             "start as many, or give another folder with -o"
         )
+    told = {key: facts.get(key, value) for key, value in _split(trainer).items()}
+    if told != _split(trainer):
+        raise ConfigError(
+            f"{run} was trained without fold {trainer.config.data.fold} of split {told['split']}, and "
+            f"{trainer.config.data.split} is {_split(trainer)['split']} now: it may have seen patients held out "
+            "today. Give the old split, or another folder with -o"
+        )
     parts: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
         part, key = name.split(".", 1)
@@ -90,6 +104,11 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
     trainer.step = int(facts["step"])
     trainer.familiar, trainer.nearest = (str(facts.get(name, "")) for name in ("familiar", "nearest"))
     return facts
+
+
+def stands(run: Path) -> bool:
+    """Whether a run has a state, whole or not."""
+    return any(path.is_file() for path in (run / STATE, checkpoint.previous(run / STATE)))
 
 
 def _newest(run: Path, console: Console) -> tuple[Tensors, Facts, list[Path]]:

@@ -29,14 +29,15 @@ class Diverged(DsdiffError):
 class Trainer:
     """Network, averages, optimiser and scaler of one run: what a step changes and a resume restores."""
 
-    def __init__(self, config: RunConfig, where: torch.device | World) -> None:
+    def __init__(self, config: RunConfig, where: torch.device | World, begun: bool = False) -> None:
+        """begun: what it begins with is put in by whoever asks, as by a resume: `training.init_from` is not read."""
         torch.manual_seed(config.seed)
         settings = config.training
         self.config, self.world = config, where if isinstance(where, World) else World(where)
         self.device, self.step = self.world.device, 0
         self.familiar = self.nearest = ""  # see `data.familiar` and `data.nearest`, as JSON
         self.network = config.build_network()
-        if settings.init_from is not None:
+        if settings.init_from is not None and not begun:
             finetune.begin(self.network, config, settings.init_from)
         self._place()
         self.objective = Objective(config, self.network)

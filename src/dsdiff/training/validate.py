@@ -93,7 +93,8 @@ def _volumes(trainer: Trainer, number: int, patients: Sequence[Patient], stop: S
 
 def score(model: Model, patient: Patient, code: Code | None = None, stop: Stop | None = None) -> dict[str, float]:
     """Scores of one patient (see `evaluation.scores`), in the brain's bounding box, synthesised whole in the style of a
-    code (else the average one, where the model is told one); none where it was asked to stop meanwhile.
+    code (else the average one, where the model is told one); none where it was asked to stop meanwhile, NaN where the
+    image is none that can be scored.
     """
     stacked, mask = patient.slices.whole()
     images, region = stacked.transpose(0, 2, 3, 1).astype(np.float32), mask.transpose(1, 2, 0)
@@ -107,7 +108,10 @@ def score(model: Model, patient: Patient, code: Code | None = None, stop: Stop |
         for image, box in zip(drawn, batch.boxes, strict=True):
             slices.put(made, image, box)
     regions = Regions(region > 0, region >= 2, region == 3)
-    return scores.score(made * prepared.brain, images[-1], named[data.start], regions)
+    try:
+        return scores.score(made * prepared.brain, images[-1], named[data.start], regions)
+    except ValueError:  # a constant image, as of a network that has learnt nothing yet
+        return dict.fromkeys(scores.SCORES, float("nan"))
 
 
 def _means(scored: Sequence[dict[str, float]]) -> dict[str, float]:
