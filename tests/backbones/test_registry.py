@@ -58,9 +58,6 @@ def synthesised(model, cohort):
 def test_a_five_line_backbone_trains_and_samples(names, newcomer, tmp_path):
     registry.register("line", f"{newcomer}:Line")
     folder, cohort = trained({"target": "line"}, tmp_path)
-    told = {"backbone": {"target": "line"}, "process": {"target": "bridge", "params": {"spread": True}}}
-    with pytest.raises(ConfigError, match=r"somebody else's backbone 'line' gives one"):
-        configs.parse(TINY | told, "test").build_backbone()
     model = models.load(folder, torch.device("cpu"))
     assert sum(p.numel() for p in model.network.parameters() if p.requires_grad) == 11
     assert synthesised(model, cohort).std() > 0
@@ -72,6 +69,9 @@ def test_a_dotted_path_needs_permission_and_a_checkpoint_never_has_it(names, new
         configs.parse(TINY | {"backbone": block}, "test").build_backbone()
     assert newcomer not in sys.modules
     registry.allow("newcomer.Line")
+    asked = {"backbone": block, "process": {"target": "bridge", "params": {"spread": True}}}
+    with pytest.raises(ConfigError, match=r"somebody else's backbone 'newcomer\.Line' gives one"):
+        configs.parse(TINY | asked, "test").build_backbone()
     folder, cohort = trained(block, tmp_path)
     monkeypatch.delitem(registry.BACKBONES, "newcomer.Line")
     sys.modules.pop(newcomer)
