@@ -69,9 +69,6 @@ def test_a_dotted_path_needs_permission_and_a_checkpoint_never_has_it(names, new
         configs.parse(TINY | {"backbone": block}, "test").build_backbone()
     assert newcomer not in sys.modules
     registry.allow("newcomer.Line")
-    asked = {"backbone": block, "process": {"target": "bridge", "params": {"spread": True}}}
-    with pytest.raises(ConfigError, match=r"somebody else's backbone 'newcomer\.Line' gives one"):
-        configs.parse(TINY | asked, "test").build_backbone()
     folder, cohort = trained(block, tmp_path)
     monkeypatch.delitem(registry.BACKBONES, "newcomer.Line")
     sys.modules.pop(newcomer)
@@ -80,6 +77,17 @@ def test_a_dotted_path_needs_permission_and_a_checkpoint_never_has_it(names, new
     assert newcomer not in sys.modules
     registry.allow("newcomer.Line")
     assert synthesised(models.load(folder, torch.device("cpu")), cohort).std() > 0
+
+
+def test_a_class_of_others_tells_no_error(names):
+    registry.allow("torch.nn.Conv2d")
+    params = {"out_channels": 2, "kernel_size": 3, "padding": 1}
+    told = {"process": {"target": "bridge", "params": {"spread": True}}}
+    config = configs.parse(
+        TINY | told | {"backbone": {"target": "torch.nn.Conv2d", "multiple": 1, "params": params}}, "test"
+    )
+    with pytest.raises(ConfigError, match=r"somebody else's backbone 'torch\.nn\.Conv2d' gives one"):
+        config.build_backbone()
 
 
 MONAI = {
