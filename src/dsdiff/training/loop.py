@@ -79,19 +79,27 @@ def _steps(trainer: Trainer, judge: Judge, run: Path, patients: Cohort, console:
     ):
         if found := _judged(trainer, judge, run, patients, stop):  # of step 0, or of the step that a stop came in
             watch.write({"step": trainer.step, **found}, _picture(run, trainer.step))
+        if _ended(trainer, judge, run, stop, console, bool(found)):
+            return
         for batch in batches:
             rate = learning_rate(settings, trainer.step)
             loss = _step(trainer, batch, run)
             facts = watch.step(trainer.step, loss, rate) | _judged(trainer, judge, run, patients, stop)
             watch.write(facts, _picture(run, trainer.step))
-            asked, last = world.largest(stop.asked), trainer.step == settings.steps or judge.satisfied
-            if asked or last or trainer.step % settings.save_every == 0:
-                state.save(trainer, run, judge.facts)
-            if asked:
-                console.print(f"{run}: stopped at step {trainer.step} of {settings.steps}; the same command goes on")
-                stop.obey(asked)
-            if last:
-                break
+            if _ended(trainer, judge, run, stop, console, trainer.step % settings.save_every == 0):
+                return
+
+
+def _ended(trainer: Trainer, judge: Judge, run: Path, stop: Stop, console: Console, due: bool) -> bool:
+    """Whether the training is over. Its state is saved if it is, if that is due, and before a signal is obeyed."""
+    steps, asked = trainer.config.training.steps, trainer.world.largest(stop.asked)
+    last = trainer.step == steps or judge.satisfied
+    if asked or last or due:
+        state.save(trainer, run, judge.facts)
+    if asked:
+        console.print(f"{run}: stopped at step {trainer.step} of {steps}; the same command goes on")
+        stop.obey(asked)
+    return last
 
 
 def _step(trainer: Trainer, batch: Batch, run: Path) -> float:

@@ -97,7 +97,7 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
     trainer.network.load_state_dict({k: shared_out(v, live[k]) for k, v in named(parts["network"]).items()})
     for number, average in enumerate(trainer.averages):
         average.weights = {k: shared_out(v, live[k]) for k, v in named(parts[_average(number)]).items()}
-    _resume_optimizer(trainer, parts["optimizer"])
+    _resume_optimizer(trainer, parts.get("optimizer", {}))  # none before the first step
     if trainer.scaler.is_enabled():
         scale = {name.removeprefix("scaler."): facts[name] for name in facts if name.startswith("scaler.")}
         trainer.scaler.load_state_dict(scale)
