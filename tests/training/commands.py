@@ -4,7 +4,7 @@ import faulthandler
 import json
 import sys
 
-from dsdiff.cli.main import run
+from dsdiff.cli.main import leave, run
 
 faulthandler.dump_traceback_later(300, repeat=True)  # where it hangs, should it hang
 
@@ -14,4 +14,5 @@ for line in json.loads(sys.argv[1]):
         run()
     except SystemExit as ended:
         if ended.code:
-            raise
+            leave(ended.code)
+leave(0)

@@ -1,7 +1,8 @@
 """The command `dsdiff`: commands are registered here and live in a file each. Nothing heavy is imported for --help."""
 
+import os
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -98,6 +99,17 @@ def run() -> None:
             raise
         _say(f"{type(error).__name__}: {error}; this is a fault of dsdiff: dsdiff --debug COMMAND shows where")
         sys.exit(1)
+
+
+def leave(code: Any) -> NoReturn:
+    """End the process. One of torchrun's ends without Python's own end: threads of gloo outlive their group, and one
+    that lets go of something of Python's while that ends would take the process down after its work was done.
+    """
+    if "TORCHELASTIC_RUN_ID" in os.environ:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
+    sys.exit(code)
 
 
 def _say(message: str) -> None:
