@@ -105,6 +105,13 @@ def filled(target: Path, names: Sequence[str]) -> Iterator[Path]:
         raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file, whole or not at all. Raises `OSError` where it cannot be written."""
+    beside = file.with_name(file.name + ".partial")
+    beside.write_text(text)
+    beside.replace(file)
+
+
 def _exchange(folder: Path, target: Path) -> None:
     """Put `folder` in the place of `target`."""
     if not target.exists():

@@ -13,6 +13,7 @@ from dsdiff.benchmark.apart import apart
 from dsdiff.config import RunConfig
 from dsdiff.data.cohort import Cohort, InMemory, Patient
 from dsdiff.errors import ConfigError, OutputError
+from dsdiff.folders import write_whole
 from dsdiff.training import loop
 
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -53,10 +54,8 @@ def calibrated(config: RunConfig, key: str, device: str, file: Path) -> float:
 
 def write(facts: object, file: Path) -> None:
     """Write facts as JSON, whole or not at all. Raises `OutputError` where that cannot be done."""
-    beside = file.with_name(file.name + ".partial")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
-        beside.write_text(json.dumps(facts, indent=1) + "\n")
-        beside.replace(file)
+        write_whole(file, json.dumps(facts, indent=1) + "\n")
     except OSError as error:
         raise OutputError(f"{file} cannot be written: {error.strerror or error}") from error

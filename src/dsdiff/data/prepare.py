@@ -21,6 +21,7 @@ from dsdiff.data.settings import DataConfig
 from dsdiff.data.store import Entry, Settings
 from dsdiff.data.style import KNOTS
 from dsdiff.errors import ConfigError, OutputError
+from dsdiff.folders import write_whole
 from dsdiff.progress import bars
 
 SPLIT = "split.json"
@@ -78,7 +79,7 @@ def prepare(folder: Path, root: Path, settings: Settings, workers: int, console:
                 entries[name] = outcome
                 made.append(name)
     entries = dict(sorted(entries.items()))
-    _replace(root / store.LIST, "".join(entry.line for entry in entries.values()))
+    write_whole(root / store.LIST, "".join(entry.line for entry in entries.values()))
     return Report(tuple(sorted(made)), tuple(sorted(kept)), dict(sorted(failed.items())), entries)
 
 
@@ -94,9 +95,9 @@ def claim(root: Path, settings: Settings) -> None:
         (root / store.FOLDER).mkdir(parents=True, exist_ok=True)
         told = {"what": store.WHAT, "format": store.FORMAT, "settings": asdict(settings), "versions": versions()}
         if not store.is_store(root):
-            _replace(root / store.MANIFEST, json.dumps(told, indent=1) + "\n")
+            write_whole(root / store.MANIFEST, json.dumps(told, indent=1) + "\n")
         entries, _ = store.read_list(root)
-        _replace(root / store.LIST, "".join(entry.line for entry in entries.values()))
+        write_whole(root / store.LIST, "".join(entry.line for entry in entries.values()))
     except OSError as error:
         raise OutputError(f"{root} cannot be written: {error.strerror or error}") from error
 
@@ -193,10 +194,3 @@ def keep_split(path: Path, root: Path, report: Report) -> None:
     if lost := sorted({name for fold in split.folds for name in fold} - set(report.entries)):
         raise ConfigError(f"{path} names cases that {root} does not hold: {', '.join(lost[:3])}")
     splits.write(split, root / SPLIT)
-
-
-def _replace(file: Path, text: str) -> None:
-    """Write a file, whole or not at all."""
-    beside = file.with_name(file.name + ".partial")
-    beside.write_text(text)
-    beside.replace(file)

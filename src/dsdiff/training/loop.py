@@ -16,6 +16,7 @@ from dsdiff.data.batch import Batch
 from dsdiff.data.cohort import Cohort
 from dsdiff.data.loader import Batches, prefetched
 from dsdiff.errors import ConfigError, OutputError
+from dsdiff.folders import write_whole
 from dsdiff.training import distributed, folders, state
 from dsdiff.training.distributed import World
 from dsdiff.training.judge import Judge
@@ -158,8 +159,6 @@ def claim(run: Path, config: RunConfig) -> None:
     try:
         run.mkdir(parents=True, exist_ok=True)
         if not written.is_file() or written.read_text() != resolved:  # keys may have been added since
-            beside = written.with_name(f"{CONFIG}.partial")
-            beside.write_text(resolved)
-            beside.replace(written)
+            write_whole(written, resolved)
     except OSError as error:
         raise OutputError(f"{run} cannot be written: {error.strerror or error}") from error

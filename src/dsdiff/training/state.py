@@ -108,7 +108,12 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
 
 def stands(run: Path) -> bool:
     """Whether a run has a state, whole or not."""
-    return any(path.is_file() for path in (run / STATE, checkpoint.previous(run / STATE)))
+    return bool(_there(run))
+
+
+def _there(run: Path) -> list[Path]:
+    """The states of a run, the newest first."""
+    return [path for path in (run / STATE, checkpoint.previous(run / STATE)) if path.is_file()]
 
 
 def _newest(run: Path, console: Console) -> tuple[Tensors, Facts, list[Path]]:
@@ -116,9 +121,8 @@ def _newest(run: Path, console: Console) -> tuple[Tensors, Facts, list[Path]]:
 
     Raises `ModelError` where there are states and all of them are damaged.
     """
-    found = [path for path in (run / STATE, checkpoint.previous(run / STATE)) if path.is_file()]
     damaged: list[Path] = []
-    for path in found:
+    for path in _there(run):
         try:
             return *checkpoint.read_state(path), damaged
         except ModelError as error:
