@@ -44,9 +44,9 @@ def teaches(case: Case, folder: Path) -> Lesson:
     volumes = cases.load(case, (*model.contrasts, "t1ce"))
     truth = preprocess.apply(volumes, model.config.data.start).images["t1ce"]
     result = run({name: volumes[name] for name in model.contrasts}, model)
-    if result.told is None:
+    if result.styled is None:
         sys.exit(f"{folder} was not told a style (conditioning.style is none)")
-    return refine.lesson(result.z, result.told, truth, result.prepared.brain, result.prepared.spacing)
+    return refine.lesson(result.z, result.styled, truth, result.prepared.brain, result.prepared.spacing)
 
 
 def ratios(case: Case, folder: Path) -> Float[np.ndarray, " q"]:

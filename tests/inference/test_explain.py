@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -5,8 +7,11 @@ from conftest import LPS, TINY, patient, wake, write_case
 
 from dsdiff import config as configs
 from dsdiff.data import preprocess
+from dsdiff.data.nearest import Nearest
 from dsdiff.inference import explain, explain_picture
 from dsdiff.inference import model as models
+from dsdiff.inference.reference import Reference
+from dsdiff.inference.synthesize import complete
 from dsdiff.types import Prediction
 from dsdiff.volume import Volume
 
@@ -90,6 +95,35 @@ def test_the_picture_has_every_panel(prepared, conditioning):
     assert "FLAIR" not in titles
     assert ("structure of T2" in titles) == ("structure" in conditioning)
     assert ({"shared", "specific to T1", "style told"} <= titles) == ("encoder" in conditioning)
+
+
+class NearestByFlair(Nearest):
+    """Training patients whose style depends on whether the case has a FLAIR."""
+
+    def __init__(self):
+        """Of no patient."""
+
+    def code(self, measured, besides=None):
+        return np.array([0.5, 0.3, -0.2, 0.1] if "flair" in str(measured) else [0.1, -0.4, 0.2, 0.9])
+
+    def holds(self, measured):
+        return False
+
+
+def test_the_style_is_that_of_the_whole_case_and_is_shown_as_it_was_told(prepared):
+    given = replace(model(style="linear"), nearest=NearestByFlair())
+    told = explain.explain(prepared, given, samples=1)
+    z = told.result.styled.shape[2] // 2
+    cond, box = explain.condition_at(told.result, given, z)
+    shown = explain.on_grid(cond.style[0, 0].numpy(), box, prepared.brain.shape)[..., 0]
+    inside = prepared.brain[..., z]
+    assert np.allclose(shown[inside], told.result.styled[..., z][inside], atol=1e-5)
+    same = Reference("", given.nearest.code({"flair": {}}))
+    without = complete(explain.withheld(prepared, "flair"), given, style=same)
+    other = complete(explain.withheld(prepared, "flair"), given)
+    expected = told.enhancement - explain.enhancement_of(without, "t1")
+    assert np.allclose(told.lost["flair"], expected, atol=1e-6)
+    assert not np.allclose(without.z, other.z, atol=1e-3)
 
 
 def test_explain_from_the_command_line(model_folder, tmp_path, cli):

@@ -73,13 +73,13 @@ def test_a_model_folder_carries_its_refinement_to_the_t1ce(tmp_path):
     style = Reference("it", np.array([0.5, 0.3, -0.2, 0.1]))
     plain, refined = (run(volumes, loaded[name], style=style) for name in ("plain", "refined"))
     prepared = plain.prepared
-    assert plain.told is not None
-    assert plain.told.std() > 0.1
-    expected = planted(plain.z, plain.told, prepared.brain, prepared.spacing)
+    assert plain.styled is not None
+    assert plain.styled.std() > 0.1
+    expected = planted(plain.z, plain.styled, prepared.brain, prepared.spacing)
     assert np.array_equal(refined.z, expected)
     assert not np.allclose(refined.t1ce.array, plain.t1ce.array)
     several = run(volumes, loaded["refined"], plan(loaded["refined"], samples=2), style=style)
     assert LEARNT_ELSEWHERE in several.warnings
     assert LEARNT_ELSEWHERE not in refined.warnings
     unlike_style = run(volumes, loaded["refined"])  # told none: the answer is taken as it is
-    assert unlike_style.told is None
+    assert unlike_style.styled is None

@@ -11,7 +11,7 @@ from torch import Tensor
 from dsdiff.errors import ConfigError
 
 TIMESTEPS = 1000.0  # the scale on which backbones are told a continuous time
-LOG_DEVIATION = (-5.0, 3.0)  # natural logarithms of the least and the largest error that a network may expect
+LOG_ERROR = (-5.0, 3.0)  # natural logarithms of the least and the largest error that a network may expect
 NOISE_STEPS = 20  # of a synthesis that begins with noise, where nothing else is said: the field's recipe for DDIM
 Image = Float[Tensor, "b 1 h w"]
 Output = Float[Tensor, "b c h w"]  # of the network: see `NoiseProcess.out_channels`
@@ -61,9 +61,9 @@ class NoiseProcess(Protocol):
         """Of the network."""
         return 2 if self.spread else 1
 
-    def deviation(self, output: Output) -> Image:
+    def expected_error(self, output: Output) -> Image:
         """With `spread`, the mean absolute error of x_0 that the network expects: 1 for an output of zero."""
-        return output[:, 1:].clamp(*LOG_DEVIATION).exp()
+        return output[:, 1:].clamp(*LOG_ERROR).exp()
 
     def x_0(self, predicted: Image, x_t: Image, time: Times) -> Image:
         """The clean image that a prediction stands for."""

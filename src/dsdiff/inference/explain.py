@@ -8,11 +8,13 @@ import torch
 from jaxtyping import Float
 from scipy import ndimage
 
+from dsdiff.conditioning import style as styles
 from dsdiff.data import slices
 from dsdiff.data.preprocess import Prepared
 from dsdiff.evaluation.enhancement import THRESHOLD as ENHANCES
 from dsdiff.inference import preview
 from dsdiff.inference.model import Model
+from dsdiff.inference.reference import Reference
 from dsdiff.inference.sampling import plan
 from dsdiff.inference.synthesize import Result, complete
 from dsdiff.types import Condition
@@ -61,19 +63,21 @@ def explain(
     Where the network does not tell the error to be expected, the spread of samples is drawn, above one.
 
     A contrast that the model may do without is withheld; the others are exchanged for their own mirror image, so that
-    a lesion on one side loses what the contrast says of it and tissue stays tissue.
+    a lesion on one side loses what the contrast says of it and tissue stays tissue. The style that is told stays that
+    of the whole case, so that nothing is owed to a contrast for having chosen another.
     """
     given = [contrast for contrast in model.contrasts if contrast in prepared.images]
     sampled = samples > 1 and not model.process.spread
     start, runs = model.config.data.start, len(given) + 1 + sampled
     result = complete(prepared, model)
+    style = None if result.code is None else Reference("the whole case", result.code)
     enhancement = enhancement_of(result, start)
     lost, taken = {}, {}
     for done, contrast in enumerate(given):
         progress((1 + done) / runs)
         may_lack = contrast in model.config.data.optional
         changed = withheld(prepared, contrast) if may_lack else exchanged(prepared, contrast)
-        lost[contrast] = enhancement - enhancement_of(complete(changed, model), start)
+        lost[contrast] = enhancement - enhancement_of(complete(changed, model, style=style), start)
         taken[contrast] = "withheld" if may_lack else "mirrored"
     spread = complete(prepared, model, plan(model, samples=samples)).z_std if sampled else result.z_std
     progress(1.0)
@@ -119,13 +123,15 @@ def enhancements(
 
 
 @torch.inference_mode()
-def condition_at(prepared: Prepared, model: Model, z: int) -> tuple[Condition, slices.Box]:
-    """What the network is told of one axial slice, and where that lies."""
+def condition_at(result: Result, model: Model, z: int) -> tuple[Condition, slices.Box]:
+    """What the network was told of one axial slice, and where that lies."""
+    prepared = result.prepared
     (box,) = (box for box in slices.boxes(prepared.brain, model.multiple) if box.z == z)
     taken = slices.stack(prepared, model.contrasts).take(box, model.config.data.slab)
     sources = torch.from_numpy(taken[None]).to(model.device)
     present = torch.tensor([[contrast in prepared.images for contrast in model.contrasts]], device=model.device)
-    return model.network.condition(sources, present), box
+    styled = None if result.code is None else styles.image(torch.from_numpy(result.code), sources, present)
+    return model.network.condition(sources, present, styled), box
 
 
 def on_grid(image: Float[np.ndarray, "h w"], box: slices.Box, shape: tuple[int, ...]) -> Image:

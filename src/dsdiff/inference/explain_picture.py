@@ -85,7 +85,7 @@ def _changes(told: Explanation, z: int) -> list[Panel]:
 def _seen(told: Explanation, model: Model, z: int) -> list[Panel]:
     """What the network is told beside the sources: structure, what contrasts share and what is their own, style."""
     prepared = told.result.prepared
-    cond, box = condition_at(prepared, model, z)
+    cond, box = condition_at(told.result, model, z)
     brain = prepared.brain[..., z, None]
     panels: list[Panel] = []
     for label, image in _maps(cond, model):

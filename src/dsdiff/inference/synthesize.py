@@ -25,7 +25,6 @@ from dsdiff.data.preprocess import Prepared
 from dsdiff.data.slices import Box, SliceBatch
 from dsdiff.data.style import Code
 from dsdiff.diffusion.process import NoiseProcess
-from dsdiff.diffusion.samplers import Denoiser
 from dsdiff.errors import CaseError, InputError
 from dsdiff.inference import model as models
 from dsdiff.inference import reference as references
@@ -50,7 +49,7 @@ class Result:
     std: voxel-wise standard deviation: what the network expects of its error, for a model that was asked (see `Drawn`),
     else that of the samples, None for one sample. prepared: what the network saw.
     z: the T1ce as robust z-scores in the brain's box, on the network's axes (RAS+), for pictures and scores.
-    told: what the network was told of style, likewise, None where nothing.
+    code, styled: the style that the network was told, and the case in it, likewise; None where it was told none.
     """
 
     t1ce: Volume
@@ -58,7 +57,8 @@ class Result:
     prepared: Prepared = field(repr=False)
     z: Float[np.ndarray, "x y z"] = field(repr=False)
     z_std: Float[np.ndarray, "x y z"] | None = field(repr=False)
-    told: Float[np.ndarray, "x y z"] | None = field(repr=False)
+    code: Code | None = field(repr=False)
+    styled: Float[np.ndarray, "x y z"] | None = field(repr=False)
     sampling: Sampling
     style: str | None  # the case whose style it has, see `Reference.says`
     unlike: dict[str, float]  # see `familiar.Familiar.scores`; empty for a model that does not know
@@ -151,7 +151,7 @@ def complete(
     code = style.code if style is not None else expected
     mean = np.zeros(prepared.brain.shape, np.float32)
     spread = np.zeros_like(mean) if sampling.samples > 1 or model.process.spread else None
-    told = None if code is None else np.zeros_like(mean)
+    styled = None if code is None else np.zeros_like(mean)
     total = len(slices.boxes(prepared.brain, model.multiple))
     done = 0
     batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, model.engine.slices)
@@ -167,20 +167,21 @@ def complete(
                 slices.put(mean, drawn.mean[index], box)
                 if spread is not None and drawn.std is not None:
                     slices.put(spread, drawn.std[index], box)
-                if told is not None and drawn.told is not None:
-                    slices.put(told, drawn.told[index], box)
+                if styled is not None and drawn.styled is not None:
+                    slices.put(styled, drawn.styled[index], box)
             done += len(boxes)
             progress(done / total)
         unlike, said = doubts.result()
     mean *= prepared.brain
-    if model.refinement and told is not None:
-        mean = model.refinement(mean, told, prepared.brain, prepared.spacing)
+    if model.refinement and styled is not None:
+        mean = model.refinement(mean, styled, prepared.brain, prepared.spacing)
     std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)
     t1ce = preprocess.restore(prepared, mean, data.start)
     named = None if style is None else style.says
     if model.refinement and sampling.steps != plan(model).steps:
         said = (*said, LEARNT_ELSEWHERE)
-    return Result(t1ce, std, prepared, mean, spread, told, sampling, named, unlike, said, torch.get_num_threads())
+    threads = torch.get_num_threads()
+    return Result(t1ce, std, prepared, mean, spread, code, styled, sampling, named, unlike, said, threads)
 
 
 def doubted(
@@ -205,12 +206,12 @@ class Drawn:
     """Samples of a batch of slices, robust z-scores.
 
     expected: the standard deviation of the error that the network itself expects, where its process has `spread`.
-    told: the slices in the style that the network was told, where it was.
+    styled: the slices in the style that the network was told, where it was.
     """
 
     samples: Float[np.ndarray, "k b h w"]
     expected: Float[np.ndarray, "b h w"] | None
-    told: Float[np.ndarray, "b h w"] | None = None
+    styled: Float[np.ndarray, "b h w"] | None = None
 
     @property
     def mean(self) -> Float[np.ndarray, "b h w"]:
@@ -244,13 +245,18 @@ def predict(model: Model, batch: SliceBatch, sampling: Sampling, code: Code | No
         alone = model.engine.condition(sources, present & there, styled)
     start = sources[:, at, data.slab // 2, None]  # b 1 h w
     brain = torch.from_numpy(batch.brain).to(model.device)
-    tell = partial(_told, model, cond, alone, sampling.guidance)
-    denoise: Denoiser = lambda x_t, time: _cleaned(process, tell(x_t, time), start, brain, x_t, time)  # noqa: E731
-    times, expected = process.times(sampling.steps, model.sampler.spacing), None
+    answer = partial(_answer, model, cond, alone, sampling.guidance)
+    times, first, expected = process.times(sampling.steps, model.sampler.spacing), None, None
     if not process.from_noise:  # every sample begins at the start itself
-        told = tell(start, times[0])
-        denoise = _once(_cleaned(process, told, start, brain, start, times[0]), denoise)
-        expected = _expected(model, told, brain) if process.spread else None
+        output = answer(start, times[0])
+        first = _cleaned(process, output, start, brain, start, times[0])
+        expected = _expected(model, output, brain) if process.spread else None
+
+    def denoise(x_t: Float[Tensor, "b 1 h w"], time: float) -> Float[Tensor, "b 1 h w"]:
+        if first is not None and time == 1:
+            return first
+        return _cleaned(process, answer(x_t, time), start, brain, x_t, time)
+
     drawn = []
     for sample in range(sampling.samples):
         generators = [np.random.default_rng([sampling.seed, sample, box.z]) for box in batch.boxes]
@@ -261,7 +267,7 @@ def predict(model: Model, batch: SliceBatch, sampling: Sampling, code: Code | No
     return Drawn(torch.cat(drawn, 1).transpose(0, 1).cpu().numpy(), expected, shown)
 
 
-def _told(
+def _answer(
     model: Model,
     cond: Condition,
     alone: Condition | None,
@@ -272,16 +278,16 @@ def _told(
     """What the network says at a time; with `alone`, the condition of T1 alone, led away from what it says there."""
     workers.go_on()
     timesteps = model.process.timestep(torch.full((len(x_t),), time, dtype=torch.float64)).float().to(x_t.device)
-    told = model.engine(x_t, timesteps, cond)
+    output = model.engine(x_t, timesteps, cond)
     if alone is None:
-        return told
+        return output
     apart = model.engine(x_t, timesteps, alone)
-    return torch.cat([apart[:, :1] + guidance * (told[:, :1] - apart[:, :1]), told[:, 1:]], 1)
+    return torch.cat([apart[:, :1] + guidance * (output[:, :1] - apart[:, :1]), output[:, 1:]], 1)
 
 
 def _cleaned(
     process: NoiseProcess,
-    told: Float[Tensor, "b c h w"],
+    output: Float[Tensor, "b c h w"],
     start: Float[Tensor, "b 1 h w"],
     brain: Bool[Tensor, "b 1 h w"],
     x_t: Float[Tensor, "b 1 h w"],
@@ -289,22 +295,17 @@ def _cleaned(
 ) -> Float[Tensor, "b 1 h w"]:
     """x_0 by what the network says. Outside the brain it is zero, as every target was: no loss ever told it so."""
     times = torch.full((len(x_t),), time, dtype=torch.float64)
-    return process.x_0(process.predicted(told, start), x_t, times).where(brain, 0)
+    return process.x_0(process.predicted(output, start), x_t, times).where(brain, 0)
 
 
 def _expected(
-    model: Model, told: Float[Tensor, "b c h w"], brain: Bool[Tensor, "b 1 h w"]
+    model: Model, output: Float[Tensor, "b c h w"], brain: Bool[Tensor, "b 1 h w"]
 ) -> Float[np.ndarray, "b h w"]:
     """The standard deviation of the error that the network expects, in robust z-scores, corrected by the model's
     calibration; of a Laplace distribution it is sqrt(2) times the mean absolute error.
     """
-    deviation = model.process.deviation(told) * model.process.scale * math.sqrt(2) * model.calibration
+    deviation = model.process.expected_error(output) * model.process.scale * math.sqrt(2) * model.calibration
     return deviation.where(brain, 0)[:, 0].cpu().numpy()
-
-
-def _once(first: Float[Tensor, "b 1 h w"], denoise: Denoiser) -> Denoiser:
-    """A denoiser whose answer at time 1 is known already."""
-    return lambda x_t, time: first if time == 1 else denoise(x_t, time)
 
 
 def _noise(generators: list[np.random.Generator], like: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:

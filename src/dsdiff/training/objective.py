@@ -39,7 +39,7 @@ class Objective(nn.Module):
         wanted, made = process.target(x_0, start, time, noise), process.x_0(predicted, x_t, time) * process.scale
         loss = losses.total(self.config.loss, predicted, wanted, made, target, start, region) + apart
         if process.spread and self.network.training:  # validation compares runs with and without it
-            expected = process.deviation(prediction.value.float()) * process.scale
+            expected = process.expected_error(prediction.value.float()) * process.scale
             loss = loss + SPREAD_WEIGHT * (losses.surprise(made, target, expected) * (region > 0)).mean()
         return loss, made
 
