@@ -15,7 +15,7 @@ ifndef DSDIFF_REAL_DATA
 DSDIFF_REAL_DATA := $(if $(wildcard $(UNPACK)),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsdiff/real)
 endif
 
-.PHONY: help demo test test-smp lint eval-real compare model regression phantoms clean
+.PHONY: help demo test test-smp lint eval-real compare model regression phantoms real-data clean
 
 help:
 	@echo "make demo       a simulated patient through the shipped model: demo/report.html"
@@ -65,10 +65,12 @@ lint: $(VENV)/.dev
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
+real-data: $(DSDIFF_REAL_DATA)
+	@test -n "$(DSDIFF_REAL_DATA)" || { echo "set DSDIFF_REAL_DATA to the folder of real cases"; exit 2; }
+
 PLAIN := $(RUNS)/regression
 
-eval-real: $(VENV)/.dev $(DSDIFF_REAL_DATA)
-	@test -n "$(DSDIFF_REAL_DATA)" || { echo "set DSDIFF_REAL_DATA to the folder of real cases"; exit 2; }
+eval-real: real-data $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(DSDIFF_REAL_DATA) --out $(RUNS)/eval-real.json \
 	  $(if $(wildcard $(PLAIN)/fold2),--baseline "one-step regression" $(PLAIN))
 	$(BIN)/dsdiff phantom $(RUNS)/eval-phantoms -n 12 --seed 101 --target-style own
@@ -81,14 +83,13 @@ GMAC_SEEDS ?= 1
 SMALL = $(sort $(notdir $(basename $(wildcard configs/backbones/*-small.yaml))))
 NOT_INSTALLED = $(shell $(BIN)/python -c 'import segmentation_models_pytorch' 2>/dev/null || echo smp_unet-small)
 
-compare: $(BIN)/dsdiff $(DSDIFF_REAL_DATA)
-	@test -n "$(DSDIFF_REAL_DATA)" || { echo "set DSDIFF_REAL_DATA to the folder of real cases"; exit 2; }
+compare: real-data $(BIN)/dsdiff
 	OMP_NUM_THREADS=1 $(BIN)/dsdiff compare unet-small $(filter-out unet-small $(NOT_INSTALLED),$(SMALL)) \
 	  --data $(DSDIFF_REAL_DATA) --split models/split.json --budget $(BUDGET) --seeds $(SEEDS) --gmac-seeds $(GMAC_SEEDS) \
 	  --jobs 2 --device cpu -o $(RUNS)/compare data.phantom_share=0
 
 # The whole recipe of the shipped model; every step resumes where it was stopped, and two trainings run at a time.
-model: $(VENV)/.dev $(DSDIFF_REAL_DATA) phantoms
+model: real-data $(VENV)/.dev phantoms
 	$(MAKE) -j2 $(FOLDS:%=train-%) train-final
 	for fold in $(FOLDS); do rm -rf models/folds/fold$$fold && cp -r $(RUNS)/second-$$fold/model models/folds/fold$$fold || exit 1; done
 	cp $(RUNS)/second-final/model/model.safetensors $(RUNS)/second-final/model/config.yaml $(DEFAULT)/
@@ -105,7 +106,7 @@ train-%:
 	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(SECOND) -o $(RUNS)/second-$* $(COHORT) training.init_from=$(RUNS)/first-$*/model
 
 # The same network in one step from the three contrasts alone: what diffusion, structure and style have to beat.
-regression: $(VENV)/.dev $(DSDIFF_REAL_DATA)
+regression: real-data $(VENV)/.dev
 	$(MAKE) -j2 $(FOLDS:%=regression%)
 
 regression%:

@@ -10,7 +10,7 @@ from safetensors.torch import load_file, save_file
 from dsdiff.backbones import registry
 from dsdiff.conditioning import condition
 from dsdiff.conditioning.condition import ConditioningConfig
-from dsdiff.errors import GeometryError
+from dsdiff.errors import ConfigError, GeometryError
 from dsdiff.types import Backbone
 
 # name -> params of a size for tests; a new backbone adds its line here
@@ -156,5 +156,5 @@ class TestContract:
         assert torch.allclose(fused(*given).value, plain(*given).value, atol=1e-5)
 
     def test_an_unknown_key_is_refused(self, name):
-        with pytest.raises(Exception, match="hidden_sise: there is no such key"):
+        with pytest.raises(ConfigError, match="hidden_sise: there is no such key"):
             build(name, hidden_sise=3)

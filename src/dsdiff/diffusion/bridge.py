@@ -25,7 +25,7 @@ class ResidualBridge(NoiseProcess):
 
     x_t = (1 - t) x_0 + t x_1 + sigma sqrt(t (1 - t)) eps.
     Source: Brownian bridges between images after Li et al. 2023 (BBDM, arXiv:2205.07680, eq. 4) and Liu et al. 2023
-    (I2SB, arXiv:2302.05872); x_0 prediction as in DESIGN.
+    (I2SB, arXiv:2302.05872); x_0 prediction as in docs/diffusion.md.
     """
 
     Params = ResidualBridgeParams
