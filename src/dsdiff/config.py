@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal, cast
 import torch
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_serializer, field_validator, model_validator
+from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 from torch import nn
 from yaml import YAMLError
 
@@ -18,16 +18,11 @@ from dsdiff.diffusion import registry as diffusion
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError
+from dsdiff.parts import Part, Target, explain
 from dsdiff.types import Backbone
 
 _INSTALLED = Path(__file__).parent / "assets" / "configs"  # in a wheel; a source tree has them at its top
 CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"
-
-
-class Part(BaseModel):
-    """A block of the YAML: unknown keys are refused, values do not change."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 class LossConfig(Part):
@@ -120,8 +115,8 @@ class RunConfig(Part):
     data: DataConfig = DataConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
     backbone: registry.BackboneTarget = registry.DEFAULT
-    process: registry.Target = registry.Target(target="bridge")
-    sampler: registry.Target | None = None  # None: the usual one of the process
+    process: Target = Target(target="bridge")
+    sampler: Target | None = None  # None: the usual one of the process
     loss: tuple[LossConfig, ...] = Field((LossConfig(),), min_length=1)  # their sum; one alone needs no list
     training: TrainingConfig = TrainingConfig()
 
@@ -273,7 +268,7 @@ def parse(values: Any, where: str) -> RunConfig:
     try:
         return RunConfig.model_validate(values)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {registry.explain(error)}") from error
+        raise ConfigError(f"{where}: {explain(error)}") from error
 
 
 def portable(config: RunConfig) -> RunConfig:

@@ -14,6 +14,7 @@ from dsdiff import config as configs
 from dsdiff.backbones import registry
 from dsdiff.config import RunConfig
 from dsdiff.errors import ConfigError
+from dsdiff.parts import explain
 
 MODEL, UNET = "model.params", "model.params.unet_config.params"
 NESTS = {"model", MODEL, "model.params.unet_config", UNET, "data", "data.params", "lightning", "lightning.trainer"}
@@ -145,7 +146,7 @@ def _backbone(keys: Keys) -> dict[str, Any]:
     try:
         params_of(**params)
     except ValidationError as error:
-        raise ConfigError(f"{UNET} of '{target}': {registry.explain(error)}") from error
+        raise ConfigError(f"{UNET} of '{target}': {explain(error)}") from error
     return {"target": registry.ALIASES.get(target, target), "params": params}
 
 

@@ -14,6 +14,7 @@ from dsdiff.errors import ConfigError
 from dsdiff.inference.model import Model
 from dsdiff.inference.sampling import plan
 from dsdiff.inference.synthesize import predict, run
+from dsdiff.parts import Target
 from dsdiff.training import loop
 from dsdiff.volume import Volume
 
@@ -104,9 +105,7 @@ def test_usual_steps(process, one, several):
 
 
 def test_steps_of_the_command_then_of_the_config_then_of_the_process():
-    given = config("bridge").model_copy(
-        update={"sampler": configs.registry.Target(target="bridge", params={"steps": 7})}
-    )
+    given = config("bridge").model_copy(update={"sampler": Target(target="bridge", params={"steps": 7})})
     model = model_of(loop.Trainer(given, CPU))
     assert [plan(model, **asked).steps for asked in ({}, {"samples": 2}, {"steps": 3})] == [7, 7, 3]
     still = model_of(loop.Trainer(config("bridge", sigma=0.0), CPU))

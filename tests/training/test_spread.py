@@ -47,7 +47,9 @@ def test_a_network_learns_where_it_errs(tmp_path, process):
     def expected() -> torch.Tensor:
         cond = trainer.network.condition(batch.sources, batch.present)
         with torch.no_grad():
-            return trainer.process.expected_error(trainer.network(batch.sources[:, 0, 1, None], time * 1000, cond).value)
+            return trainer.process.expected_error(
+                trainer.network(batch.sources[:, 0, 1, None], time * 1000, cond).value
+            )
 
     assert torch.equal(expected(), torch.ones(2, 1, 32, 48))
     optimizer = torch.optim.Adam(trainer.network.parameters(), 3e-3)

@@ -7,22 +7,22 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
+
+from dsdiff.parts import Part
 
 SCORES = 1 << 20  # held at one time: they stay in the cache. The fused kernel computes bf16 products in fp32 on a CPU
 
 
-class BackboneParams(BaseModel):
+class BackboneParams(Part):
     """Params that every backbone takes. Unknown keys are refused.
 
     in_channels: channels of x_t and the condition together; found out where it is left out, checked where it is not.
     use_checkpoint: gradient checkpointing, less memory in training for about a third more time.
     fused: torch's scaled-dot-product attention; off, the same in plain steps.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     in_channels: int | None = Field(None, ge=1)
     out_channels: int = Field(1, ge=1)

@@ -4,12 +4,13 @@ import re
 from importlib import import_module
 from typing import Any, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import nn
 
 from dsdiff.backbones import foreign
 from dsdiff.backbones.layers import BackboneParams
 from dsdiff.errors import ConfigError, GeometryError
+from dsdiff.parts import Target, explain
 from dsdiff.types import Backbone, ConditionLayout
 
 # name -> module and class. The class carries its pydantic model as `Params`; nothing is imported until it is asked for.
@@ -32,15 +33,6 @@ ALIASES: dict[str, str] = {
     "ldm.modules.diffusionmodules.dit.DiT": "dit",
     "segmentation_models_pytorch.Unet": "smp_unet",
 }
-
-
-class Target(BaseModel):
-    """The field's way to name a part: `target` is a registered name, `params` are its arguments."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-    target: str
-    params: dict[str, Any] = {}
 
 
 class BackboneTarget(Target):
@@ -161,15 +153,3 @@ def _size_fits(network: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
     h, w = (kwargs["x_t"] if "x_t" in kwargs else args[0]).shape[-2:]
     if h % multiple or w % multiple:
         raise GeometryError(f"a slice is {h} x {w}; both sides must be multiples of {multiple}")
-
-
-def explain(error: ValidationError) -> str:
-    """A validation error in one line: every key with what is wrong with it."""
-    lines = []
-    for item in error.errors():
-        key = ".".join(map(str, item["loc"])) or "values"
-        unknown = item["type"] == "extra_forbidden"
-        said = "there is no such key" if unknown else item["msg"].removeprefix("Value error, ")
-        found = "" if item["type"] in ("missing", "value_error", "extra_forbidden") else f" (found {item['input']!r})"
-        lines.append(f"{key}: {said}{found}")
-    return "; ".join(lines)

@@ -13,6 +13,7 @@ from dsdiff.backbones import registry
 from dsdiff.config import RunConfig
 from dsdiff.data import splits, store
 from dsdiff.errors import ConfigError, InputError
+from dsdiff.parts import Target
 from dsdiff.training.loop import CONFIG, MODEL
 
 PARAMETERS, GMACS, EXISTING = "Equal parameters", "Equal GMACs", "Runs that exist"
@@ -127,7 +128,7 @@ def regression(reference: Candidate) -> Candidate | None:
     if reference.config.process.target == "regression":
         return None
     told = {"spread": True} if reference.config.build_process().spread else {}
-    process = registry.Target(target="regression", params=told)
+    process = Target(target="regression", params=told)
     return Candidate(REGRESSION, reference.config.model_copy(update={"process": process, "sampler": None}))
 
 

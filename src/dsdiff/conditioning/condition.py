@@ -3,16 +3,17 @@
 from typing import Literal
 
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import model_validator
 from torch import Tensor
 
 from dsdiff.conditioning.disentangle import DisentangleConfig
 from dsdiff.conditioning.encoder import EncoderParams
 from dsdiff.conditioning.structure import structure
+from dsdiff.parts import Part
 from dsdiff.types import Condition, ConditionLayout, Inject
 
 
-class ConditioningConfig(BaseModel):
+class ConditioningConfig(Part):
     """What the network is told beside the sources.
 
     structure: the edge map given beside every source. encoder: none, one for all contrasts (shared), or one each.
@@ -21,8 +22,6 @@ class ConditioningConfig(BaseModel):
     style: none, or the slice in the target's style (see `conditioning.style`), which is linear in each source or has
     curves; of curves the style of the training patients most like the case is told, unless another is given.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     structure: Literal["sobel", "canny", "laplacian", "learned", "none"] = "none"
     encoder: Literal["none", "shared", "per_contrast"] = "none"

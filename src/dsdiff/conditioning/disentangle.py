@@ -13,24 +13,23 @@ from typing import Literal
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
 from dsdiff.errors import ConfigError
+from dsdiff.parts import Part
 from dsdiff.types import Condition, Prediction
 
 PAIRS = {"common": "distinct", "content": "style"}  # features of backbones: what is shared -> what is specific
 Scalar = Float[Tensor, ""]
 
 
-class DisentangleConfig(BaseModel):
+class DisentangleConfig(Part):
     """One term. between_within: the distance ratio of DS-Diff; common_distinct: that of DisC-Diff; cross_covariance:
     correlation of shared with specific channels; swap: the error of contrasts rebuilt from others' shared maps.
 
     floor: the distance, of features of unit size, that is far enough (between_within and common_distinct).
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     target: Literal["between_within", "common_distinct", "cross_covariance", "swap"]
     weight: float = Field(0.1, gt=0)

@@ -10,20 +10,19 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor, nn
 
+from dsdiff.parts import Part
 from dsdiff.types import Encoded
 
 GROUPS = 8
 
 
-class EncoderParams(BaseModel):
+class EncoderParams(Part):
     """channels: of the shared and of the specific maps, at every scale. scales: how many, each half the one before.
     stem: folds stem x stem pixels into channels first, so that the finest maps are that much smaller than the slice.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     channels: int = Field(8, ge=GROUPS, multiple_of=GROUPS)
     scales: int = Field(3, ge=1)

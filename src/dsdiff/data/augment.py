@@ -10,8 +10,10 @@ from collections.abc import Callable
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
+
+from dsdiff.parts import Part
 
 Sources = Float[Tensor, "b s d h w"]
 
@@ -19,10 +21,8 @@ AIR = 4.5  # robust widths by which a brain's median lies above zero: of 47 pati
 GRID = 4  # control points of a bias field along h and w
 
 
-class Kind(BaseModel):
+class Kind(Part):
     """probability: of the slices (of the contrasts, for intensity) how many are changed; 0 turns a kind off."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     probability: float = Field(0.0, ge=0, le=1)
 
@@ -86,10 +86,8 @@ class Thick(Kind):
     most: float = Field(6.0, ge=2)
 
 
-class AugmentConfig(BaseModel):
+class AugmentConfig(Part):
     """Which changes, how often and how strong. What is on by default is what the shipped model was trained with."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     flip: Flip = Flip()
     affine: Affine = Affine()

@@ -3,12 +3,13 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from dsdiff.data.augment import AugmentConfig
+from dsdiff.parts import Part
 
 
-class DataConfig(BaseModel):
+class DataConfig(Part):
     """Which patients, which contrasts, how slices are cut.
 
     root: a folder of cases; phantoms: a folder of simulated ones, drawn `phantom_share` of the time.
@@ -22,8 +23,6 @@ class DataConfig(BaseModel):
     also takes cases without it. style_dropout: how many are told the style to be expected in place of the target's
     own, where conditioning tells one.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     root: Path | None = None
     phantoms: Path | None = None

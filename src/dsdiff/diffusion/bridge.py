@@ -1,18 +1,17 @@
 """The residual bridge: from the pre-contrast image to the T1ce, the shipped model's process."""
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from dsdiff.diffusion.process import Image, NoiseProcess, Output, Times, along, drawn_among
+from dsdiff.parts import Part
 
 SAMPLING_STEPS = 4  # where samples are wanted: one step has no randomness
 
 
-class ResidualBridgeParams(BaseModel):
+class ResidualBridgeParams(Part):
     """`sigma`: standard deviation scale of the bridge, in robust z-scores. `start_share`: of the training times, how
     many are exactly 1, which is all that one-step synthesis uses. `train_steps`, `spread`: see `NoiseProcess`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     sigma: float = Field(0.5, ge=0)
     start_share: float = Field(0.5, ge=0, le=1)

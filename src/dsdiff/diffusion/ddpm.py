@@ -4,15 +4,16 @@ from typing import Literal
 
 import torch
 from jaxtyping import Float
-from pydantic import AliasChoices, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AliasChoices, ConfigDict, Field, model_validator
 from torch import Tensor
 
 from dsdiff.diffusion.process import Image, NoiseProcess, Spacing, Times, along, drawn_among
 from dsdiff.diffusion.schedules import SCHEDULES
 from dsdiff.errors import ConfigError
+from dsdiff.parts import Part
 
 
-class DDPMParams(BaseModel):
+class DDPMParams(Part):
     """The field's vocabulary; latent diffusion's linear_start and linear_end are beta_start and beta_end.
 
     `scale`: what robust z-scores are divided by, so that the data have about unit variance as the schedules expect
@@ -20,7 +21,7 @@ class DDPMParams(BaseModel):
     `train_steps`: see `NoiseProcess`.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True)
+    model_config = ConfigDict(populate_by_name=True)
 
     schedule: Literal["linear", "scaled_linear", "cosine"] = "linear"
     beta_start: float = Field(1e-4, gt=0, lt=1, validation_alias=AliasChoices("beta_start", "linear_start"))

@@ -1,16 +1,15 @@
 """Rectified flow: straight lines from Gaussian noise to the T1ce; the network tells the velocity."""
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from dsdiff.diffusion.process import Image, NoiseProcess, Times, along, drawn_among
+from dsdiff.parts import Part
 
 
-class RectifiedFlowParams(BaseModel):
+class RectifiedFlowParams(Part):
     """`scale`: what robust z-scores are divided by, so that the data have about the noise's variance.
     `train_steps`: see `NoiseProcess`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     scale: float = Field(1.25, gt=0)
     train_steps: int | None = Field(None, ge=1)

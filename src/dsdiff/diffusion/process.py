@@ -5,10 +5,10 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float
-from pydantic import BaseModel
 from torch import Tensor
 
 from dsdiff.errors import ConfigError
+from dsdiff.parts import Part
 
 TIMESTEPS = 1000.0  # the scale on which backbones are told a continuous time
 LOG_ERROR = (-5.0, 3.0)  # natural logarithms of the least and the largest error that a network may expect
@@ -26,7 +26,7 @@ class NoiseProcess(Protocol):
     Images are robust z-scores divided by `scale`. The defaults are those of a process that begins with noise.
     """
 
-    Params: ClassVar[type[BaseModel]]
+    Params: ClassVar[type[Part]]
     samplers: ClassVar[tuple[str, ...]]  # the samplers that fit, the usual one first
     spread: bool = False  # the network tells in a second channel how wrong it expects to be
     from_noise: ClassVar[bool] = True  # sampling begins with noise; otherwise with the start image

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from dsdiff.diffusion import samplers
 from dsdiff.diffusion.bridge import ResidualBridge
@@ -14,12 +14,13 @@ from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.regression import Regression
 from dsdiff.diffusion.samplers import DDIMParams, OneStepParams, Sampler, SamplerParams
 from dsdiff.errors import ConfigError
+from dsdiff.parts import Part, explain
 
 
 @dataclass(frozen=True)
 class _Entry:
     function: Any
-    Params: type[BaseModel]
+    Params: type[Part]
     needs: str  # of the process: why others are refused
 
 
@@ -74,9 +75,8 @@ def build_sampler(target: str | None, params: dict[str, Any], process: NoiseProc
     return Sampler(partial(entry.function, **options), steps, spacing)
 
 
-def _checked(Params: type[BaseModel], params: dict[str, Any], where: str) -> BaseModel:
+def _checked(Params: type[Part], params: dict[str, Any], where: str) -> Part:
     try:
         return Params(**params)
     except ValidationError as error:
-        found = ", ".join(f"{'.'.join(map(str, e['loc'])) or 'values'}: {e['msg']}" for e in error.errors())
-        raise ConfigError(f"{where}: {found}") from error
+        raise ConfigError(f"{where}: {explain(error)}") from error

@@ -1,16 +1,14 @@
 """Plain regression: the baseline that every diffusion process has to beat."""
 
 import torch
-from pydantic import BaseModel, ConfigDict
 
 from dsdiff.diffusion.process import Image, NoiseProcess, Output, Spacing, Times
 from dsdiff.errors import ConfigError
+from dsdiff.parts import Part
 
 
-class RegressionParams(BaseModel):
+class RegressionParams(Part):
     """`spread`: see `NoiseProcess`."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     spread: bool = False
 

@@ -7,30 +7,27 @@ from math import expm1, log
 from typing import Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from dsdiff.diffusion.bridge import ResidualBridge
 from dsdiff.diffusion.ddpm import DDPM
 from dsdiff.diffusion.process import Image, NoiseProcess, Spacing
+from dsdiff.parts import Part
 
 Denoiser = Callable[[Image, float], Image]  # (x_t, time) -> x_0
 Noise = Callable[[], Image]
 
 
-class SamplerParams(BaseModel):
+class SamplerParams(Part):
     """`steps` of a synthesis; None leaves them to the process. `spacing`: which times they visit, in diffusers' names
     (see `NoiseProcess.times`)."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: int | None = Field(None, ge=1)
     spacing: Spacing = "trailing"
 
 
-class OneStepParams(BaseModel):
+class OneStepParams(Part):
     """Nothing to choose; the two are there so that every sampler has them."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     steps: Literal[1] | None = None
     spacing: Literal["trailing"] = "trailing"

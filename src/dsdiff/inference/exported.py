@@ -12,7 +12,7 @@ from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 from torch import Tensor
 
 from dsdiff import checkpoint
@@ -21,6 +21,7 @@ from dsdiff.conditioning.network import Conditioner
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.inference.formats import FORMATS, Run
 from dsdiff.inference.graphs import CONDITION, DENOISE, flat, restored
+from dsdiff.parts import Part
 from dsdiff.types import Condition, Inject, Prediction
 
 FACTS = "export.json"
@@ -28,19 +29,15 @@ WHAT: Literal["a model of dsdiff as graphs"] = "a model of dsdiff as graphs"
 _ALLOWED: set[Path] = set()
 
 
-class Origin(BaseModel):
+class Origin(Part):
     """The model folder that was exported."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     hash: str
 
 
-class Agreement(BaseModel):
+class Agreement(Part):
     """How near two predictions are: the largest difference as a share of the largest value, and PSNR in dB."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     difference: float
     psnr: float
@@ -51,14 +48,12 @@ class Agreement(BaseModel):
         return cls(difference=max(one.difference for one in several), psnr=min(one.psnr for one in several))
 
 
-class Facts(BaseModel):
+class Facts(Part):
     """What an exported model says of itself.
 
     added: names of what the condition graph makes, in order; none without one. check: how near the export was to the
     network it was made from, by precision. familiar, nearest, refinement (JSON, "" for none), calibration: the model's.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     what: Literal["a model of dsdiff as graphs"] = WHAT
     format: Literal["onnx", "openvino", "torch-export"]
@@ -67,7 +62,7 @@ class Facts(BaseModel):
     added: tuple[str, ...]
     source: Origin
     opset: int | None
-    check: dict[str, Agreement] = {}
+    check: dict[str, Agreement] = Field(default_factory=dict)
     familiar: str = ""
     nearest: str = ""
     refinement: str = ""
