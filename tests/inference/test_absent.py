@@ -1,6 +1,7 @@
 """Cases that lack a contrast: synthesised where the model was trained for it, refused where not."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -9,12 +10,17 @@ from conftest import LPS, TINY, patient, wake, write_case
 
 import dsdiff
 from dsdiff import config as configs
+from dsdiff.conditioning import style
 from dsdiff.data import batch as batches
 from dsdiff.data import cases
+from dsdiff.data.cohort import InMemory, Patient
 from dsdiff.errors import CaseError, ConfigError
 from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
+from dsdiff.inference.reference import Reference
 from dsdiff.inference.sampling import plan
+from dsdiff.inference.synthesize import run
+from dsdiff.volume import Volume
 
 CPU = torch.device("cpu")
 
@@ -31,17 +37,30 @@ def arrays(*names):
     return {name: array for name, array in patient().items() if name in names}
 
 
+def still(values, styles=None):
+    """A patient of one voxel."""
+    slices = InMemory(np.array([*values, 0.0], np.float16).reshape(-1, 1, 1, 1), np.ones((1, 1, 1), np.uint8))
+    return replace(Patient.of("P", slices), styles=styles)
+
+
 def test_withheld_contrasts_are_a_share_and_never_the_start():
-    batch = batches.Batch(
-        torch.zeros(4000, 3, 1, 1, 1),
-        torch.zeros(4000, 1, 1, 1),
-        torch.zeros(4000, 1, 1, 1, dtype=torch.uint8),
-        torch.ones(4000, 3, dtype=torch.bool),
-    )
-    there = batches.withheld(batch, 0.3, 0, torch.Generator().manual_seed(0)).present
+    rng = np.random.default_rng(0)
+    there = batches.draw([still((1.0, 1.0, 1.0))], 4000, (1, 1), 1, 0.0, rng, contrast_dropout=0.3).present
     assert there[:, 0].all()
     assert there[:, 1:].float().mean(0).tolist() == pytest.approx([0.7, 0.7], abs=0.03)
     assert (~there[:, 1:]).all(1).float().mean().item() == pytest.approx(0.09, abs=0.02)  # each by itself
+
+
+def test_the_style_that_is_told_says_nothing_of_a_withheld_contrast():
+    code = np.array([0.5, 0.3, -0.2, 0.1])
+    batch = batches.draw(
+        [still((1.0, 2.0, 4.0), (code, code))], 200, (1, 1), 1, 0.0, np.random.default_rng(0), contrast_dropout=0.5
+    )
+    told = (batch.present * torch.tensor([0.5, 0.6, -0.8])).sum(1) + 0.1
+    assert torch.allclose(batch.styled.flatten(), told, atol=1e-6)
+    assert len(batch.styled.unique()) == 4
+    as_in_synthesis = style.image(torch.from_numpy(code), batch.sources, batch.present)
+    assert torch.allclose(batch.styled, as_in_synthesis, atol=1e-6)
 
 
 def test_whatever_stands_for_an_absent_contrast_does_not_matter(model):
@@ -96,6 +115,18 @@ def test_guidance_leads_away_from_what_t1_alone_would_give(model):
     assert np.allclose(made[0.0], alone, atol=1e-6)
     assert np.allclose(made[2.0], 2 * made[1.0] - alone, atol=1e-5)
     assert not np.allclose(made[2.0], made[1.0], atol=1e-2)
+
+
+def test_guidance_leads_away_from_t1_alone_in_the_style_that_is_told():
+    asked = {**TINY, "data": {**TINY["data"], "contrast_dropout": 0.3}, "conditioning": {"style": "linear"}}
+    config = configs.parse(asked, "tiny")
+    network = config.build_network().eval()
+    wake(network)
+    told = models.Model("tiny", "0", config, network, config.build_process(), config.build_sampler(), CPU)
+    it = Reference("it", np.array([0.5, 0.3, -0.2, 0.1]))
+    volumes = {name: Volume(array, LPS) for name, array in arrays("t1", "t2", "flair").items()}
+    unguided = run(volumes, told, plan(told, guidance=0.0), style=it)
+    assert np.allclose(unguided.z, run({"t1": volumes["t1"]}, told, style=it).z, atol=1e-6)
 
 
 def test_guidance_is_refused_where_the_network_knows_no_case_without_contrasts(model_folder, model):

@@ -61,15 +61,18 @@ def draw(
     lesion_share: float,
     rng: np.random.Generator,
     style_dropout: float = 0.0,
+    contrast_dropout: float = 0.0,
+    kept: int = 0,
 ) -> Batch:
     """Random slices of random patients, cropped about a random brain (or lesion) voxel.
 
-    style_dropout: share of the slices that are told the style to be expected in place of their own.
+    style_dropout: share of the slices that are told the style to be expected in place of their own. contrast_dropout:
+    share of the slices from which each contrast but number `kept` is absent, from the style that is told as well.
     Raises `InputError` where there is no patient to draw from.
     """
     if not patients:
         raise InputError("there is no patient to draw slices from")
-    cut, styled, named = [], [], []
+    cut, present, styled, named = [], [], [], []
     for _ in range(size):
         patient = patients[int(rng.integers(len(patients)))]
         least = 2 if rng.random() < lesion_share else 1
@@ -80,14 +83,19 @@ def draw(
         one = _cut(whole, _corner(whole.region, least, crop, rng), crop)
         cut.append(one)
         named.append(patient.name)
+        there = np.ones(len(one.sources), bool)
+        if contrast_dropout:
+            there = (rng.random(len(there)) >= contrast_dropout) | (np.arange(len(there)) == kept)
+        present.append(there)
         if patient.styles is not None:
             code = patient.styles[int(rng.random() < style_dropout)]
-            styled.append(style.told(one.sources[:, slab // 2], code, one.region > 0)[None])
+            known = np.where(there[:, None, None], one.sources[:, slab // 2], np.float32(0))
+            styled.append(style.told(known, code, one.region > 0)[None])
     return Batch(
         torch.from_numpy(np.stack([one.sources for one in cut])),
         torch.from_numpy(np.stack([one.target[None] for one in cut])),
         torch.from_numpy(np.stack([one.region[None] for one in cut])),
-        torch.ones(size, len(cut[0].sources), dtype=torch.bool),
+        torch.from_numpy(np.stack(present)),
         torch.from_numpy(np.stack(styled)) if styled else None,
         tuple(named),
     )
@@ -137,10 +145,3 @@ def augmented(batch: Batch, config: AugmentConfig, generator: torch.Generator) -
         region=region.to(batch.region.dtype),
         styled=styled if told else None,
     )
-
-
-def withheld(batch: Batch, share: float, kept: int, generator: torch.Generator) -> Batch:
-    """Every contrast but number `kept` is absent from a share of the slices, each by itself."""
-    there = torch.rand(batch.present.shape, generator=generator) >= share
-    there[:, kept] = True
-    return replace(batch, present=batch.present & there)

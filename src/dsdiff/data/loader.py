@@ -57,12 +57,10 @@ class Batches(Dataset):
         data, rng = self.data, np.random.default_rng(np.random.SeedSequence(self.seed, spawn_key=(step, number)))
         simulated = bool(self.phantoms) and rng.random() < data.phantom_share
         patients = self.phantoms if simulated else self.training
-        one = batches.draw(patients, 1, data.crop, data.slab, data.lesion_share, rng, data.style_dropout)
-        generator = torch.Generator().manual_seed(int(rng.integers(2**62)))
-        one = batches.augmented(one, data.augment, generator)
-        if data.contrast_dropout:
-            one = batches.withheld(one, data.contrast_dropout, data.contrasts.index(data.start), generator)
-        return one
+        kept = data.contrasts.index(data.start)
+        dropouts = (data.style_dropout, data.contrast_dropout)
+        one = batches.draw(patients, 1, data.crop, data.slab, data.lesion_share, rng, *dropouts, kept)
+        return batches.augmented(one, data.augment, torch.Generator().manual_seed(int(rng.integers(2**62))))
 
 
 def prefetched(

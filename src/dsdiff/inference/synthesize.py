@@ -237,12 +237,15 @@ def predict(model: Model, batch: SliceBatch, sampling: Sampling, code: Code | No
     present = torch.ones(sources.shape[:2], dtype=torch.bool, device=model.device)
     present[:, list(batch.absent)] = False
     at = data.contrasts.index(data.start)
-    styled = None if code is None else styles.image(torch.from_numpy(code), sources, present)
-    cond = model.engine.condition(sources, present, styled)
-    alone = None
+
+    def styled(there: Bool[Tensor, "b s"]) -> Float[Tensor, "b 1 h w"] | None:
+        return None if code is None else styles.image(torch.from_numpy(code), sources, there)
+
+    told, alone = styled(present), None
+    cond = model.engine.condition(sources, present, told)
     if sampling.guidance != 1:
-        there = torch.arange(len(data.contrasts), device=model.device) == at
-        alone = model.engine.condition(sources, present & there, styled)
+        start_only = present & (torch.arange(len(data.contrasts), device=model.device) == at)
+        alone = model.engine.condition(sources, start_only, styled(start_only))
     start = sources[:, at, data.slab // 2, None]  # b 1 h w
     brain = torch.from_numpy(batch.brain).to(model.device)
     answer = partial(_answer, model, cond, alone, sampling.guidance)
@@ -263,7 +266,7 @@ def predict(model: Model, batch: SliceBatch, sampling: Sampling, code: Code | No
         noise = partial(_noise, generators, start)
         begin = noise() if process.from_noise else start
         drawn.append(model.sampler.sample(denoise, begin, times, process, noise) * process.scale)
-    shown = None if styled is None else styled[:, 0].cpu().numpy()
+    shown = None if told is None else told[:, 0].cpu().numpy()
     return Drawn(torch.cat(drawn, 1).transpose(0, 1).cpu().numpy(), expected, shown)
 
 
