@@ -68,6 +68,34 @@ def test_a_list_is_changed_as_a_whole(tmp_path):
         configs.load(file, ("loss.target=l2",))
 
 
+def test_a_change_within_what_is_off_does_not_turn_the_rest_on(tmp_path):
+    file = tmp_path / "c.yaml"
+    file.write_text("data: {augment: false}\n")
+    for overrides in (["data.augment.flip.probability=0.5"], ["data.augment=false", "data.augment.flip.probability=0"]):
+        with pytest.raises(ConfigError, match=r"data\.augment is false, and data\.augment\.flip\.probability would"):
+            configs.load(file, tuple(overrides))
+    assert configs.load(file, ("data.augment=true",)).data.augment.affine.probability > 0
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        ({"contrasts": ["t1", "t1ce"]}, "target 't1ce' is among contrasts"),
+        ({"contrasts": ["t1", "t1", "t2"]}, "names one twice"),
+        ({"crop": [0, 32]}, r"data\.crop\.0"),
+    ],
+)
+def test_data_that_cannot_be_meant_are_refused(data, said):
+    with pytest.raises(ConfigError, match=said):
+        configs.parse({"data": data}, "test")
+
+
+def test_features_of_one_contrast_are_not_compared():
+    conditioning = {"encoder": "shared", "disentangle": [{"target": "common_distinct"}]}
+    with pytest.raises(ConfigError, match="compares contrasts"):
+        configs.parse({"data": {"contrasts": ["t1"]}, "conditioning": conditioning}, "test")
+
+
 def test_overrides_must_be_pairs(tmp_path):
     with pytest.raises(ConfigError, match="'training' is not of the form key=value"):
         configs.load(written(tmp_path, "seed: 1"), ("training",))

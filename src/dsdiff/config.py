@@ -1,5 +1,6 @@
 """RunConfig: one YAML is one run. Composes the parts' configs and checks across parts."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -145,6 +146,14 @@ class RunConfig(Part):
         return self
 
     @model_validator(mode="after")
+    def _features_of_several_are_compared(self) -> "RunConfig":
+        if len(self.data.contrasts) == 1 and any(
+            term.target == "common_distinct" for term in self.conditioning.disentangle
+        ):
+            raise ValueError("disentangle target 'common_distinct' compares contrasts; data.contrasts has one")
+        return self
+
+    @model_validator(mode="after")
     def _a_style_that_is_told_is_the_targets(self) -> "RunConfig":
         if self.conditioning.style != "none" and self.data.target_style != "own":
             raise ValueError(
@@ -238,6 +247,7 @@ def read(path: Path, overrides: tuple[str, ...] = ()) -> Any:
         given: Any = OmegaConf.load(path)
         for item in swaps:
             given = _with_backbone(given, find(item.split("=", 1)[1]))
+        _refuse_parts_of_what_is_off(given, others)
         changes = OmegaConf.from_dotlist(others)
         for key in map(str, changes if isinstance(given, DictConfig) else ()):
             if OmegaConf.is_list(changes[key]):
@@ -247,6 +257,19 @@ def read(path: Path, overrides: tuple[str, ...] = ()) -> Any:
         return OmegaConf.to_container(OmegaConf.merge(given, changes), resolve=False)
     except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
         raise ConfigError(f"{path} is not a config ({str(error).splitlines()[0]})") from error
+
+
+def _refuse_parts_of_what_is_off(given: Any, overrides: Sequence[str]) -> None:
+    """Raise `ConfigError` for a change within a block that is false: the block's defaults would come on with it."""
+    off = {key for key, value in (item.split("=", 1) for item in overrides) if value == "false"}
+    for key in (item.split("=", 1)[0] for item in overrides):
+        parts = key.split(".")
+        for block in (".".join(parts[:n]) for n in range(1, len(parts))):
+            if block in off or OmegaConf.select(given, block) is False:
+                raise ConfigError(
+                    f"{block} is false, and {key} would turn all of its defaults on; turn off one by one what is not "
+                    "wanted, as in data.augment.flip.probability=0"
+                )
 
 
 def _with_backbone(config: Any, file: Path) -> DictConfig:

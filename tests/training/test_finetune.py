@@ -1,12 +1,17 @@
 """Training that begins with a model folder: what is matched by name, and what is refused."""
 
+import io
+
 import pytest
 import torch
-from conftest import TINY, wake
+from conftest import TINY, wake, write_case
+from rich.console import Console
 
 from dsdiff import checkpoint
 from dsdiff import config as configs
+from dsdiff.data import splits
 from dsdiff.errors import ConfigError
+from dsdiff.training import loop
 from dsdiff.training.trainer import Trainer
 
 CPU = torch.device("cpu")
@@ -99,6 +104,30 @@ def test_streams_keep_their_contrasts_and_widen_their_slab(tmp_path, images):
     assert torch.allclose(output(Trainer(new, CPU).network.eval(), new, images), before, atol=1e-5)
     with pytest.raises(ConfigError, match="was trained on t1, t2, flair, this run reads t1, t2: a network with an enc"):
         Trainer(config(STREAMS, folder=tmp_path / "old", contrasts=("t1", "t2")), CPU)
+
+
+def test_a_model_that_has_seen_the_held_out_patients_is_refused(tmp_path):
+    names = [f"P{i}" for i in range(6)]
+    for i, name in enumerate(names):
+        write_case(tmp_path / "patients", name, i)
+    for seed in (0, 1):
+        splits.write(splits.make(names, 3, seed), tmp_path / f"split{seed}.json")
+    console = Console(file=io.StringIO())
+
+    def trained(name, split, fold, folder=None):
+        data = {"root": str(tmp_path / "patients"), "split": str(tmp_path / f"split{split}.json"), "fold": fold}
+        made = config(TINY["backbone"], None, folder, **data)
+        made = made.model_copy(update={"training": made.training.model_copy(update={"steps": 1})})
+        return loop.train(made, tmp_path / name, CPU, console)
+
+    first = trained("first", 0, 0)
+    trained("same", 0, 0, first)
+    assert "nobody can tell" not in console.file.getvalue()
+    with pytest.raises(ConfigError, match="was trained on patients whom this run holds out: P"):
+        trained("seen", 0, 1, first)
+    assert not (tmp_path / "seen" / "model").exists()
+    trained("unknown", 1, 0, first)
+    assert "nobody can tell whether training.init_from" in console.file.getvalue().replace("\n", " ")
 
 
 def test_another_network_is_refused(tmp_path):

@@ -9,7 +9,8 @@ from safetensors.torch import load_file
 from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.config import TrainingConfig
-from dsdiff.data import loader, splits
+from dsdiff.data import loader, prepare, splits
+from dsdiff.data.store import Settings
 from dsdiff.errors import ConfigError, DsdiffError, ModelError
 from dsdiff.inference import model as models
 from dsdiff.training import loop, state
@@ -99,6 +100,36 @@ def test_the_held_out_fold_is_never_trained_on(cohort):
     assert {p.name for p in patients.held_out} == set(out)
     assert {p.name for p in patients.training} == {"P0", "P1", "P2"} - set(out)
     assert patients.phantoms == []
+
+
+def test_a_fold_that_holds_everybody_out_leaves_nobody_to_train_on(cohort, tmp_path):
+    (name,) = splits.read(cohort / "split.json").held_out(0)
+    write_case(tmp_path, name)
+    data = config(cohort).data.model_copy(update={"root": tmp_path})
+    with pytest.raises(ConfigError, match=r"fold 0 of .*split\.json holds out every patient"):
+        loader.gather(data, "linear", QUIET)
+
+
+def test_a_run_is_bound_to_its_store_and_its_model_stays_as_it_is(tmp_path):
+    for seed in range(2):
+        write_case(tmp_path / "patients", f"P{seed}", seed)
+    prepare.prepare(tmp_path / "patients", tmp_path / "store", Settings(), 1, QUIET)
+
+    def asked(steps):
+        data = {**TINY["data"], "root": str(tmp_path / "store")}
+        return configs.parse({**TINY, "data": data, "training": {**TINY["training"], "steps": steps}}, "test")
+
+    first = loop.train(asked(2), tmp_path / "run", CPU, QUIET)
+    there = checkpoint.read(first)
+    (tmp_path / "store").rename(tmp_path / "elsewhere")
+    again = loop.train(asked(2), tmp_path / "run", CPU, QUIET)
+    assert checkpoint.read(again).hash == there.hash
+    assert "store" in there.facts
+    (tmp_path / "elsewhere").rename(tmp_path / "store")
+    write_case(tmp_path / "patients", "P2", 2)
+    prepare.prepare(tmp_path / "patients", tmp_path / "store", Settings(), 1, QUIET)
+    with pytest.raises(ConfigError, match="cases were added, taken out or changed"):
+        loop.train(asked(2), tmp_path / "run", CPU, QUIET)
 
 
 def test_another_configs_folder_is_refused_with_the_difference(cohort, tmp_path):

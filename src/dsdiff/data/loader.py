@@ -133,6 +133,10 @@ def gather(data: DataConfig, told: str, console: Console) -> Cohort:
             raise ConfigError(f"{data.split} names cases that {data.root} does not hold: {', '.join(lost[:3])}")
     training = [patient for patient in real if patient.name not in held_out]
     held, styles = [patient for patient in real if patient.name in held_out], None
+    if not training and not phantoms:
+        raise ConfigError(
+            f"fold {data.fold} of {data.split} holds out every patient of {data.root}: nobody to train on"
+        )
     if data.target_style == "average":
         average = cohort.average_style(training or phantoms)
         training, phantoms = cohort.in_style(training, average), cohort.in_style(phantoms, average)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from dsdiff.data.augment import AugmentConfig
 from dsdiff.parts import Part
@@ -33,7 +33,7 @@ class DataConfig(Part):
     start: str = "t1"
     target: str = "t1ce"
     slab: Literal[1, 3, 5] = 3
-    crop: tuple[int, int] = (128, 160)
+    crop: tuple[PositiveInt, PositiveInt] = (128, 160)
     lesion_share: float = Field(0.5, ge=0, le=1)
     augment: AugmentConfig = AugmentConfig()
     target_style: Literal["own", "average"] = "own"
@@ -51,9 +51,15 @@ class DataConfig(Part):
         return tuple(name for name in self.contrasts if name != self.start and self.contrast_dropout > 0)
 
     @model_validator(mode="after")
-    def _start_is_a_source(self) -> "DataConfig":
+    def _start_is_a_source_and_the_target_none(self) -> "DataConfig":
+        if len(set(self.contrasts)) < len(self.contrasts):
+            raise ValueError(f"contrasts {list(self.contrasts)} names one twice")
         if self.start not in self.contrasts:
             raise ValueError(f"start is '{self.start}', which is not among contrasts {list(self.contrasts)}")
+        if self.target in self.contrasts:
+            raise ValueError(
+                f"target '{self.target}' is among contrasts {list(self.contrasts)}: it is what is asked for"
+            )
         if self.phantoms is not None and self.root is not None and self.phantom_share == 0:
             raise ValueError("phantoms are given, but phantom_share is 0: none would be drawn")
         if (self.split is None) != (self.fold is None):

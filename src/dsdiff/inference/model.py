@@ -78,19 +78,24 @@ def shipped() -> list[str]:
     return sorted(path.name for path in files("dsdiff").joinpath("assets", "models").iterdir() if path.is_dir())
 
 
+def place(name_or_folder: str | Path) -> Path:
+    """Where a shipped model, or the one in a folder, lies. Raises `ModelError` where there is neither."""
+    folder, name = Path(name_or_folder), str(name_or_folder)
+    if name in shipped():
+        return Path(str(files("dsdiff").joinpath("assets", "models", name)))
+    if not folder.is_dir():
+        raise ModelError(
+            f"model '{name}' is unknown: neither a folder nor one of those shipped ({', '.join(shipped())})"
+        )
+    return folder
+
+
 def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto") -> Model:
     """A shipped model by name, or a model folder, exported or not, by path.
 
     Raises `ModelError` for anything else or a damaged one, and what `exported.load` raises.
     """
-    folder = Path(name_or_folder)
-    name = str(name_or_folder)
-    if name in shipped():
-        folder = Path(str(files("dsdiff").joinpath("assets", "models", name)))
-    elif not folder.is_dir():
-        raise ModelError(
-            f"model '{name}' is unknown: neither a folder nor one of those shipped ({', '.join(shipped())})"
-        )
+    folder = place(name_or_folder)
     if exported.is_one(folder):
         return _exported(folder, device, engine)
     held = checkpoint.read(folder)

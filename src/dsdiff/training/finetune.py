@@ -5,15 +5,19 @@ number. What is new begins at zero, so that the output is at first that of the o
 networks of ours may gain channels, as the error that a network is asked to expect, and never lose any.
 """
 
-from collections.abc import Hashable, Set
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import replace
 from pathlib import Path
 
 import torch
+from rich.console import Console
 from torch import Tensor
 
+from dsdiff import checkpoint
 from dsdiff.conditioning.network import Network
 from dsdiff.config import RunConfig
+from dsdiff.data import splits
+from dsdiff.data.cohort import Patient
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.inference import model as models
 from dsdiff.types import ConditionLayout
@@ -56,6 +60,29 @@ def begin(network: Network, config: RunConfig, folder: Path) -> None:
         raise ConfigError(
             f"training.init_from {folder}: its network is another one ({len(wrong)} of {len(mine)} weights, as "
             f"{wrong[0]}, have no counterpart of their shape); take the backbone block of its config.yaml"
+        )
+
+
+def refuse_seen(config: RunConfig, folder: Path, held_out: Sequence[Patient], console: Console) -> None:
+    """Raise `ConfigError` where the model that a run begins with was trained on patients whom the run holds out; where
+    nobody can tell, the console says so.
+    """
+    if config.data.split is None or not held_out:
+        return
+    facts, nearest = checkpoint.read(models.place(folder)).facts, models.load(folder, torch.device("cpu")).nearest
+    theirs, mine = (facts.get("split"), facts.get("fold")), (splits.read(config.data.split).hash, config.data.fold)
+    if theirs == mine:
+        return
+    seen = [one.name for one in held_out if theirs[0] == mine[0] or (nearest and nearest.holds(one.measured))]
+    if seen:
+        raise ConfigError(
+            f"training.init_from {folder} was trained on patients whom this run holds out: {', '.join(seen[:3])}"
+            f"{' ...' * (len(seen) > 3)}. Begin with a model that was trained without them, or hold out others"
+        )
+    if nearest is None:
+        console.print(
+            f"nobody can tell whether training.init_from {folder} was trained on patients of fold {config.data.fold}: "
+            "scores on those that it has seen mean nothing"
         )
 
 

@@ -17,7 +17,7 @@ from dsdiff.data.cohort import Cohort
 from dsdiff.data.loader import Batches, prefetched
 from dsdiff.errors import ConfigError, OutputError
 from dsdiff.folders import write_whole
-from dsdiff.training import distributed, folders, state
+from dsdiff.training import distributed, finetune, folders, state
 from dsdiff.training.distributed import World
 from dsdiff.training.judge import Judge
 from dsdiff.training.stop import Stop
@@ -53,12 +53,17 @@ def _trained(config: RunConfig, run: Path, world: World, console: Console, worke
         console.print("validate_volumes and patience do nothing: there is no data.split, and nobody to validate on")
     judge = Judge(config.training, facts)
     unfinished = trainer.step < config.training.steps or (validates and judge.due(trainer.step))
-    if unfinished and not judge.satisfied:
+    trains = unfinished and not judge.satisfied
+    if trains:
         patients = loader.gather(config.data, config.conditioning.style, console)
+        if config.training.init_from is not None and not facts:
+            finetune.refuse_seen(config, config.training.init_from, patients.held_out, console)
         trainer.learn(patients)
         _steps(trainer, judge, run, patients, console, workers)
     for number, decay in enumerate(config.training.ema):
-        folders.save(trainer, number, run / (MODEL if number == judge.ema else f"{MODEL}-ema{decay}"))
+        folder = run / (MODEL if number == judge.ema else f"{MODEL}-ema{decay}")
+        if world.largest(int(trains or not folder.is_dir())):  # a finished one stays as it is, hash and all
+            folders.save(trainer, number, folder)
     return run / MODEL
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from dsdiff import checkpoint
 from dsdiff.checkpoint import Facts
 from dsdiff.conditioning.network import named
-from dsdiff.data import splits
+from dsdiff.data import splits, store
 from dsdiff.data.batch import Batch
+from dsdiff.data.settings import DataConfig
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.training.distributed import shared_out, whole
 from dsdiff.training.trainer import Trainer
@@ -33,8 +34,8 @@ def save(trainer: Trainer, run: Path, facts: Facts) -> None:
         if trainer.world.first:
             tensors[name] = together.cpu()
     scale = {f"scaler.{name}": value for name, value in trainer.scaler.state_dict().items()}
-    known = {"familiar": trainer.familiar, "nearest": trainer.nearest}
-    told: Facts = {"step": trainer.step, "processes": trainer.world.size, **_split(trainer), **known, **scale, **facts}
+    known = {"familiar": trainer.familiar, "nearest": trainer.nearest, **_patients(trainer.config.data)}
+    told: Facts = {"step": trainer.step, "processes": trainer.world.size, **known, **scale, **facts}
     trainer.world.by_first(lambda: checkpoint.save_state(run / STATE, tensors, told))
 
 
@@ -42,6 +43,7 @@ def keep(batch: Batch, run: Path, trainer: Trainer) -> str:
     """Keep a batch that must not be trained on, to be looked at; returns the file's name."""
     path = run / f"diverged-{trainer.world.rank}.safetensors"
     tensors = {"sources": batch.sources, "target": batch.target, "region": batch.region, "present": batch.present}
+    tensors |= {} if batch.styled is None else {"styled": batch.styled}
     checkpoint.save_state(path, tensors, {"step": trainer.step, "cases": " ".join(batch.cases)})
     return path.name
 
@@ -55,10 +57,12 @@ def _live(trainer: Trainer) -> Tensors:
     return tensors
 
 
-def _split(trainer: Trainer) -> Facts:
-    """Whom the run may not see, where it holds anybody out."""
-    split = trainer.config.data.split
-    return {} if split is None else {"split": splits.read(split).hash}
+def _patients(data: DataConfig) -> Facts:
+    """Hashes of the split, which says whom the run may not see, and of the store that it draws from."""
+    found: Facts = {} if data.split is None else {"split": splits.read(data.split).hash}
+    if data.root is not None and store.is_store(data.root):
+        found["store"] = store.open_store(data.root).hash
+    return found
 
 
 def _average(number: int) -> str:
@@ -82,13 +86,7 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
             f"{run} was trained by {processes} processes, and its batches are theirs; here are {trainer.world.size}: "
             "start as many, or give another folder with -o"
         )
-    told = {key: facts.get(key, value) for key, value in _split(trainer).items()}
-    if told != _split(trainer):
-        raise ConfigError(
-            f"{run} was trained without fold {trainer.config.data.fold} of split {told['split']}, and "
-            f"{trainer.config.data.split} is {_split(trainer)['split']} now: it may have seen patients held out "
-            "today. Give the old split, or another folder with -o"
-        )
+    _refuse_others(run, facts, trainer.config.data)
     parts: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
         part, key = name.split(".", 1)
@@ -104,6 +102,22 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
     trainer.step = int(facts["step"])
     trainer.familiar, trainer.nearest = (str(facts.get(name, "")) for name in ("familiar", "nearest"))
     return facts
+
+
+def _refuse_others(run: Path, facts: Facts, data: DataConfig) -> None:
+    """Raise `ConfigError` where a run was begun on other patients than its config names now."""
+    now = _patients(data)
+    then = {key: facts.get(key, value) for key, value in now.items()}
+    if then.get("split") != now.get("split"):
+        raise ConfigError(
+            f"{run} was trained without fold {data.fold} of split {then['split']}, and {data.split} is {now['split']} "
+            "now: it may have seen patients held out today. Give the old split, or another folder with -o"
+        )
+    if then.get("store") != now.get("store"):
+        raise ConfigError(
+            f"{run} was trained on {data.root} as it was ({then['store']}), and it is {now['store']} now: cases were "
+            "added, taken out or changed. Give another folder with -o"
+        )
 
 
 def stands(run: Path) -> bool:
