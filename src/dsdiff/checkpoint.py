@@ -88,22 +88,20 @@ def read_state(path: Path) -> tuple[dict[str, Tensor], Facts]:
 
 
 def _save_tensors(tensors: dict[str, Tensor], path: Path, facts: Facts, older: Path | None = None) -> None:
-    beside = path.with_name(path.name + ".partial")
-    try:
+    apart = {name: tensor.detach().clone() for name, tensor in tensors.items()}  # tied weights share memory
+    told = json.dumps(facts)
+    with folders.whole_file(path) as beside:
         beside.touch()
         mode = beside.stat().st_mode  # safetensors makes its file private; keep the user's umask
-        apart = {name: tensor.detach().clone() for name, tensor in tensors.items()}  # tied weights share memory
-        told = json.dumps(facts)
-        save_file(apart, beside, {"facts": told, "sha256": _checksum(apart, told)})
+        try:
+            save_file(apart, beside, {"facts": told, "sha256": _checksum(apart, told)})
+        except SafetensorError as error:
+            raise OutputError(f"{path} cannot be written: {error}") from error
         beside.chmod(mode)
         with beside.open("rb") as file:
             os.fsync(file.fileno())  # before the rename: a power cut must not leave the new name on old bytes
         if older is not None and path.exists():
             path.replace(older)
-        beside.replace(path)
-    except (SafetensorError, OSError) as error:
-        beside.unlink(missing_ok=True)
-        raise OutputError(f"{path} cannot be written: {error}") from error
 
 
 def _checksum(tensors: dict[str, Tensor], facts: str) -> str:
@@ -113,8 +111,3 @@ def _checksum(tensors: dict[str, Tensor], facts: str) -> str:
         digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
-
-
-def parameters(weights: dict[str, Tensor]) -> int:
-    """How many numbers the weights hold."""
-    return sum(torch.numel(tensor) for tensor in weights.values())

@@ -1,4 +1,4 @@
-"""Folders that appear whole or not at all."""
+"""Folders and files that appear whole or not at all."""
 
 import json
 import os
@@ -13,12 +13,44 @@ from dsdiff.errors import OutputError
 
 
 @contextmanager
+def writing(place: Path) -> Iterator[None]:
+    """What the system refuses while something is written there, as an `OutputError`."""
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"{place} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def whole_file(file: Path) -> Iterator[Path]:
+    """A file to be written beside the target, whose place it takes when all went well, and which vanishes otherwise.
+
+    The target's folder is made. Raises `OutputError` where the place cannot be written or the disk is full.
+    """
+    beside = file.with_name(file.name + ".partial")
+    with writing(file):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield beside
+            beside.replace(file)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def write_whole(file: Path, text: str) -> None:
+    """Write a text file, whole or not at all. Raises what `whole_file` raises."""
+    with whole_file(file) as beside:
+        beside.write_text(text)
+
+
+@contextmanager
 def whole(target: Path) -> Iterator[Path]:
     """A new folder beside the target that takes the target's place when all went well, and vanishes otherwise.
 
     An older target is replaced; a caller that must not lose one checks first. Parents that had to be made vanish with
-    it. Raises `OutputError` where the place cannot be written or the disk is full.
+    it. A link is followed. Raises `OutputError` where the place cannot be written or the disk is full.
     """
+    target = Path(os.path.realpath(target))
     missing = [place for place in target.parents if not place.exists()]
     folder = None
     try:
@@ -43,15 +75,17 @@ def refuse_foreign(target: Path, facts: str, what: str, ours: re.Pattern[str]) -
 
     Ours is an empty place, or a folder of files by the names of `ours` whose JSON file `facts` says `what`.
     """
-    try:
+    target = Path(os.path.realpath(target))
+    with writing(target):
+        refuse_unwritable(target)
         if not target.exists():
-            refuse_unwritable(target)
             return
+        if os.path.ismount(target) or target == Path.cwd():
+            what_it_is = "a mount" if os.path.ismount(target) else "the folder that this command runs in"
+            raise OutputError(f"{target} is {what_it_is}, which nothing can take the place of; give a folder below it")
         names = {path.name for path in target.iterdir()}
         if not names:
             return
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
     foreign, made_here = sorted(name for name in names if not ours.fullmatch(name)), _says(target / facts, what)
     if foreign or not made_here:
         found = f"holds {foreign[0]}" if foreign and made_here else "is not an output of dsdiff"
@@ -61,10 +95,8 @@ def refuse_foreign(target: Path, facts: str, what: str, ours: re.Pattern[str]) -
 def refuse_unwritable(target: Path) -> None:
     """Raise `OutputError` where nothing can be written at a place that does not exist yet, before long work is done."""
     above = next(place for place in target.absolute().parents if place.exists())
-    try:
+    with writing(target):
         Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=above)).rmdir()
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
 
 
 def refuse_picture(target: Path) -> None:
@@ -95,21 +127,12 @@ def filled(target: Path, names: Sequence[str]) -> Iterator[Path]:
 
     Raises `OutputError` where they cannot be written.
     """
-    try:
+    with writing(target):
         target.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=target) as place:
             yield Path(place)
             for name in names:
                 (Path(place) / name).replace(target / name)
-    except OSError as error:
-        raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
-
-
-def write_whole(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all. Raises `OSError` where it cannot be written."""
-    beside = file.with_name(file.name + ".partial")
-    beside.write_text(text)
-    beside.replace(file)
 
 
 def _exchange(folder: Path, target: Path) -> None:
@@ -118,14 +141,15 @@ def _exchange(folder: Path, target: Path) -> None:
         folder.rename(target)
         return
     old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
-    target.rename(old / target.name)
     try:
+        target.rename(old / target.name)
         folder.rename(target)
     except OSError:
-        (old / target.name).rename(target)
+        if (old / target.name).exists():
+            (old / target.name).rename(target)
+        old.rmdir()
         raise
-    finally:
-        shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _umask() -> int:

@@ -12,7 +12,7 @@ from dsdiff import device as devices
 from dsdiff.benchmark.apart import apart
 from dsdiff.config import RunConfig
 from dsdiff.data.cohort import Cohort, InMemory, Patient
-from dsdiff.errors import ConfigError, OutputError
+from dsdiff.errors import ConfigError
 from dsdiff.folders import write_whole
 from dsdiff.training import loop
 
@@ -54,8 +54,4 @@ def calibrated(config: RunConfig, key: str, device: str, file: Path) -> float:
 
 def write(facts: object, file: Path) -> None:
     """Write facts as JSON, whole or not at all. Raises `OutputError` where that cannot be done."""
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(facts, indent=1) + "\n")
-    except OSError as error:
-        raise OutputError(f"{file} cannot be written: {error.strerror or error}") from error
+    write_whole(file, json.dumps(facts, indent=1) + "\n")

@@ -29,7 +29,6 @@ def command(
     from dsdiff import device as devices
     from dsdiff import folders
     from dsdiff.data import cases, preprocess
-    from dsdiff.errors import OutputError
     from dsdiff.inference import explain, explain_picture, preview
     from dsdiff.inference import model as models
     from dsdiff.progress import bars
@@ -52,9 +51,6 @@ def command(
         typer.echo(f"enhancement {number}: {size} at voxel {prepared.voxel(enhancement.point)}, owed to {owed}")
     if not told.found:
         typer.echo(f"nothing enhances by {explain.ENHANCES} robust SD in {explain.LEAST_ML} ml or more")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        preview.save(explain_picture.draw(told, loaded, f"{one.name}   model {loaded.name} {loaded.hash}"), out)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from error
+    with folders.whole_file(out) as picture:
+        preview.save(explain_picture.draw(told, loaded, f"{one.name}   model {loaded.name} {loaded.hash}"), picture)
     typer.echo(out)

@@ -22,7 +22,7 @@ def command(
     Example: dsdiff import-config cddpm.yaml -o configs/cddpm.yaml
     """
     from dsdiff import config as configs
-    from dsdiff import legacy
+    from dsdiff import folders, legacy
 
     if out is not None and out.exists():
         raise OutputError(f"{out} exists already; choose another -o")
@@ -34,8 +34,4 @@ def command(
     if out is None:
         typer.echo(text, nl=False)
         return
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        out.write_text(text)
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from error
+    folders.write_whole(out, text)

@@ -34,6 +34,7 @@ def command(
     """
     from rich.console import Console
 
+    from dsdiff import folders
     from dsdiff.data import contact, prepare, store
 
     console = Console(stderr=True)
@@ -45,7 +46,8 @@ def command(
     for line in report.lines():
         console.print(line, markup=False, highlight=False, soft_wrap=True)
     if report.entries:
-        contact.draw(store.open_store(root), root / contact.NAME)
+        with folders.writing(root):
+            contact.draw(store.open_store(root), root / contact.NAME)
         console.print(f"done: dsdiff train CONFIG data.root={root}", markup=False, highlight=False, soft_wrap=True)
     if report.failed:
         raise typer.Exit(1)

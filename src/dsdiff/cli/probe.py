@@ -35,7 +35,6 @@ def command(
 
     from dsdiff import device as devices
     from dsdiff import folders
-    from dsdiff.errors import OutputError
     from dsdiff.inference import model as models
     from dsdiff.inference import preview, probe, probe_picture
     from dsdiff.progress import bars
@@ -52,11 +51,8 @@ def command(
     for said, passed in verdict.checks.items():
         typer.echo(f"{'not tried' if passed is None else 'pass' if passed else 'FAIL':10}{said}")
     typer.echo("disentangled" if verdict.disentangled else "NOT disentangled")
-    try:
-        picture.parent.mkdir(parents=True, exist_ok=True)
-        preview.save(probe_picture.draw(seen[0], model, f"{seen[0].name}   model {model.hash}"), picture)
-    except OSError as error:
-        raise OutputError(f"{picture} cannot be written: {error.strerror or error}") from error
+    with folders.whole_file(picture) as beside:
+        preview.save(probe_picture.draw(seen[0], model, f"{seen[0].name}   model {model.hash}"), beside)
     typer.echo(picture)
     if not verdict.disentangled:
         raise typer.Exit(1)

@@ -21,7 +21,7 @@ from dsdiff.data.settings import DataConfig
 from dsdiff.data.store import Entry, Settings
 from dsdiff.data.style import KNOTS
 from dsdiff.errors import ConfigError, OutputError
-from dsdiff.folders import write_whole
+from dsdiff.folders import write_whole, writing
 from dsdiff.progress import bars
 
 SPLIT = "split.json"
@@ -64,7 +64,7 @@ def prepare(folder: Path, root: Path, settings: Settings, workers: int, console:
     entries, _ = store.read_list(root)
     made, kept, failed = [], [], {}
     todo = [(case, entries.get(case.name)) for case in found]
-    with bars(console, count=True) as progress, (root / store.LIST).open("a") as listed:
+    with writing(root), bars(console, count=True) as progress, (root / store.LIST).open("a") as listed:
         task = progress.add_task("preparing", total=len(todo))
         for name, outcome in _outcomes(todo, root, settings, workers):
             progress.advance(task)
@@ -85,7 +85,7 @@ def prepare(folder: Path, root: Path, settings: Settings, workers: int, console:
 
 def claim(root: Path, settings: Settings) -> None:
     """Make the store, or check that it is one, prepared alike. Ends a line of the list that was left torn."""
-    try:
+    with writing(root):
         if store.is_store(root):
             there, _ = store.read_manifest(root)
             if there != settings:
@@ -98,8 +98,6 @@ def claim(root: Path, settings: Settings) -> None:
             write_whole(root / store.MANIFEST, json.dumps(told, indent=1) + "\n")
         entries, _ = store.read_list(root)
         write_whole(root / store.LIST, "".join(entry.line for entry in entries.values()))
-    except OSError as error:
-        raise OutputError(f"{root} cannot be written: {error.strerror or error}") from error
 
 
 def manifest(data: DataConfig) -> dict[str, str]:

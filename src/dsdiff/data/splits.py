@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 
-from dsdiff.errors import ConfigError, OutputError
+from dsdiff.errors import ConfigError
+from dsdiff.folders import write_whole
 
 
 @dataclass(frozen=True)
@@ -39,11 +40,8 @@ def make(cases: list[str], n_folds: int, seed: int) -> Split:
 
 def write(split: Split, path: Path) -> None:
     """Write a split with its hash. Raises `OutputError` where it cannot be written."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"hash": split.hash, "seed": split.seed, "folds": split.folds}, indent=1) + "\n")
-    except OSError as error:
-        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
+    told = {"hash": split.hash, "seed": split.seed, "folds": split.folds}
+    write_whole(path, json.dumps(told, indent=1) + "\n")
 
 
 def read(path: Path) -> Split:

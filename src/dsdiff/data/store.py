@@ -21,6 +21,7 @@ from dsdiff.data import cases, cohort
 from dsdiff.data.cohort import Boxed, Patient, Slab
 from dsdiff.data.style import KNOTS, LinearRegression
 from dsdiff.errors import CaseError, ConfigError, InputError
+from dsdiff.folders import whole_file
 
 MANIFEST, LIST, FOLDER, REGION = "store.json", "cases.jsonl", "cases", "region"
 WHAT, FORMAT = "dsdiff store", 2
@@ -203,20 +204,15 @@ def _entry(told: dict[str, Any]) -> Entry:
 
 
 def write_case(case: Boxed, file: Path) -> None:
-    """Write a case's file, whole or not at all. Raises `OSError`."""
-    beside = file.with_name(file.name + ".partial")
-    try:
-        with h5py.File(beside, "w") as opened:
-            for name, array in (case.images | {REGION: case.region}).items():
-                made = opened.create_dataset(
-                    name, data=array, chunks=(1, *array.shape[1:]), compression="gzip", compression_opts=1,
-                    shuffle=True, fletcher32=True,
-                )  # fmt: skip
-                if name in case.scales:
-                    made.attrs.update(asdict(case.scales[name]))
-        beside.replace(file)
-    finally:
-        beside.unlink(missing_ok=True)
+    """Write a case's file, whole or not at all. Raises `OutputError`."""
+    with whole_file(file) as beside, h5py.File(beside, "w") as opened:
+        for name, array in (case.images | {REGION: case.region}).items():
+            made = opened.create_dataset(
+                name, data=array, chunks=(1, *array.shape[1:]), compression="gzip", compression_opts=1,
+                shuffle=True, fletcher32=True,
+            )  # fmt: skip
+            if name in case.scales:
+                made.attrs.update(asdict(case.scales[name]))
 
 
 def read_arrays(file: Path, taken: Mapping[str, slice | int]) -> dict[str, np.ndarray]:

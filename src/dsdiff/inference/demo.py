@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from dsdiff import folders
 from dsdiff.data import cases, nifti, preprocess
 from dsdiff.data.cases import Case
 from dsdiff.errors import OutputError
@@ -37,11 +38,9 @@ def run(out: Path, progress: Callable[[float], None] = lambda share: None) -> Pa
         raise OutputError(f"{report} is not by this command; it is left alone (choose another place)")
     model = models.load(models.DEFAULT, torch.device("cpu"))
     result = case_io.synthesize_case(phantom, out, model, progress=progress)
-    try:
-        preview.save(comparison(result, phantom, model), out / phantom.name / "comparison.png")
-        report.write_text(page(result, phantom, model, out / phantom.name))
-    except OSError as error:
-        raise OutputError(f"{out} cannot be written: {error.strerror or error}") from error
+    with folders.whole_file(out / phantom.name / "comparison.png") as beside:
+        preview.save(comparison(result, phantom, model), beside)
+    folders.write_whole(report, page(result, phantom, model, out / phantom.name))
     return report
 
 

@@ -156,4 +156,4 @@ def _legend(figure: Figure, with_spread: bool) -> None:
 
 def save(figure: Figure, path: Path) -> None:
     """Write a figure as PNG, the same bytes for the same picture."""
-    figure.savefig(path, facecolor=figure.get_facecolor(), metadata={"Software": None})
+    figure.savefig(path, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})

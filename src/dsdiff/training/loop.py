@@ -161,9 +161,5 @@ def claim(run: Path, config: RunConfig) -> None:
             f"{run} belongs to another config; there: {'; '.join(sorted(old - new)[:5])} | here: "
             f"{'; '.join(sorted(new - old)[:5])}. Give another folder with -o"
         )
-    try:
-        run.mkdir(parents=True, exist_ok=True)
-        if not written.is_file() or written.read_text() != resolved:  # keys may have been added since
-            write_whole(written, resolved)
-    except OSError as error:
-        raise OutputError(f"{run} cannot be written: {error.strerror or error}") from error
+    if not written.is_file() or written.read_text() != resolved:  # keys may have been added since
+        write_whole(written, resolved)

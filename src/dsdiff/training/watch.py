@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dsdiff.config import TrainingConfig
 from dsdiff.errors import ConfigError
+from dsdiff.folders import write_whole
 from dsdiff.progress import bars
 
 LOG, TENSORBOARD = "log.jsonl", "tensorboard"
@@ -92,7 +93,4 @@ def read_log(log: Path) -> list[dict[str, Any]]:
 
 def forget_after(log: Path, step: int) -> None:
     """Drop what a stopped run logged after the state it is resumed from."""
-    kept = [json.dumps(entry) + "\n" for entry in read_log(log) if entry["step"] <= step]
-    beside = log.with_name(log.name + ".partial")
-    beside.write_text("".join(kept))
-    beside.replace(log)
+    write_whole(log, "".join(json.dumps(entry) + "\n" for entry in read_log(log) if entry["step"] <= step))

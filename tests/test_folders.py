@@ -1,0 +1,62 @@
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+from dsdiff import folders
+from dsdiff.errors import OutputError
+
+OURS = re.compile(r"facts\.json")
+
+
+def test_a_file_is_whole_or_as_it_was(tmp_path):
+    file = tmp_path / "new" / "a.txt"
+    folders.write_whole(file, "first")
+    with pytest.raises(ZeroDivisionError), folders.whole_file(file) as beside:
+        beside.write_text("half of the sec")
+        raise ZeroDivisionError
+    assert file.read_text() == "first"
+    assert [path.name for path in file.parent.iterdir()] == ["a.txt"]
+    with pytest.raises(OutputError, match="cannot be written: File exists"):
+        folders.write_whole(file / "b.txt", "below a file")
+
+
+def test_a_folder_that_cannot_be_put_in_place_leaves_what_stood_there(tmp_path, monkeypatch):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "kept").write_text("as it was")
+    rename, refused = type(target).rename, []
+
+    def refusing(self, to):
+        if to == target and not refused:
+            refused.append(self)
+            raise OSError(16, "Device or resource busy")
+        return rename(self, to)
+
+    monkeypatch.setattr(type(target), "rename", refusing)
+    with pytest.raises(OutputError, match="Device or resource busy"), folders.whole(target) as folder:
+        (folder / "new").write_text("new")
+    assert refused
+    assert (target / "kept").read_text() == "as it was"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_link_is_followed(tmp_path):
+    (tmp_path / "there").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "there")
+    with folders.whole(tmp_path / "link") as folder:
+        (folder / "new").write_text("new")
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "there" / "new").is_file()
+
+
+def test_what_nothing_can_take_the_place_of_is_refused_before_the_work(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(OutputError, match=r"is the folder that this command runs in.*give a folder below it"):
+        folders.refuse_foreign(tmp_path, "facts.json", "ours", OURS)
+    (tmp_path / "mounted").mkdir()
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "mounted")
+    with pytest.raises(OutputError, match="is a mount"):
+        folders.refuse_foreign(tmp_path / "mounted", "facts.json", "ours", OURS)
+    folders.refuse_foreign(tmp_path / "new", "facts.json", "ours", OURS)
