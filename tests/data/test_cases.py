@@ -89,6 +89,21 @@ def test_different_grids_are_named_both(case_folder):
         cases.load(case, ("t1", "t2"))
 
 
+@pytest.mark.parametrize(("middle", "usable"), [(2.00003, True), (2.4, False)])
+def test_labels_are_whole_numbers_however_they_are_stored(tmp_path, middle, usable):
+    folder = write_case(tmp_path, "P0")
+    file = folder / "P0_seg.nii.gz"
+    labels = nib.load(file).get_fdata().astype(np.float32)
+    labels[labels == 4] = middle
+    nib.save(nib.Nifti1Image(labels, LPS), file)
+    (case,) = cases.discover(folder)
+    if usable:
+        assert set(np.unique(cases.load(case, ("seg",))["seg"].array)) == {0, 2}
+        return
+    with pytest.raises(InputError, match=r"P0_seg\.nii\.gz is no segmentation: it holds 2\.4"):
+        cases.load(case, ("seg",))
+
+
 def test_the_same_grid_stored_in_other_axes_is_the_same_grid(case_folder):
     image = nib.load(case_folder / "P01_t2.nii.gz")
     nib.save(image.as_reoriented(nib.orientations.axcodes2ornt("SAR")), case_folder / "P01_t2.nii.gz")

@@ -6,7 +6,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 from conftest import LPS, patient, write_case
+from matplotlib.colors import to_hex
 
+from dsdiff.data import views
 from dsdiff.errors import CaseError, ConfigError, GeometryError, InputError
 from dsdiff.evaluation import cohort, measures, pairs, pictures, plots, report, statistics, uncertainty
 from dsdiff.evaluation import patient as one
@@ -210,6 +212,26 @@ def test_a_large_cohort_shows_every_kind_of_failure_median_and_best():
     assert places["p09"] == "median, 10 of 20"
     assert places["bad"] == "most enhancement where nothing enhances"
     assert results.ranked()[-3:] == ["bad", "dull", "good"]
+
+
+def test_of_few_that_are_placed_none_is_called_what_it_is_not():
+    patients = {f"p{k}": {"auc_tumour": k / 20, "psnr_brain": 20.0, "false_ml": 1.0} for k in range(5)}
+    patients |= {f"q{k}": {"auc_tumour": float("nan"), "psnr_brain": 20.0, "false_ml": 1.0} for k in range(4)}
+    places = report.chosen(cohort.Results("brain", False, patients))
+    assert [places[f"p{k}"] for k in (2, 3, 4)] == ["worst, 3 of 5", "best, 4 of 5", "best, 5 of 5"]
+
+
+def test_the_legend_is_of_the_colours_that_are_drawn():
+    legend = pictures.legend()
+    for name, colours, (low, high) in (
+        ("enhancement", views.ENHANCEMENT_COLOURS, views.ENHANCEMENT_RANGE),
+        ("uncertainty", views.SPREAD_COLOURS, views.SPREAD_RANGE),
+        ("error", pictures.ERROR_COLOURS, (-pictures.ERROR_RANGE, pictures.ERROR_RANGE)),
+    ):
+        first, last, css = legend[name]
+        stops = re.findall("#[0-9a-f]{6}", css)
+        drawn = [to_hex(colours((value - low) / (high - low))) for value in (first, (first + last) / 2, last)]
+        assert [stops[0], stops[len(stops) // 2], stops[-1]] == drawn
 
 
 def test_without_any_segmentation_likeness_ranks():

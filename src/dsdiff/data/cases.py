@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from dsdiff.data import nifti
+from dsdiff.data import labels, nifti
 from dsdiff.data.preprocess import to_canonical
 from dsdiff.errors import CaseError, GeometryError, InputError
 from dsdiff.volume import Volume, same_grid
@@ -128,6 +128,9 @@ def load(case: Case, contrasts: tuple[str, ...]) -> dict[str, Volume]:
     with ThreadPoolExecutor(len(contrasts)) as files:  # unpacking takes most of it, and leaves the other cores free
         read = files.map(nifti.read, [case.files[contrast] for contrast in contrasts])
         volumes = dict(zip(contrasts, read, strict=True))
+    if "seg" in volumes:
+        whole = labels.whole_numbers(volumes["seg"].array, case.files["seg"])
+        volumes["seg"] = volumes["seg"].with_array(whole)
     check_grids(volumes, case.name)
     return volumes
 

@@ -1,9 +1,28 @@
 """What the numbers of a segmentation mean (BraTS)."""
 
+from pathlib import Path
+
 import numpy as np
-from jaxtyping import Shaped
+from jaxtyping import Float, Shaped
+
+from dsdiff.errors import InputError
 
 TUMOUR = (1, 2, 3, 4)  # necrotic core, oedema, enhancing tumour (4 up to BraTS 2021, 3 since)
+OFF = 0.01  # beyond which a label is none
+
+
+def whole_numbers(labels: Float[np.ndarray, "x y z"], file: Path) -> Float[np.ndarray, "x y z"]:
+    """Labels as the whole numbers that they stand for: a file that scales its values holds 2.00003 for 2.
+
+    Raises `InputError` for what lies between two labels.
+    """
+    rounded = np.rint(labels)
+    if (odd := np.abs(labels - rounded) > OFF).any():
+        raise InputError(
+            f"{file} is no segmentation: it holds {labels[odd][0]:g}, labels are whole numbers; resample it by the "
+            "nearest neighbour"
+        )
+    return rounded
 
 
 def enhancing_label(labels: Shaped[np.ndarray, "..."]) -> int:

@@ -3,7 +3,7 @@
 import matplotlib
 import numpy as np
 from jaxtyping import Bool, Shaped
-from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.colors import Colormap, ListedColormap, to_hex
 
 PLANES = ("axial", "coronal", "sagittal")
 ENHANCEMENT_COLOURS: Colormap = ListedColormap(
@@ -12,6 +12,12 @@ ENHANCEMENT_COLOURS: Colormap = ListedColormap(
 SPREAD_COLOURS: Colormap = matplotlib.colormaps["magma"]
 SPREAD_RANGE = (0.0, 2.5)  # robust standard deviations
 ENHANCEMENT_RANGE = (0.5, 4.0)  # robust z-scores: below the first nothing is drawn, above the second it saturates
+
+
+def gradient(colours: Colormap, low: float = 0.0, high: float = 1.0) -> str:
+    """The part of a colour map from one share of its range to another, as a CSS background."""
+    stops = (to_hex(colours(share)) for share in np.linspace(low, high, 9))
+    return f"linear-gradient(90deg, {', '.join(stops)})"
 
 
 def plane(

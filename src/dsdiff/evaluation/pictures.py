@@ -31,6 +31,19 @@ class Panel:
     height: float
 
 
+def legend() -> dict[str, tuple[float, float, str]]:
+    """What the colours of the panels stand for: lowest and highest robust standard deviation, and the colours between
+    them as a CSS background.
+    """
+    low, high = views.ENHANCEMENT_RANGE
+    first = (enhancement.THRESHOLD - low) / (high - low)  # less is not drawn
+    return {
+        "error": (-ERROR_RANGE, ERROR_RANGE, views.gradient(ERROR_COLOURS)),
+        "enhancement": (enhancement.THRESHOLD, high, views.gradient(views.ENHANCEMENT_COLOURS, first)),
+        "uncertainty": (*views.SPREAD_RANGE, views.gradient(views.SPREAD_COLOURS)),
+    }
+
+
 def show_slice(patient: Patient, true: Mask) -> int:
     """The axial slice with most segmented enhancement; else most of the true map in the tumour, of tumour, of brain."""
     where = patient.regions

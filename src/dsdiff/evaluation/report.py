@@ -8,7 +8,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescap
 from markupsafe import Markup
 
 from dsdiff import __version__
-from dsdiff.evaluation import cohort, enhancement, measures, plots, uncertainty
+from dsdiff.evaluation import cohort, measures, pictures, plots, uncertainty
 from dsdiff.evaluation.cohort import Results, Summary
 from dsdiff.evaluation.pictures import Panel
 from dsdiff.evaluation.protocols import PROTOCOLS
@@ -39,12 +39,12 @@ def chosen(results: Results) -> dict[str, str]:
         return {case: f"{k + 1} of {len(everyone)}, worst first" for k, case in enumerate(everyone)}
     ranked, more = (placed, others[:OTHERS]) if placed else (others, [])
     n = len(ranked)
-    middle = max(WORST, (n - MEDIAN) // 2)
+    middle = (n - MEDIAN) // 2
     shown = {case: f"worst, {k + 1} of {n}" for k, case in enumerate(ranked[:WORST])}
     shown |= {case: "most enhancement where nothing enhances" for case in more}
-    shown |= {case: f"median, {ranked.index(case) + 1} of {n}" for case in ranked[middle : middle + MEDIAN]}
-    best = ranked[max(n - BEST, 0) :]
-    return shown | {case: f"best, {ranked.index(case) + 1} of {n}" for case in best if case not in shown}
+    for place, some in (("median", ranked[middle : middle + MEDIAN]), ("best", ranked[max(n - BEST, 0) :])):
+        shown |= {case: f"{place}, {ranked.index(case) + 1} of {n}" for case in some if case not in shown}
+    return shown
 
 
 def remarks(scores: dict[str, float]) -> list[str]:
@@ -85,7 +85,7 @@ def page(results: Results, draw: Callable[[str], list[Panel]]) -> str:
             columns=_columns(results),
             titles={name: measures.describe(name) for name in results.names()},
             remarks={case: remarks(results.patients[case]) for case in results.patients},
-            threshold=enhancement.THRESHOLD,
+            legend=pictures.legend(),
         )
     )
 
