@@ -168,6 +168,7 @@ def test_runs_that_exist_are_compared_without_training(cli, cohort, whole, tmp_p
     trained = [f"deeper-{gmacs['rows'][2]['steps']}", "deeper-4", "one-step-regression-4"]
     assert [row["name"] for row in arm["rows"]] == ["reference-4", *trained, "copy of T1", "linear regression"]
     assert arm["rows"][2]["scores"] == before["rows"][2]["scores"]
+    assert [bool(row.get("printed")) for row in arm["rows"]] == [True, True, True, False, False, False]
     other = yaml.safe_load((whole / "runs" / "deeper-4" / "seed1-fold0" / "config.yaml").read_text())
     odd = tmp_path / "runs" / "odd"
     (odd / "model").mkdir(parents=True)
@@ -302,6 +303,44 @@ def test_a_case_that_cannot_be_prepared_stops_before_any_training(cohort, cli, t
     assert "P2 of" in said and "cannot be prepared" in said
 
 
+def test_runs_on_other_cases_are_not_compared_with_runs_on_these(cohort, cli, whole, tmp_path):
+    out = moved(whole, tmp_path / "grown")
+    copytree(cohort / "patients", tmp_path / "patients")
+    write_case(tmp_path / "patients", "P9", 9)
+    command = (*asked(cohort, "reference", "deeper"), "--data", tmp_path / "patients", "-o", out)
+    code, said = cli(*command)
+    assert (code, "was trained on other cases" in said) == (2, True), said
+    for run in (out / "runs").glob("*/*"):
+        rmtree(run / "model")  # the scores say it too
+    assert "was trained on other cases" in cli(*command)[1]
+    rmtree(tmp_path / "patients" / "P9")
+    code, said = cli(*command)
+    assert code == 0, said
+
+
+def test_patients_of_other_folds_are_asked_for_before_the_work(cohort, cli, whole, tmp_path):
+    for name in splits.read(cohort / "split.json").held_out(0):
+        copytree(cohort / "patients" / name, tmp_path / "patients" / name)
+    for name in ("reference-4", "deeper-4"):
+        copytree(whole / "runs" / name / "seed1-fold0", tmp_path / "runs" / name / "seed1-fold0")
+    code, said = cli("--from", tmp_path / "runs", "--data", tmp_path / "patients", "-o", tmp_path / "out")
+    assert (code, "lacks 2 of the 4 patients" in said) == (2, True), said
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_candidate_that_fails_in_its_own_way_is_left_out(cohort, cli, tmp_path, monkeypatch):
+    def failing(config, device):
+        if config.backbone.params["num_res_blocks"] == 2:
+            raise RuntimeError("Given groups=1, expected 9 channels")
+        return 0.5
+
+    monkeypatch.setattr(budget, "seconds_per_step", failing)
+    code, said = cli(*asked(cohort, "reference", "deeper"), "--arm", "parameters", "-o", tmp_path / "out")
+    assert (code, "Left out: deeper: RuntimeError: Given groups=1" in said) == (1, True), said
+    code, said = cli(*asked(cohort, "deeper", "reference"), "--arm", "parameters", "-o", tmp_path / "other")
+    assert (code, "the reference deeper cannot be trained: RuntimeError: Given groups=1" in said) == (2, True), said
+
+
 def test_mistakes_are_said(cohort, cli, tmp_path):
     for arguments, says in [
         ((), "needed are one CONFIG or more and --data"),
@@ -311,6 +350,8 @@ def test_mistakes_are_said(cohort, cli, tmp_path):
         (("--from", tmp_path, "--steps", 3), "--from takes runs as they are"),
         ((*asked(cohort, "reference"), "--reference", "other"), "--reference goes with --from"),
         (("--from", tmp_path, "--gmac-seeds", 2), "--from takes runs as they are"),
+        (("--from", tmp_path, "--arm", "gmacs"), "--from takes runs as they are"),
+        (("--from", tmp_path, "--recipe", "bridge"), "--from takes runs as they are"),
         ((*asked(cohort, "reference"), "--folds", 5), "it has 2"),
         ((*asked(cohort, "reference", "broken"),), "differ in more than the backbone"),
     ]:

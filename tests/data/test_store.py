@@ -133,6 +133,29 @@ def test_a_case_that_fails_now_leaves_the_store(place):
     assert (report.made, report.kept, list(report.failed)) == ((), ("P0",), ["P1", "P2"])
     assert "one contrast is a copy of another" in report.failed["P2"]
     assert list(store.open_store(place / "store").entries) == ["P0"]
+    assert list(files(place)) == ["P0.h5"]
+
+
+def test_a_case_that_is_gone_is_named_and_taken_out_when_asked(place, cli):
+    shutil.rmtree(place / "cohort" / "P1")
+    code, said = cli("prepare", place / "cohort", place / "store")
+    assert code == 0
+    assert "in the store, and trained on, but not in the folder: P1 (--prune takes them out)" in said
+    assert list(store.open_store(place / "store").entries) == ["P0", "P1", "P2"]
+    code, said = cli("prepare", place / "cohort", place / "store", "--prune")
+    assert (code, "P1" in said) == (0, False)
+    assert list(store.open_store(place / "store").entries) == ["P0", "P2"]
+    assert sorted(files(place)) == ["P0.h5", "P2.h5"]
+
+
+def test_a_store_measures_the_contrasts_that_are_read_and_no_others(original):
+    fewer = DATA.model_copy(update={"contrasts": ("t1", "t2"), "target": "t1ce"})
+    for one, other in zip(
+        loader.read(original / "store", fewer, QUIET), loader.read(original / "cohort", fewer, QUIET), strict=True
+    ):
+        assert one.measured.keys() == other.measured.keys()
+        for group, found in one.measured.items():
+            assert found == pytest.approx(other.measured[group])
 
 
 def test_damage_is_named_and_mended(place):

@@ -44,8 +44,11 @@ def seconds_per_step(config: RunConfig, device: str) -> float:
 
 
 def calibrated(config: RunConfig, key: str, device: str, file: Path) -> float:
-    """`seconds_per_step` in a process of its own, the first time; what the file says under this key ever after."""
+    """`seconds_per_step` in a process of its own, the first time; what the file says under this key, on this kind of
+    device, ever after.
+    """
     known = json.loads(file.read_text()) if file.is_file() else {}
+    key = key if (kind := devices.pick(device).type) == "cpu" else f"{key} on {kind}"
     if key not in known:
         known[key] = apart(seconds_per_step, config, device)
         write(known, file)

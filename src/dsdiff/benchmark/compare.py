@@ -10,7 +10,7 @@ import numpy as np
 
 from dsdiff.backbones import registry
 from dsdiff.backbones.printed import PRINTED, Printed
-from dsdiff.benchmark import plan, profile, scoring
+from dsdiff.benchmark import profile, scoring
 from dsdiff.benchmark.budget import write
 from dsdiff.benchmark.plan import Arms, Candidate, Method
 from dsdiff.benchmark.scoring import Scores
@@ -194,7 +194,7 @@ def _by_seed(method: Method, protocol: str, unscored: dict[str, str]) -> tuple[l
 
 def _row(method: Method, cost: Cost, by_seed: list[Scores], seconds: list[float], patients: Sequence[str]) -> Row:
     target = registry.name_of(method.candidate.config.backbone.target)
-    printed = None if method.candidate.name == plan.REGRESSION else PRINTED.get(target)
+    printed = None if method.candidate.config.process.target == "regression" else PRINTED.get(target)
     volume = float(np.median(seconds)) if seconds else None
     scores = _matrices(by_seed, patients)
     return Row(method.candidate.name, scores, method.steps, len(method.runs), cost, volume, printed)

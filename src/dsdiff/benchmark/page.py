@@ -29,6 +29,8 @@ def page(found: Comparison, drawing: str, scores: tuple[Judged, ...]) -> str:
 
 def _differences(arm: Arm, one: Judged, patients: tuple[str, ...]) -> Markup:
     """Every patient's difference to the reference, a box for each method."""
+    if one.score not in arm.rows[0].scores:
+        return Markup()
     reference, *others = [row for row in arm.rows if one.score in row.scores]
     rows = {}
     for row in others:

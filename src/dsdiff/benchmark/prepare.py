@@ -8,12 +8,13 @@ from pathlib import Path
 from rich.console import Console
 
 from dsdiff.backbones import registry
-from dsdiff.benchmark import budget, compare, plan
-from dsdiff.benchmark.plan import Arms, Candidate
-from dsdiff.data import cases
+from dsdiff.benchmark import budget, compare, plan, scoring
+from dsdiff.benchmark.plan import Arms, Candidate, Run
 from dsdiff.data import prepare as cohorts
-from dsdiff.data.store import Settings
-from dsdiff.errors import CaseError, ConfigError
+from dsdiff.data import splits
+from dsdiff.data.cases import discover
+from dsdiff.data.store import Settings, open_store
+from dsdiff.errors import CaseError, ConfigError, DsdiffError
 
 PACES, STORE = "calibration.json", "store"
 
@@ -50,7 +51,7 @@ def fresh(asked: Asked, out: Path, device: str, allow_code: bool, console: Conso
     Raises `ConfigError` for configs that are no fair comparison, and for a reference that cannot be built; `CaseError`
     for a case that cannot be prepared.
     """
-    names = [case.name for case in cases.discover(asked.data)]
+    names = [case.name for case in discover(asked.data)]
     split, folds = plan.split(asked.split, names, asked.folds, out)
     store = (out / STORE).resolve()  # OUT by another way is the same comparison: nothing is timed or trained anew
     places = (f"data.root={json.dumps(str(store))}", f"data.split={json.dumps(str(split))}")  # whatever they hold
@@ -60,31 +61,48 @@ def fresh(asked: Asked, out: Path, device: str, allow_code: bool, console: Conso
     if baseline := plan.regression(reference):
         found.insert(1, baseline)
     _allow(found, allow_code)
-    macs, left_out = {}, {}
+    macs: dict[str, int] = {}
+    paces: dict[str, float] = {}
+    left_out: dict[str, str] = {}
     for candidate in found:
         try:
             macs[candidate.name] = compare.trained_macs(candidate)
-        except ConfigError as error:
+            paces[candidate.name] = budget.calibrated(candidate.config, candidate.key, device, out / PACES)
+        except Exception as error:  # whatever stands in somebody's module
+            said = str(error) if isinstance(error, DsdiffError) else f"{type(error).__name__}: {error}"
             if candidate is reference:
-                raise
-            left_out[candidate.name] = str(error)
-    built = [candidate for candidate in found if candidate.name in macs]
+                raise ConfigError(f"the reference {candidate.name} cannot be trained: {said}") from error
+            left_out[candidate.name] = said
+    built = [candidate for candidate in found if candidate.name in paces]
     _store(asked, reference, store, console)
-    paces = _paces(built, out, device)
     steps = plan.steps(asked.limit, paces, macs, reference.name)
     root = out / "runs"
     arms = {
         arm: tuple(plan.method(one, steps[arm][one.name], seeds, folds, root, asked.data) for one in built)
         for arm, seeds in asked.arms.items()
     }
+    _refuse_other_cohorts(arms, store)
     return Prepared(arms, paces, left_out)
 
 
 def _store(asked: Asked, reference: Candidate, place: Path, console: Console) -> None:
+    """Prepare the cases of the comparison, and no others."""
     data = reference.config.data
-    report = cohorts.prepare(asked.data, place, Settings(data.contrasts, data.start, data.target), asked.jobs, console)
+    settings = Settings(data.contrasts, data.start, data.target)
+    report = cohorts.prepare(asked.data, place, settings, asked.jobs, console, prune=True)
     for name, reason in report.failed.items():
         raise CaseError(f"{name} of {asked.data} cannot be prepared: {reason}")
+
+
+def _refuse_other_cohorts(arms: Arms, store: Path) -> None:
+    """Raise `ConfigError` where a run was trained on the store as it was before cases were added or changed."""
+    now = open_store(store).hash
+    for run in (run for methods in arms.values() for method in methods for run in method.runs):
+        if (then := scoring.trained_on(run)) not in (None, now):
+            raise ConfigError(
+                f"{run.folder} was trained on other cases ({store} was {then}, and is {now} now): cases were added, "
+                "taken out or changed since. Compare on those of today in another folder (-o)"
+            )
 
 
 def finished(
@@ -92,9 +110,21 @@ def finished(
 ) -> Prepared:
     """The runs that exist below a folder. Raises what `plan.existing` raises."""
     arms = plan.existing(runs, reference, cases)
+    _refuse_lacking(next(iter(arms.values()))[0].runs[0])
     found = [method.candidate for method in arms[plan.EXISTING]]
     _allow(found, allow_code)
     return Prepared(arms, _paces(found, out, device), plan.unfinished(runs))
+
+
+def _refuse_lacking(run: Run) -> None:
+    """Raise `ConfigError` where patients of any fold are lacking: a baseline, linear regression, is fitted on them."""
+    split = run.config.data.split
+    names = {name for fold in splits.read(split).folds for name in fold} if split else set[str]()
+    if lost := sorted(names - {case.name for case in discover(run.cases)}):
+        raise ConfigError(
+            f"{run.cases} lacks {len(lost)} of the {len(names)} patients of {split}, as {', '.join(lost[:3])}; all are "
+            "needed, since a baseline (linear regression) is fitted on the other folds"
+        )
 
 
 def _allow(candidates: Sequence[Candidate], allow_code: bool) -> None:

@@ -95,7 +95,18 @@ def _score_run(run: Run, protocol: str, device: str, known: Scored) -> None:
         except Exception as error:  # one odd case must not stop the others
             failed[case.name] = str(error)
     facts = {**_made_by(everyone, protocol), "model": model.hash, "seconds": seconds, "failed": failed}
+    facts["store"] = trained_on(run)
     write({**facts, "patients": _plain(patients)}, run.folder / SCORES)
+
+
+def trained_on(run: Run) -> str | None:
+    """Hash of the store that a run was trained on; None where it is not trained yet, or was on a folder of cases."""
+    if (run.folder / MODEL).is_dir():
+        found = checkpoint.read(run.folder / MODEL).facts.get("store")
+    else:
+        scores = run.folder / SCORES
+        found = json.loads(scores.read_text()).get("store") if scores.is_file() else None
+    return None if found is None else str(found)
 
 
 def _refuse_seen(run: Run) -> None:

@@ -116,8 +116,8 @@ def remarks(found: Comparison) -> list[str]:
         f"Protocol {facts['protocol']}: {named(facts['protocol']).says}. The original's figures are of BraSyn with the "
         "background counted, one fold and one seed: no score there compares with one here.",
         "GMAC: 10^9 multiply-accumulates of one forward of a training slice. Training: steps times the seconds of a "
-        "step, timed once, over all runs. A slice: 256 x 256 or the next size that a network takes, one thread, by the "
-        "clock; a volume: CPU seconds, median.",
+        "step, timed once, over all runs. A slice: 256 x 256 or the next size that a network takes, one thread; a "
+        "volume: median. Seconds are the CPU's, on a GPU the clock's.",
     ]
     if 1 in facts["seeds"]:
         whose = "One seed each" if facts["seeds"] == [1] else "Where a method has one seed"

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 LIMIT = "20min"  # of training, where neither --budget nor --steps says anything
 SEEDS = 3
+RECIPE = "bridge-small"
 REPORT = ("results.json", "table.md", "report.html", "front.svg", "front.png")
 
 
@@ -42,7 +43,7 @@ def command(
     arm: Annotated[
         Literal["both", "parameters", "gmacs"], typer.Option(help="Each at the budget, each at equal GMACs, or both.")
     ] = "both",
-    recipe: Annotated[str, typer.Option(help="What a CONFIG of a backbone alone is put into.")] = "bridge-small",
+    recipe: Annotated[str, typer.Option(help="What a CONFIG of a backbone alone is put into.")] = RECIPE,
     existing: Annotated[
         Path | None, typer.Option("--from", metavar="RUNS", help="Compare finished runs; train nothing.")
     ] = None,
@@ -81,7 +82,8 @@ def command(
     protocols.named(protocol)
     folders.refuse_replacing(out, compare.WHAT, REPORT)
     console = Console(stderr=True)
-    _refuse_idle(existing, reference, any((configs, split, budget, steps, seeds, gmac_seeds, folds)))
+    trained = any((configs, split, budget, steps, seeds, gmac_seeds, folds, arm != "both", recipe != RECIPE))
+    _refuse_idle(existing, reference, trained)
     if existing is None:
         arms = _arms(arm, seeds or SEEDS, gmac_seeds or seeds or SEEDS)
         asked = _asked(configs or [], data, split, folds, _limit(budget, steps), arms, recipe, jobs)
@@ -97,7 +99,7 @@ def _refuse_idle(existing: Path | None, reference: str | None, trained: bool) ->
     if existing is None and reference:
         raise ConfigError("--reference goes with --from; of CONFIGs the first is the reference")
     if existing is not None and trained:
-        raise ConfigError("--from takes runs as they are: no CONFIG, --split, --folds, budget or seeds with it")
+        raise ConfigError("--from takes runs as they are: no CONFIG, --split, --folds, --arm, --recipe, budget or seeds with it")
 
 
 def _asked(

@@ -17,14 +17,18 @@ def command(
     split: Annotated[
         Path | None, typer.Option(metavar="SPLIT.json", help="Folds of these cases, kept in the store as split.json.")
     ] = None,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Take out of STORE the cases that DIR no longer holds.")
+    ] = False,
 ) -> None:
     """Prepare a cohort once, for every training that follows.
 
     Every case is read, scaled (robust z-scores) and cut to its brain, and kept in STORE: one compressed and
     checksummed file each, of which training reads the slices that it draws, so that its memory does not grow with the
     cohort. The same command goes on where it was stopped, adds the cases that are new, makes anew what was changed or
-    damaged, and leaves the rest. A case that cannot be prepared is named with its reason and does not stop the others
-    (exit code 1). STORE/contact.png shows a slice of up to 24 cases: look at it.
+    damaged, and leaves the rest; cases that DIR no longer holds are named, and taken out with --prune. A case that
+    cannot be prepared is named with its reason and does not stop the others (exit code 1). STORE/contact.png shows a
+    slice of up to 24 cases: look at it.
 
     Examples:
 
@@ -40,7 +44,7 @@ def command(
     console = Console(stderr=True)
     start, *others = (name.strip() for name in contrasts.split(","))
     settings = store.Settings((start, *others), start, target)
-    report = prepare.prepare(folder, root, settings, workers, console)
+    report = prepare.prepare(folder, root, settings, workers, console, prune)
     if split is not None:
         prepare.keep_split(split, root, report)
     for line in report.lines():

@@ -8,6 +8,7 @@ training patient, each measured against the others.
 """
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, permutations
@@ -54,6 +55,16 @@ def measure(prepared: Prepared) -> dict[str, Measurements]:
     for a, b in combinations(values, 2):
         found[f"{a} and {b}"] = _contrast(values | {a: values[b], b: values[a]})
     return found
+
+
+def without(measured: dict[str, Measurements], contrasts: Sequence[str]) -> dict[str, Measurements]:
+    """The measurements that the same case has without these contrasts."""
+    absent = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in contrasts) or r"(?!)")
+    return {
+        group: {name: value for name, value in found.items() if not absent.search(name)}
+        for group, found in measured.items()
+        if not absent.search(group)
+    }
 
 
 def _shape(

@@ -29,11 +29,13 @@ SPLIT = "split.json"
 
 @dataclass(frozen=True)
 class Report:
-    """What a run of `prepare` found and did. made, kept: names; failed: names with the reason."""
+    """What a run of `prepare` found and did. made, kept: names; failed: names with the reason; gone: in the store, but
+    no longer in the folder."""
 
     made: tuple[str, ...]
     kept: tuple[str, ...]
     failed: dict[str, str]
+    gone: tuple[str, ...]
     entries: dict[str, Entry] = field(repr=False)
 
     def lines(self) -> Iterator[str]:
@@ -49,14 +51,20 @@ class Report:
         for entry in entries:
             for warning in entry.warnings:
                 yield f"warning: {entry.name}: {warning}"
+        if self.gone:
+            listed = ", ".join(self.gone[:5]) + " ..." * (len(self.gone) > 5)
+            yield f"in the store, and trained on, but not in the folder: {listed} (--prune takes them out)"
         for name, reason in self.failed.items():
             yield f"failed: {name}: {reason}"
 
 
-def prepare(folder: Path, root: Path, settings: Settings, workers: int, console: Console) -> Report:
+def prepare(
+    folder: Path, root: Path, settings: Settings, workers: int, console: Console, prune: bool = False
+) -> Report:
     """Prepare every case of a folder that does not stand in the store yet, or whose files changed since.
 
-    A case that cannot be prepared is told of in the report and does not stop the others. Raises `ConfigError` where
+    prune: take out of the store what is not in the folder. A case that cannot be prepared is told of in the report, is
+    in the store no longer, and does not stop the others. Raises `ConfigError` where
     the store was prepared otherwise, `OutputError` where it cannot be written, and what discovering cases raises.
     """
     found = cases.discover(folder)
@@ -78,9 +86,15 @@ def prepare(folder: Path, root: Path, settings: Settings, workers: int, console:
                 listed.flush()
                 entries[name] = outcome
                 made.append(name)
-    entries = dict(sorted(entries.items()))
+    gone = sorted(set(entries) - {case.name for case in found})
+    entries = {name: entries[name] for name in sorted(entries) if not (prune and name in gone)}
     write_whole(root / store.LIST, "".join(entry.line for entry in entries.values()))
-    return Report(tuple(sorted(made)), tuple(sorted(kept)), dict(sorted(failed.items())), entries)
+    listed_files = {store.case_file(root, name) for name in entries}
+    with writing(root):
+        for file in set((root / store.FOLDER).iterdir()) - listed_files:
+            file.unlink()
+    left = () if prune else tuple(gone)
+    return Report(tuple(sorted(made)), tuple(sorted(kept)), dict(sorted(failed.items())), left, entries)
 
 
 def claim(root: Path, settings: Settings) -> None:

@@ -17,7 +17,7 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Integer
 
-from dsdiff.data import cases, cohort
+from dsdiff.data import cases, cohort, familiar
 from dsdiff.data.cohort import Boxed, Patient, Slab
 from dsdiff.data.style import KNOTS, LinearRegression
 from dsdiff.errors import CaseError, ConfigError, InputError
@@ -121,13 +121,13 @@ class Store:
             has = f"{', '.join(self.settings.contrasts)} to {self.settings.target}, brain of {self.settings.start}"
             needed = f"{', '.join(contrasts)} to {target}, brain of {start}"
             raise ConfigError(f"{self.root} was prepared for {has}; needed: {needed}. Prepare another store")
-        found = []
+        found, others = [], [name for name in self.settings.contrasts if name not in contrasts]
         for entry in self.entries.values():
             if absent := [name for name in contrasts if name in entry.absent]:
                 raise CaseError(f"case {entry.name} of {self.root} has no {absent[0]}; leave it out of data.contrasts")
             styles = entry.styles if tuple(contrasts) == self.settings.contrasts else {}
             slices = Stored(case_file(self.root, entry.name), tuple(contrasts), target, entry.peak, styles)
-            found.append(Patient.of(entry.name, slices, entry.measured))
+            found.append(Patient.of(entry.name, slices, familiar.without(entry.measured, others)))
         return found
 
 
