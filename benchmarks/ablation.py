@@ -67,13 +67,17 @@ class Places:
 def job(
     arm: Arm, seed: int, fold: int, places: Places, overrides: list[str], most: int, ends: float, references: bool
 ) -> None:
-    """Train one arm without one fold, and score the fold's patients; both only where not done before, nor too late."""
+    """Train one arm without one fold, and score the fold's patients; both only where not done before, nor too late.
+
+    Raises `ConfigError` where what was done before was another config's.
+    """
     torch.set_num_threads(1)
     place = places.out / arm.name / f"seed{seed}" / f"fold{fold}"
-    if (place / "scores.json").is_file() or time.time() > ends:
-        return
     given = (f"data.root={places.data}", f"data.split={places.split}", f"data.fold={fold}")
     config = configs.load(arm.config, (*given, f"seed={seed}", *overrides, *arm.changes))
+    loop.claim(place, config)
+    if (place / "scores.json").is_file() or time.time() > ends:
+        return
     since = time.process_time()
     folder = loop.train(config, place, torch.device("cpu"), Console(quiet=True))
     minutes, model = (time.process_time() - since) / 60, models.load(folder, torch.device("cpu"))
@@ -114,17 +118,18 @@ def neighbour(patient: Patient, others: list[Patient]) -> Patient | None:
     return alike[(alike.index(patient) + 1) % len(alike)] if len(alike) > 1 else None
 
 
-def gathered(out: Path, arms: list[Arm]) -> tuple[dict[str, Found], dict[str, float]]:
+def gathered(out: Path, done: list[tuple[Arm, int, int]]) -> tuple[dict[str, Found], dict[str, float]]:
     """Scores of every arm and variant by patient, averaged over seeds, and mean minutes of CPU time a training."""
     raw: dict[str, dict[str, list[dict[str, float]]]] = {}
     minutes: dict[str, list[float]] = {}
-    for arm in (one.name for one in arms):
-        for path in sorted((out / arm).glob("seed*/fold*/scores.json")):
+    for arm, seed, fold in done:
+        path = out / arm.name / f"seed{seed}" / f"fold{fold}" / "scores.json"
+        if path.is_file():
             facts = json.loads(path.read_text())
-            minutes.setdefault(arm, []).append(facts["minutes"])
+            minutes.setdefault(arm.name, []).append(facts["minutes"])
             for variant, found in facts["variants"].items():
                 for patient, one in found.items():
-                    raw.setdefault(arm + variant, {}).setdefault(patient, []).append(one)
+                    raw.setdefault(arm.name + variant, {}).setdefault(patient, []).append(one)
     means = {
         arm: {p: {s: float(np.mean([one[s] for one in ones])) for s in scores.SCORES} for p, ones in patients.items()}
         for arm, patients in raw.items()
@@ -200,7 +205,7 @@ def main() -> None:
             progress.advance(task)
     if time.time() > ends:
         print(f"stopped after {args.hours} hours; the same command goes on", flush=True)
-    means, minutes = gathered(args.out, arms)
+    means, minutes = gathered(args.out, [one for one in todo if one not in failed])
     args.out.mkdir(parents=True, exist_ok=True)
     told = table(means, minutes, len(args.seeds), args.steps, split.hash, arms[0].name)
     (args.out / "table.md").write_text(told + "\n")

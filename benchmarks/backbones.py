@@ -111,7 +111,7 @@ def picture(names: list[str], case: cases.Case, out: Path) -> None:
         for axis in column:
             axis.imshow(grey, cmap="gray", vmin=0, vmax=1)
             axis.set_axis_off()
-        shown = np.ma.masked_less(made[20:220, 30:210], least)
+        shown = np.ma.masked_less(made, least)
         column[1].imshow(shown, cmap=views.ENHANCEMENT_COLOURS, vmin=least, vmax=most, alpha=0.85)
         column[0].set_title(name, color=preview.INK, fontsize=7, pad=3)
     preview.save(figure, out / "backbones.png")

@@ -70,7 +70,7 @@ def jobs(root: Path, data: Path, split: splits.Split, steps: list[int], only: li
         if facts.get("split") != split.hash or "fold" not in facts:
             sys.exit(f"{folder} was not trained without a fold of split {split.hash}: it says {facts}")
         model = models.load(folder, torch.device("cpu"))
-        names = [name for name in split.held_out(int(facts["fold"])) if name in (only or found)]
+        names = [name for name in split.held_out(int(facts["fold"])) if only is None or name in only]
         if lost := sorted(set(names) - set(found)):
             sys.exit(f"{data} lacks patients of the split: {', '.join(lost[:3])}")
         todo += [(folder, found[name], n) for n in steps if can_take(model, n) for name in names]

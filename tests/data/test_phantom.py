@@ -189,3 +189,16 @@ def test_smooth_fields_have_unit_variance_and_no_mean() -> None:
     field = anatomy.noise(np.random.default_rng(0), (90, 90, 90), 4.0)
     assert field.mean() == pytest.approx(0, abs=0.05)
     assert field.std() == pytest.approx(1, abs=0.05)
+
+
+def test_what_stands_by_a_phantoms_name_is_that_phantom_or_refused(tmp_path: Path) -> None:
+    assert not phantom.stands(tmp_path, 7, "same", 1.0)
+    target = tmp_path / phantom.case_name(7)
+    target.mkdir()
+    with pytest.raises(OutputError, match="is no phantom"):
+        phantom.stands(tmp_path, 7, "same", 1.0)
+    told = {"seed": 7, "target_style": "own", "noise": 1.0}
+    (target / f"{target.name}_phantom.json").write_text(json.dumps(told))
+    assert phantom.stands(tmp_path, 7, "own", 1.0)
+    with pytest.raises(OutputError, match="was simulated with"):
+        phantom.stands(tmp_path, 7, "same", 1.0)

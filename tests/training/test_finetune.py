@@ -102,6 +102,8 @@ def test_streams_keep_their_contrasts_and_widen_their_slab(tmp_path, images):
     before = output(model(old, tmp_path / "old"), old, images)
     new = config(STREAMS, folder=tmp_path / "old", slab=5)
     assert torch.allclose(output(Trainer(new, CPU).network.eval(), new, images), before, atol=1e-5)
+    injected = config(STREAMS, {"structure": "sobel", "inject": "scales"}, tmp_path / "old")
+    assert torch.allclose(output(Trainer(injected, CPU).network.eval(), injected, images), before, atol=1e-5)
     with pytest.raises(ConfigError, match="was trained on t1, t2, flair, this run reads t1, t2: a network with an enc"):
         Trainer(config(STREAMS, folder=tmp_path / "old", contrasts=("t1", "t2")), CPU)
 

@@ -99,7 +99,9 @@ def _refuse_idle(existing: Path | None, reference: str | None, trained: bool) ->
     if existing is None and reference:
         raise ConfigError("--reference goes with --from; of CONFIGs the first is the reference")
     if existing is not None and trained:
-        raise ConfigError("--from takes runs as they are: no CONFIG, --split, --folds, --arm, --recipe, budget or seeds with it")
+        raise ConfigError(
+            "--from takes runs as they are: no CONFIG, recipe, arm, split, folds, budget or seeds with it"
+        )
 
 
 def _asked(

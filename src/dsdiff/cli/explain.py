@@ -41,7 +41,8 @@ def command(
     loaded, one = models.load(model, devices.pick(device)), found[0]
     wanted = loaded.wanted(one.named)
     prepared = preprocess.apply(cases.load(one, wanted), loaded.config.data.start)
-    drawn = samples if loaded.process.varies(loaded.process.usual_steps(samples)) else 1
+    steps = loaded.sampler.steps or loaded.process.usual_steps(samples)
+    drawn = samples if loaded.process.varies(steps) else 1
     with bars(Console(stderr=True)) as progress:
         task = progress.add_task(one.name, total=1.0)
         told = explain.explain(prepared, loaded, drawn, lambda share: progress.update(task, completed=share))

@@ -1,7 +1,7 @@
 """dsdiff phantom: simulated patients."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -11,7 +11,7 @@ def command(
     number: Annotated[int, typer.Option("-n", "--number", min=1, help="How many.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the first; the next has the next seed.")] = 0,
     target_style: Annotated[
-        str,
+        Literal["same", "own"],
         typer.Option(help="same: T1ce by T1's own sequence; own: by another, as in many hospitals."),
     ] = "same",
     noise: Annotated[float, typer.Option(min=0, help="Multiplies the noise; 0 for none.")] = 1.0,
@@ -21,7 +21,7 @@ def command(
     Each gets T1, T1ce, T2, FLAIR, segmentation and the true enhancement. Tissue maps (ICBM) are deformed at random,
     given tumours of many looks, and imaged by the signal equations of spin echo, gradient echo and inversion recovery.
     Needs: pip install 'dsdiff-mri[phantom]'. The same seed gives the same patient; phantoms that stand in OUT already
-    are kept.
+    are kept; others by their names are refused.
 
     Example: dsdiff phantom phantoms -n 20 --seed 0
     """
@@ -34,7 +34,7 @@ def command(
     with bars(console) as progress:
         task = progress.add_task("simulating", total=number)
         for one in range(seed, seed + number):
-            if not (out / phantom.case_name(one)).exists():
+            if not phantom.stands(out, one, target_style, noise):
                 phantom.write(phantom.simulate(one, target_style=target_style, noise=noise), out)
             progress.advance(task)
     console.print(f"{number} phantoms in {out}", markup=False, highlight=False, soft_wrap=True)

@@ -279,6 +279,24 @@ def _on_grid(image: np.ndarray, box: tuple[slice, ...], shape: Sequence[int]) ->
     return whole
 
 
+def stands(folder: Path, seed: int, target_style: str, noise: float) -> bool:
+    """Whether the patient of a seed, simulated like that, stands in a folder.
+
+    Raises `OutputError` where one simulated otherwise does, or something else by its name.
+    """
+    target = folder / case_name(seed)
+    if not target.exists():
+        return False
+    try:
+        told = json.loads((target / f"{target.name}_phantom.json").read_text(encoding="utf-8"))
+        found = {name: told[name] for name in ("target_style", "noise")}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{target} is no phantom; it is left alone (choose another folder)") from error
+    if found != (asked := {"target_style": target_style, "noise": noise}):
+        raise OutputError(f"{target} was simulated with {found}, not {asked}; choose another folder or seed")
+    return True
+
+
 def write(phantom: Phantom, folder: Path) -> Path:
     """Writes <case>/<case>_{t1,t1ce,t2,flair,seg,enh}.nii.gz and <case>_phantom.json in `folder`; returns the first.
 

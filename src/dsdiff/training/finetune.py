@@ -23,7 +23,8 @@ from dsdiff.inference import model as models
 from dsdiff.types import ConditionLayout
 
 Channels = list[Hashable]
-FRESH = ("conditioner.", "backbone.inject.")  # begin as no change, or are read through channels that begin at zero
+# Begin as no change, or are read through channels that begin at zero.
+FRESH = ("conditioner.", "backbone.inject.", "backbone.streams.inject.")
 HEAD = "backbone.out."
 
 
