@@ -66,6 +66,7 @@ def test_what_can_be_honoured_is(tmp_path):
     assert config.backbone.target == "unet"
     assert config.backbone.params["channel_mult"] == [1, 1, 2, 2, 3, 3]
     assert "num_heads" not in config.backbone.params
+    assert config.backbone.params["legacy"] is False  # whether num_heads_upsample counts
     assert config.backbone.params["in_channels"] == 4
     assert config.build_backbone().multiple > 0
     assert (config.training.lr, config.training.batch_size, config.training.accumulate) == (1e-4, 16, 2)
@@ -83,14 +84,12 @@ def test_what_cannot_is_named_with_the_reason(tmp_path):
         "model.params.first_stage_config",
         "model.params.ckpt_path",
         "model.params.unet_config.params.image_size",
-        "model.params.unet_config.params.legacy",
         "data.target",
         "data.params.train",
         "lightning.trainer.max_epochs",
     }
     assert "no autoencoder" in notes["model.params.first_stage_config"]
     assert "linear in the square root" in notes["model.params.beta_schedule"]
-    assert notes["model.params.unet_config.params.legacy"] == "False): it changes nothing here"
 
 
 def test_cosine_has_no_ends_to_take_over(tmp_path):

@@ -56,7 +56,6 @@ REASONS = {
     "num_classes": "there are no classes here",
     "use_spatial_transformer": "there is no text to attend to",
     "context_dim": "there is no text to attend to",
-    "legacy": "it changes nothing here",
     "use_fp16": "training.precision decides",
 }
 UNKNOWN = "dsdiff has no such setting"

@@ -43,7 +43,8 @@ class Affine(Kind):
 
 
 class Elastic(Kind):
-    """Smooth displacement by up to `pixels`, independent at `spacing` pixels."""
+    """Smooth displacement by up to about `pixels` (a bend between two may reach 1.5 times as far), independent at
+    `spacing` pixels."""
 
     pixels: float = Field(4.0, gt=0)
     spacing: int = Field(32, ge=4)
@@ -57,7 +58,7 @@ class Restyle(Kind):
 
 
 class Bias(Kind):
-    """A smooth field by which intensities are multiplied, from exp(-strength) to exp(strength)."""
+    """A smooth field by which intensities are multiplied, from about exp(-strength) to exp(strength)."""
 
     strength: float = Field(0.3, gt=0)
 

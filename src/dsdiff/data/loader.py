@@ -146,6 +146,11 @@ def gather(data: DataConfig, told: str, console: Console) -> Cohort:
         if training:
             training, styles = cohort.with_styles(training, told)
         assert styles is not None
+        if told == "curves" and styles.nearest is None:
+            console.print(
+                f"{len(training or phantoms)} patients are too few to say which styles go with which cases: those held "
+                "out, and new ones, are told the average"
+            )
         held = cohort.with_expected(held, styles)
     return Cohort(training or phantoms, phantoms, held, styles)
 

@@ -84,7 +84,7 @@ def misordered(made: Image, true: Image, enhancing: Bool[Tensor, "b 1 h w"]) -> 
 
 def surprise(x_0: Image, truth: Image, expected: Image) -> Image:
     """How badly the network knows its own error: the negative log-likelihood of a Laplace distribution of that mean
-    absolute error about x_0, which it does not move (the T1ce stays the other terms' business).
+    absolute error about x_0, whose own channel it leaves to the other terms (the layers below are shared).
 
     Source: the attenuated loss of Kendall and Gal 2017 (arXiv:1703.04977, section 3), its norm the absolute one.
     """
