@@ -29,7 +29,7 @@ from rich.console import Console
 from scipy import ndimage
 
 from dsdiff import config as configs
-from dsdiff.data import loader, prepare, store
+from dsdiff.data import cases, loader, prepare, store
 from dsdiff.data.cohort import Boxed, InMemory, Patient
 from dsdiff.data.loader import Batches, prefetched
 from dsdiff.data.preprocess import Scale
@@ -103,7 +103,7 @@ def written(root: Path, seed: int) -> Entry:
     scales = {name: (scale.centre, scale.width) for name, scale in case.scales.items()}
     return Entry(
         file.stem, "".join(map(str, case.region.max((1, 2)))), (), scales, case.spacing, (), {},
-        prepare.sha256(file), file.stat().st_size, styles, {},
+        cases.file_hash(file), file.stat().st_size, styles, {},
     )  # fmt: skip
 
 

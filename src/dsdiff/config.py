@@ -93,17 +93,17 @@ class TrainingConfig(Part):
 
     @field_validator("ema", mode="before")
     @classmethod
-    def _one_length_needs_no_list(cls, lengths: Any) -> Any:
-        return [lengths] if isinstance(lengths, int | float) else lengths
+    def _one_decay_needs_no_list(cls, decays: Any) -> Any:
+        return [decays] if isinstance(decays, int | float) else decays
 
     @field_serializer("ema", when_used="json")
-    def _nor_is_written_as_one(self, lengths: tuple[float, ...]) -> Any:
-        return lengths[0] if len(lengths) == 1 else list(lengths)
+    def _nor_is_written_as_one(self, decays: tuple[float, ...]) -> Any:
+        return decays[0] if len(decays) == 1 else list(decays)
 
     @model_validator(mode="after")
-    def _lengths_differ_and_volumes_are_judged(self) -> "TrainingConfig":
+    def _decays_differ_and_volumes_are_judged(self) -> "TrainingConfig":
         if len(set(self.ema)) < len(self.ema):
-            raise ValueError(f"ema {list(self.ema)} names a length twice")
+            raise ValueError(f"ema {list(self.ema)} names a decay twice")
         if self.judge != "loss" and not self.validate_volumes:
             raise ValueError(f"judge '{self.judge}' is a score of volumes: set validate_volumes to 1 or more")
         return self

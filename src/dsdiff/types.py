@@ -4,6 +4,7 @@ Axis letters: b batch, s source contrast, d neighbouring slice (the slab), c cha
 In a slice h runs from the patient's left to right and w from posterior to anterior.
 """
 
+from collections.abc import Hashable
 from dataclasses import dataclass, field
 from typing import Literal, Protocol, runtime_checkable
 
@@ -32,21 +33,48 @@ class ConditionLayout:
     inject: Inject = "maps"
 
     @property
-    def stream_channels(self) -> int:
-        """Maps of one contrast: see `Condition.stream`."""
-        guidance = int(self.structure) + 2 * self.encoded if self.inject == "maps" else 0
-        return self.slab + guidance + int(self.style)
+    def map_names(self) -> list[Hashable]:
+        """What the channels of `Condition.maps` carry: slices of contrasts (0 is the middle one), guidance, style."""
+        sources: list[Hashable] = [(contrast, z) for contrast in self.contrasts for z in self._slices]
+        return sources + (self.guidance_names if self.inject == "maps" else []) + self._style_names
+
+    @property
+    def stream_names(self) -> list[Hashable]:
+        """What the channels of `Condition.stream` carry, whichever contrast it is of."""
+        told: list[Hashable] = [*self._slices]
+        if self.inject == "maps":
+            told += ["edges"] * self.structure
+            told += [(whose, i) for whose in ("common", "own") for i in range(self.encoded)]
+        return told + self._style_names
+
+    @property
+    def guidance_names(self) -> list[Hashable]:
+        """What the channels of `Condition.guidance` carry."""
+        edges = [("edges", contrast) for contrast in self.contrasts] * self.structure
+        return [*edges, *(("encoded", whose, i) for whose in ("common", *self.contrasts) for i in range(self.encoded))]
+
+    @property
+    def _slices(self) -> range:
+        return range(-(self.slab // 2), self.slab // 2 + 1)
+
+    @property
+    def _style_names(self) -> list[Hashable]:
+        return ["style"] * self.style
 
     @property
     def channels(self) -> int:
-        """Maps of all contrasts together: see `Condition.maps`."""
-        guidance = self.guidance if self.inject == "maps" else 0
-        return len(self.contrasts) * self.slab + guidance + int(self.style)
+        """Of `Condition.maps`."""
+        return len(self.map_names)
+
+    @property
+    def stream_channels(self) -> int:
+        """Of `Condition.stream`."""
+        return len(self.stream_names)
 
     @property
     def guidance(self) -> int:
-        """Maps at every scale: see `Condition.guidance`."""
-        return len(self.contrasts) * int(self.structure) + (1 + len(self.contrasts)) * self.encoded
+        """Channels of `Condition.guidance`."""
+        return len(self.guidance_names)
 
     @property
     def injected(self) -> int:

@@ -91,7 +91,7 @@ def test_averages_are_written_as_they_are_read():
 @pytest.mark.parametrize(
     ("training", "says"),
     [
-        ({"ema": [0.9, 0.9]}, "names a length twice"),
+        ({"ema": [0.9, 0.9]}, "names a decay twice"),
         ({"ema": []}, "ema"),
         ({"judge": "psnr"}, "judge 'psnr' is a score of volumes: set validate_volumes"),
         ({"strategy": "horovod"}, "strategy"),

@@ -11,12 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dsdiff.backbones.convolutions import (
-    AttentionBlock,
     ConvParams,
-    Downsample,
-    ResBlock,
-    TimestepEmbedSequential,
-    Upsample,
     decode,
     decoder,
     encode,
@@ -29,8 +24,6 @@ from dsdiff.backbones.convolutions import (
 from dsdiff.backbones.injection import Injection
 from dsdiff.backbones.layers import embedded, run
 from dsdiff.types import Condition, ConditionLayout, Prediction
-
-__all__ = ["AttentionBlock", "Downsample", "ResBlock", "TimestepEmbedSequential", "UNetModel", "Upsample"]
 
 
 class UNetModel(nn.Module):

@@ -24,7 +24,6 @@ from dsdiff.evaluation import patient
 from dsdiff.evaluation.metrics import Image
 from dsdiff.evaluation.pairs import Synthetic
 from dsdiff.evaluation.patient import Patient
-from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
 from dsdiff.inference.synthesize import run as synthesise
 from dsdiff.training import loop
@@ -199,7 +198,7 @@ def _made_by(scored: Sequence[Case], protocol: str) -> dict[str, Any]:
 @cache
 def _hash(file: Path, changed: int) -> str:
     """Of a file's content; the time of its last change says when it has to be read again."""
-    return case_io.file_hash(file)
+    return cases.file_hash(file)
 
 
 def _copy(case: Case) -> Patient:

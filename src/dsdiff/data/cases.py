@@ -1,10 +1,12 @@
 """Find patients in folders by the names that the field gives its files."""
 
+import hashlib
 import os
 import re
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from importlib.resources import files
 from pathlib import Path
 
 from dsdiff.data import labels, nifti
@@ -93,17 +95,29 @@ def discover(folder: Path) -> list[Case]:
     return sorted(cases, key=lambda case: case.name)
 
 
+def bundled() -> Case:
+    """The simulated patient that comes with dsdiff."""
+    (phantom,) = discover(Path(str(files("dsdiff").joinpath("assets", "phantom"))))
+    return phantom
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def files_below(folder: Path) -> list[Path]:
     """Every file below a folder by name, hidden folders left out, links to folders followed once."""
     found, visited = [], set()
-    for place, below, files in os.walk(folder, followlinks=True):
+    for place, below, there in os.walk(folder, followlinks=True):
         real = os.path.realpath(place)
         if real in visited:
             below.clear()
             continue
         visited.add(real)
         below[:] = [name for name in below if not name.startswith(".")]
-        found += [Path(place, name) for name in files]
+        found += [Path(place, name) for name in there]
     return sorted(found)
 
 

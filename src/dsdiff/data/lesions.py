@@ -23,8 +23,6 @@ KINDS = {
 }
 """Share of patients per kind; 65 % have enhancing tumour."""
 
-ENHANCING_KINDS = ("ring", "solid", "patchy", "metastases")
-
 TUMOUR_TISSUES = ("necrosis", "solid", "enhancing", "haemorrhage")
 
 

@@ -1,6 +1,5 @@
 """Prepare a cohort once: every case read, scaled and cut to its brain, into a store (see `data.store`)."""
 
-import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -161,9 +160,9 @@ def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> 
         present = [name for name in settings.contrasts if name in case.named]
         sources = [settings.start, *(name for name in present if name != settings.start)]
         read_ones = (*sources, settings.target, "seg")
-        inputs = {name: sha256(case.files[name]) for name in read_ones if name in case.files}
+        inputs = {name: cases.file_hash(case.files[name]) for name in read_ones if name in case.files}
         file = store.case_file(root, case.name)
-        if known is not None and known.inputs == inputs and file.is_file() and sha256(file) == known.sha256:
+        if known is not None and known.inputs == inputs and file.is_file() and cases.file_hash(file) == known.sha256:
             return None
         read = cohort.boxed(case, sources, settings.target, settings.start)
         scales = {name: (scale.centre, scale.width) for name, scale in read.scales.items()}
@@ -185,19 +184,13 @@ def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> 
             read.spacing,
             read.warnings,
             inputs,
-            sha256(file),
+            cases.file_hash(file),
             file.stat().st_size,
             styles,
             read.measured,
         )
     except Exception as error:  # one odd case must not stop the others
         return str(error) or type(error).__name__
-
-
-def sha256(file: Path) -> str:
-    """SHA-256 of a file, as hex digits."""
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 def keep_split(path: Path, root: Path, report: Report) -> None:

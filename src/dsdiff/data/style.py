@@ -113,10 +113,3 @@ def own_style(sources: Sequence[Image], truth: Image, healthy: Mask, kind: str =
         except np.linalg.LinAlgError as error:
             raise InputError("one contrast is a copy of another: they tell no style of the T1ce") from error
     return style
-
-
-def restyled(
-    sources: Sequence[Image], truth: Image, brain: Mask, own: LinearRegression, other: LinearRegression
-) -> Image:
-    """The T1ce as it might have looked in another style: the own style's part exchanged, the rest kept."""
-    return np.where(brain, truth - own.predict(sources, brain) + other.predict(sources, brain), 0).astype(np.float32)

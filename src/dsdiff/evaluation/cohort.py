@@ -121,7 +121,7 @@ def volume_agreement(results: Results) -> statistics.Agreement | None:
 def calibration(results: Results) -> dict[float, float]:
     """Mean coverage over patients by nominal level; empty where no patient has an uncertainty."""
     summed = summary(results)
-    names = {level: f"coverage_{round(100 * level):02d}" for level in uncertainty.LEVELS}
+    names = {level: uncertainty.name_of(level) for level in uncertainty.LEVELS}
     return {level: summed[name]["mean"] for level, name in names.items() if name in summed}
 
 

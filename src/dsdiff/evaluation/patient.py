@@ -127,7 +127,7 @@ def _calibration(patient: Patient, image: Image, truth: Image) -> dict[str, floa
         curve = uncertainty.coverage(truth, image, spread, brain)
     else:
         return {}
-    found = {f"coverage_{round(100 * level):02d}": share for level, share in curve.items()}
+    found = {uncertainty.name_of(level): share for level, share in curve.items()}
     return found | {
         "calibration_error": uncertainty.calibration_error(curve),
         "error_correlation": uncertainty.error_correlation(truth, image, spread, brain),

@@ -73,7 +73,7 @@ def page(results: Results, draw: Callable[[str], list[Panel]]) -> str:
             results=results,
             says=PROTOCOLS[results.protocol].says,
             summary=summed,
-            likeness=likeness(results, summed),
+            likeness=likeness(summed),
             groups={
                 "Enhancement": _rows(summed, measures.ENHANCEMENT),
                 "Slices and sharpness": _rows(summed, measures.TEXTURE),
@@ -108,7 +108,7 @@ def number(value: float, name: str) -> str:
     return f"{value:.{digits}f}"
 
 
-def likeness(results: Results, summed: Summary) -> dict[str, dict[str, str]]:
+def likeness(summed: Summary) -> dict[str, dict[str, str]]:
     """Region -> metric -> name of the score, for those that were measured."""
     table: dict[str, dict[str, str]] = {}
     for region, title in measures.REGIONS.items():
@@ -168,4 +168,4 @@ def drawn(results: Results) -> dict[str, Markup]:
 
 
 def _curve(scores: dict[str, float]) -> dict[float, float]:
-    return {level: scores[f"coverage_{round(100 * level):02d}"] for level in uncertainty.LEVELS}
+    return {level: scores[uncertainty.name_of(level)] for level in uncertainty.LEVELS}

@@ -4,11 +4,11 @@ Where both images are zero over a whole window the similarity is 1, so only the 
 """
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 from scipy import ndimage
 
-Image = Float[np.ndarray, "x y z"]
-Mask = Bool[np.ndarray, "x y z"]
+from dsdiff.evaluation.metrics import Image, Mask
+
 SIGMA, RADIUS = 1.5, 5  # voxels: 11 taps
 K1, K2 = 0.01, 0.03
 # The first four of Wang's five exponents, made to sum to one: at the fifth scale 155 slices are 9, less than a window.

@@ -16,6 +16,11 @@ from dsdiff.evaluation.metrics import Image, Mask
 LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))  # 0.05 to 0.95
 
 
+def name_of(level: float) -> str:
+    """The score that says how often the interval of a level holds the truth."""
+    return f"coverage_{round(100 * level):02d}"
+
+
 def coverage(
     truth: Image, mean: Image, std: Image, region: Mask, levels: Sequence[float] = LEVELS
 ) -> dict[float, float]:

@@ -1,6 +1,5 @@
 """One case to its output folder: everything or nothing."""
 
-import hashlib
 import json
 import re
 from collections.abc import Callable
@@ -32,7 +31,7 @@ def is_finished(out: Path, case: Case, model: Model, sampling: Sampling, style: 
         found = json.loads((out / case.name / PROVENANCE).read_text())
         told = ("synth", "std") if model.process.spread or sampling.samples > 1 else ("synth",)
         whole = all((out / case.name / file_of(case, what)).is_file() for what in told)
-        inputs = {name: file_hash(case.files[name]) for name in model.wanted(case.files)}
+        inputs = {name: cases.file_hash(case.files[name]) for name in model.wanted(case.files)}
         made = (found["model"]["hash"], found["versions"]["dsdiff"])
         same_sampling = {name: found.get(name) for name in asdict(sampling)} == asdict(sampling)
         same_style = found.get("style") == described(model, style.says if style else None)
@@ -142,7 +141,7 @@ def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
         "precision": model.engine.precision,
         "threads": result.threads,
         "inputs": {
-            contrast: {"file": case.files[contrast].name, "sha256": file_hash(case.files[contrast])}
+            contrast: {"file": case.files[contrast].name, "sha256": cases.file_hash(case.files[contrast])}
             for contrast in model.wanted(case.files)
         },
         "absent": absent(result, model),
@@ -151,9 +150,3 @@ def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
         "unlike_training": result.unlike,
         "warnings": list(result.warnings),
     }
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

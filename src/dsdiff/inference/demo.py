@@ -2,7 +2,6 @@
 
 import base64
 from collections.abc import Callable
-from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +31,7 @@ MEANINGS = {
 
 def run(out: Path, progress: Callable[[float], None] = lambda share: None) -> Path:
     """Synthesise the bundled phantom into `out` and write `out/report.html`; returns the report's path."""
-    (phantom,) = cases.discover(Path(str(files("dsdiff").joinpath("assets", "phantom"))))
+    phantom = cases.bundled()
     report = out / "report.html"
     if report.exists() and not (out / phantom.name / case_io.PROVENANCE).is_file():
         raise OutputError(f"{report} is not by this command; it is left alone (choose another place)")

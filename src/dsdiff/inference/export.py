@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import replace
 from importlib.metadata import version
-from importlib.resources import files
 from pathlib import Path
 
 import torch
@@ -109,7 +108,7 @@ def _network(model: Model) -> Network:
 
 
 def _phantom() -> Case:
-    (phantom,) = cases.discover(Path(str(files("dsdiff").joinpath("assets", "phantom"))))
+    phantom = cases.bundled()
     return phantom
 
 

@@ -123,8 +123,7 @@ def _by_name(
     """
     if probe is not None and probe.shape != fresh.shape and fresh.ndim > 1:
         probed = replace(new, contrasts=("another", *new.contrasts), slab=_other(new.slab))
-        for channels in (_maps, _guidance, _stream):
-            before, now, other = channels(old), channels(new), channels(probed)
+        for before, now, other in zip(*map(_channels, (old, new, probed)), strict=True):
             k = fresh.shape[1] // max(1, len(now))
             if k and [k * len(c) for c in (before, now, other)] == [w.shape[1] for w in (there, fresh, probe)]:
                 mapped, given = torch.zeros_like(fresh).unflatten(1, (-1, k)), there.unflatten(1, (-1, k))
@@ -133,6 +132,11 @@ def _by_name(
                         mapped[:, i] = given[:, before.index(name)]
                 return mapped.flatten(1, 2)
     return there if there.shape == fresh.shape else None
+
+
+def _channels(layout: ConditionLayout) -> tuple[Channels, Channels, Channels]:
+    """What the channels carry that a layer may read: those of x_t and the maps, the guidance, or one contrast's."""
+    return ["x_t", *layout.map_names], layout.guidance_names, layout.stream_names
 
 
 def _grown(there: Tensor, fresh: Tensor) -> Tensor | None:
@@ -144,32 +148,3 @@ def _grown(there: Tensor, fresh: Tensor) -> Tensor | None:
 
 def _other(slab: int) -> int:
     return 5 if slab != 5 else 1
-
-
-def _maps(layout: ConditionLayout) -> Channels:
-    """Names of the channels of x_t and `Condition.maps`."""
-    sources: Channels = [(contrast, z) for contrast in layout.contrasts for z in _slices(layout)]
-    guidance = _guidance(layout) if layout.inject == "maps" else []
-    return ["x_t", *sources, *guidance, *_style(layout)]
-
-
-def _stream(layout: ConditionLayout) -> Channels:
-    """Names of the channels of `Condition.stream`."""
-    guidance: Channels = []
-    if layout.inject == "maps":
-        guidance = ["edges"] * layout.structure + [(own, i) for own in ("common", "own") for i in range(layout.encoded)]
-    return [*_slices(layout), *guidance, *_style(layout)]
-
-
-def _guidance(layout: ConditionLayout) -> Channels:
-    """Names of the channels of `Condition.guidance`."""
-    edges: Channels = [("edges", contrast) for contrast in layout.contrasts] if layout.structure else []
-    return edges + [("encoded", of, i) for of in ("common", *layout.contrasts) for i in range(layout.encoded)]
-
-
-def _slices(layout: ConditionLayout) -> range:
-    return range(-(layout.slab // 2), layout.slab // 2 + 1)
-
-
-def _style(layout: ConditionLayout) -> Channels:
-    return ["style"] if layout.style else []

@@ -9,7 +9,7 @@ from dsdiff.training.trainer import Trainer
 
 
 def save(trainer: Trainer, number: int, folder: Path) -> None:
-    """Write the averaged weights of one length as a model folder; every process must ask.
+    """Write the averaged weights of one decay as a model folder; every process must ask.
 
     Raises `OutputError` in every process where it cannot be written.
     """

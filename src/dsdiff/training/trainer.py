@@ -126,13 +126,13 @@ class Trainer:
                 weights["conditioner.average_style"].copy_(code)
 
     def averaged(self, number: int = 0) -> Network:
-        """A network with averaged weights, those of one length, for validation; every process must ask."""
+        """A network with averaged weights, those of one decay, for validation; every process must ask."""
         network = self.config.build_network().to(self.device).eval()
         network.load_state_dict(self.whole_average(number))
         return network
 
     def whole_average(self, number: int = 0) -> dict[str, Tensor]:
-        """The averaged weights of one length, put together from all processes."""
+        """The averaged weights of one decay, put together from all processes."""
         return {name: distributed.whole(value) for name, value in self.averages[number].weights.items()}
 
 
