@@ -15,7 +15,7 @@ from dsdiff.benchmark.apart import apart
 from dsdiff.benchmark.plan import Arms, Run
 from dsdiff.benchmark.scoring import Scores
 from dsdiff.errors import DsdiffError
-from dsdiff.progress import bars
+from dsdiff.progress import bars, say
 from dsdiff.training import loop
 
 BASELINES = "baselines.json"
@@ -71,7 +71,7 @@ def _some_at_a_time(work: dict[Path, Callable[[], None]], jobs: int, out: Path, 
                         raise error
                     failed[place] = str(error)
                     name = place.relative_to(out) if place.is_relative_to(out) else place
-                    progress.console.print(f"{name}: {error}", style="red", markup=False, soft_wrap=True)
+                    say(progress.console, f"{name}: {error}", "red")
                 progress.advance(task)
         except BaseException:
             pool.shutdown(cancel_futures=True)

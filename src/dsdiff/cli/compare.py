@@ -146,6 +146,7 @@ def _compared(prepared: "Prepared", out: Path, protocol: str, device: str, jobs:
     from dsdiff import source
     from dsdiff.benchmark import compare, work
     from dsdiff.data import splits
+    from dsdiff.progress import say
 
     arms = prepared.arms
     runs = work.one_of_each_fold(next(iter(arms.values()))[0].runs)
@@ -167,7 +168,7 @@ def _compared(prepared: "Prepared", out: Path, protocol: str, device: str, jobs:
     }
     comparison = compare.Comparison(tuple(found), tuple(patients), unscored, facts)
     _write(comparison, out)
-    console.print(f"open {out / 'report.html'}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"open {out / 'report.html'}")
     return bool(failed or prepared.left_out or unscored)
 
 

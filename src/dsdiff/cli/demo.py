@@ -23,11 +23,11 @@ def command(
 
     from dsdiff import device as devices
     from dsdiff.inference import demo
-    from dsdiff.progress import bars
+    from dsdiff.progress import bars, say
 
     console = Console(stderr=True)
     devices.set_threads(threads)
     with bars(console) as progress:
         task = progress.add_task("synthesising", total=1.0)
         report = demo.run(out, lambda share: progress.update(task, completed=share))
-    console.print(f"open {report}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"open {report}")

@@ -76,14 +76,14 @@ def command(
 def _score(found: "Pairs", protocol: str, fit: bool, console: "Console") -> "Results":
     """Score every pair, with a bar and a line for each that could not be."""
     from dsdiff.evaluation import cohort
-    from dsdiff.progress import bars
+    from dsdiff.progress import bars, say
 
     with bars(console, count=True) as progress:
         task = progress.add_task(f"scoring by {protocol}", total=len(found.found))
 
         def done(case: str, reason: str | None) -> None:
             if reason is not None:
-                progress.console.print(f"{case}: {reason}", style="red", markup=False, highlight=False, soft_wrap=True)
+                say(progress.console, f"{case}: {reason}", "red")
             progress.advance(task)
 
         return cohort.evaluate(found, protocol, fit, done)
@@ -112,9 +112,10 @@ def _write(results: "Results", found: "Pairs", folder: Path, console: "Console")
 def _say(results: "Results", out: Path, console: "Console") -> None:
     """The main scores, the protocol beside them, and what is missing."""
     from dsdiff.evaluation import cohort, measures
+    from dsdiff.progress import say
 
     def tell(text: str) -> None:
-        console.print(text, markup=False, highlight=False, soft_wrap=True)
+        say(console, text)
 
     summed = cohort.summary(results)
     fitted = ", fitted" if results.fit else ""

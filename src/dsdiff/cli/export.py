@@ -43,7 +43,7 @@ def command(
     from dsdiff.data import cases
     from dsdiff.inference import export
     from dsdiff.inference import model as models
-    from dsdiff.progress import bars
+    from dsdiff.progress import bars, say
 
     devices.set_threads(threads)
     found = cases.discover(check) if check is not None else [None]
@@ -59,4 +59,4 @@ def command(
         )  # fmt: skip
     for taken, near in facts.check.items():
         typer.echo(f"{taken}: differs by {near.difference:.1e} of the largest value at most, PSNR {near.psnr:.1f} dB")
-    console.print(f"-> {out}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"-> {out}")

@@ -28,7 +28,7 @@ def command(
     from rich.console import Console
 
     from dsdiff.data import phantom
-    from dsdiff.progress import bars
+    from dsdiff.progress import bars, say
 
     console = Console(stderr=True)
     with bars(console) as progress:
@@ -37,4 +37,4 @@ def command(
             if not phantom.stands(out, one, target_style, noise):
                 phantom.write(phantom.simulate(one, target_style=target_style, noise=noise), out)
             progress.advance(task)
-    console.print(f"{number} phantoms in {out}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"{number} phantoms in {out}")

@@ -40,6 +40,7 @@ def command(
 
     from dsdiff import folders
     from dsdiff.data import contact, prepare, store
+    from dsdiff.progress import say
 
     console = Console(stderr=True)
     start, *others = (name.strip() for name in contrasts.split(","))
@@ -48,10 +49,10 @@ def command(
     if split is not None:
         prepare.keep_split(split, root, report)
     for line in report.lines():
-        console.print(line, markup=False, highlight=False, soft_wrap=True)
+        say(console, line)
     if report.entries:
         with folders.writing(root):
             contact.draw(store.open_store(root), root / contact.NAME)
-        console.print(f"done: dsdiff train CONFIG data.root={root}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"done: dsdiff train CONFIG data.root={root}")
     if report.failed:
         raise typer.Exit(1)

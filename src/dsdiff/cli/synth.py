@@ -180,6 +180,7 @@ def _synthesize(
     from dsdiff.inference import reference as references
     from dsdiff.inference import workers
     from dsdiff.inference.sampling import plan
+    from dsdiff.progress import say
 
     devices.share_heap()
     console = Console(stderr=True)
@@ -193,7 +194,7 @@ def _synthesize(
     told = references.read(style, loaded) if style else None
     everything = len(todo)
     if everything > 1:
-        console.print(f"{everything} cases -> {out}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"{everything} cases -> {out}")
     if resume:
         todo = [c for c in todo if not case_io.is_finished(out, c, loaded, sampling, told)]
         console.print(f"{everything - len(todo)} of {everything} cases are finished already")
@@ -207,7 +208,7 @@ def _synthesize(
         if failed and everything > 1:
             console.print(f"[bold red]{len(failed)} of {everything} cases failed:[/]")
             for name, reason in failed.items():
-                console.print(f"  {name}: {reason}", markup=False, highlight=False, soft_wrap=True)
+                say(console, f"  {name}: {reason}")
     if failed and everything == 1:
         raise next(iter(failed.values()))
     if failed:
@@ -268,7 +269,9 @@ def _run(
 
 
 def _say(progress: "Progress", name: str, out: Path, took: str, by: str, warnings: tuple[str, ...]) -> None:
+    from dsdiff.progress import say
+
     console = progress.console
-    console.print(f"{name}: {took} by {by} -> {out / name}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"{name}: {took} by {by} -> {out / name}")
     for warning in warnings:
-        console.print(f"  warning: {warning}", style="yellow", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"  warning: {warning}", "yellow")

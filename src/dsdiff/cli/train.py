@@ -56,6 +56,7 @@ def command(
 
     from dsdiff import config as configs
     from dsdiff.backbones import registry
+    from dsdiff.progress import say
 
     if memory is not None and not dry_run:
         raise ConfigError("--memory goes with --dry-run")
@@ -64,7 +65,7 @@ def command(
         registry.allow(loaded.backbone.target)
     console = Console(stderr=True)
     for doubt in registry.doubts(loaded.backbone):
-        console.print(f"note: {doubt}", markup=False, highlight=False, soft_wrap=True)
+        say(console, f"note: {doubt}")
     if dry_run:
         typer.echo(configs.dump(loaded) + _size(loaded, device, memory))
         return
@@ -74,7 +75,7 @@ def command(
     devices.set_threads(threads)
     model = loop.train(loaded, run or Path("runs") / Path(config).stem, devices.pick(device), console, workers)
     trust = f" --allow-code {config}" if allow_code else ""
-    console.print(f"done: dsdiff synth CASE --model {model}{trust}", markup=False, highlight=False, soft_wrap=True)
+    say(console, f"done: dsdiff synth CASE --model {model}{trust}")
 
 
 def _size(config: "RunConfig", device: str, memory: str | None) -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dsdiff.data import augment, style
 from dsdiff.data.augment import AugmentConfig
-from dsdiff.data.cohort import Patient, Slab
+from dsdiff.data.cohort import BRAIN, LESION, Patient, Slab
 from dsdiff.errors import InputError
 
 
@@ -75,10 +75,10 @@ def draw(
     cut, present, styled, named = [], [], [], []
     for _ in range(size):
         patient = patients[int(rng.integers(len(patients)))]
-        least = 2 if rng.random() < lesion_share else 1
+        least = LESION if rng.random() < lesion_share else BRAIN
         candidates = patient.slices_with(least)
         if not len(candidates):
-            least, candidates = 1, patient.slices_with(1)
+            least, candidates = BRAIN, patient.slices_with(BRAIN)
         whole = patient.slab(int(rng.choice(candidates)), slab)
         one = _cut(whole, _corner(whole.region, least, crop, rng), crop)
         cut.append(one)

@@ -15,6 +15,8 @@ from dsdiff.data.nearest import Nearest
 from dsdiff.data.preprocess import Scale
 from dsdiff.data.style import Code, LinearRegression
 
+BRAIN, LESION, ENHANCING = 1, 2, 3  # what a voxel of a `region` is
+
 
 class Slab(NamedTuple):
     """A slice and its neighbours: robust z-scores; region as in `Slices`, and like the target of the slice alone."""
@@ -28,7 +30,7 @@ class Slab(NamedTuple):
 class Slices(Protocol):
     """One case in the brain's bounding box, wherever it lies: robust z-scores as float16, slices first.
 
-    region: 0 outside, 1 brain, 2 tumour, 3 enhancing.
+    region: 0 outside, then BRAIN, LESION (all of the tumour) or ENHANCING.
     """
 
     def peak(self) -> Integer[np.ndarray, " z"]:
@@ -149,8 +151,8 @@ def boxed(case: Case, contrasts: Sequence[str], target: str, start: str) -> Boxe
     region = prepared.brain.astype(np.uint8)
     if seg is not None:
         labels = preprocess.to_canonical(seg).array[prepared.box]
-        region[np.isin(labels, TUMOUR) & prepared.brain] = 2
-        region[(labels == enhancing_label(labels)) & prepared.brain] = 3
+        region[np.isin(labels, TUMOUR) & prepared.brain] = LESION
+        region[(labels == enhancing_label(labels)) & prepared.brain] = ENHANCING
     images = {
         name: np.ascontiguousarray(image.transpose(2, 0, 1), np.float16) for name, image in prepared.images.items()
     }

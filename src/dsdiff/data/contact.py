@@ -7,6 +7,7 @@ from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
 
 from dsdiff.data import store, views
+from dsdiff.data.cohort import LESION
 from dsdiff.data.store import REGION, Store
 
 NAME = "contact.png"
@@ -49,7 +50,7 @@ def _upright(image: Shaped[np.ndarray, "x y"]) -> Float[np.ndarray, "h w"]:
 
 def _slice(peak: str) -> int:
     """The middle of the slices with tumour, or of all where there is none."""
-    with_tumour = [z for z, digit in enumerate(peak) if digit > "1"] or list(range(len(peak)))
+    with_tumour = [z for z, digit in enumerate(peak) if int(digit) >= LESION] or list(range(len(peak)))
     return with_tumour[len(with_tumour) // 2]
 
 

@@ -15,7 +15,7 @@ from rich.console import Console
 from dsdiff import __version__
 from dsdiff.data import cases, cohort, splits, store
 from dsdiff.data.cases import Case
-from dsdiff.data.cohort import InMemory
+from dsdiff.data.cohort import LESION, InMemory
 from dsdiff.data.settings import DataConfig
 from dsdiff.data.store import Entry, Settings
 from dsdiff.data.style import KNOTS
@@ -41,7 +41,7 @@ class Report:
         """What is told at the end, line by line."""
         entries = self.entries.values()
         n_slices, size = sum(len(entry.peak) for entry in entries), sum(entry.size for entry in entries)
-        lesions = sum(peak > "1" for entry in entries for peak in entry.peak)
+        lesions = sum(int(peak) >= LESION for entry in entries for peak in entry.peak)
         yield f"{len(entries)} cases ({len(self.made)} prepared now, {len(self.kept)} were there already)"
         yield f"{n_slices} slices with brain, {lesions} of them with tumour; {size / 1e6:.1f} MB"
         for contrast in sorted({name for entry in entries for name in entry.absent}):

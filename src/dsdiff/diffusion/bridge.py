@@ -3,7 +3,7 @@
 import torch
 from pydantic import Field
 
-from dsdiff.diffusion.process import Image, NoiseProcess, Output, Times, along, drawn_among
+from dsdiff.diffusion.process import Image, Residual, Times, along, drawn_among
 from dsdiff.parts import Part
 
 SAMPLING_STEPS = 4  # where samples are wanted: one step has no randomness
@@ -19,7 +19,7 @@ class ResidualBridgeParams(Part):
     spread: bool = False
 
 
-class ResidualBridge(NoiseProcess):
+class ResidualBridge(Residual):
     """A Brownian bridge from the pre-contrast image (time 1) to the T1ce (time 0); the network predicts x_0 - start.
 
     x_t = (1 - t) x_0 + t x_1 + sigma sqrt(t (1 - t)) eps.
@@ -29,7 +29,6 @@ class ResidualBridge(NoiseProcess):
 
     Params = ResidualBridgeParams
     samplers = ("bridge",)
-    from_noise = False
 
     def __init__(self, params: ResidualBridgeParams) -> None:
         self.sigma, self.start_share, self.train_steps = params.sigma, params.start_share, params.train_steps
@@ -46,15 +45,6 @@ class ResidualBridge(NoiseProcess):
     def q_sample(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
         t = along(time, x_0)
         return (1 - t) * x_0 + t * start + self.sigma * (t * (1 - t)).sqrt() * noise
-
-    def predicted(self, output: Output, start: Image) -> Image:
-        return start + output[:, :1]
-
-    def target(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
-        return x_0
-
-    def x_0(self, predicted: Image, x_t: Image, time: Times) -> Image:
-        return predicted
 
     def usual_steps(self, samples: int) -> int:
         """One, the mean, which is best in PSNR and fastest; more only where samples are to differ."""

@@ -82,6 +82,21 @@ class NoiseProcess(Protocol):
         return True
 
 
+class Residual(NoiseProcess):
+    """A process that begins at the start image, whose network predicts x_0 - start: its losses judge x_0."""
+
+    from_noise = False
+
+    def predicted(self, output: Output, start: Image) -> Image:
+        return start + output[:, :1]
+
+    def target(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
+        return x_0
+
+    def x_0(self, predicted: Image, x_t: Image, time: Times) -> Image:
+        return predicted
+
+
 def even_times(steps: int, spacing: Spacing) -> list[float]:
     """`steps` equal steps from time 1 to time 0 (trailing), or to a thousandth and from there to 0 (linspace).
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from dsdiff.diffusion.process import Image, NoiseProcess, Output, Spacing, Times
+from dsdiff.diffusion.process import Image, Residual, Spacing, Times
 from dsdiff.errors import ConfigError
 from dsdiff.parts import Part
 
@@ -13,12 +13,11 @@ class RegressionParams(Part):
     spread: bool = False
 
 
-class Regression(NoiseProcess):
+class Regression(Residual):
     """One step without noise: the network is given the start image at time 1 and predicts x_0 - start."""
 
     Params = RegressionParams
     samplers = ("one_step",)
-    from_noise = False
 
     def __init__(self, params: RegressionParams) -> None:
         self.spread = params.spread
@@ -28,15 +27,6 @@ class Regression(NoiseProcess):
 
     def q_sample(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
         return start
-
-    def predicted(self, output: Output, start: Image) -> Image:
-        return start + output[:, :1]
-
-    def target(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
-        return x_0
-
-    def x_0(self, predicted: Image, x_t: Image, time: Times) -> Image:
-        return predicted
 
     def times(self, steps: int, spacing: Spacing) -> list[float]:
         if steps != 1:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from dsdiff.conditioning.structure import gradients
 from dsdiff.config import LossConfig
+from dsdiff.data.cohort import ENHANCING
 
 RANGE = 10.0  # robust z-scores that a T1ce spans, for the constants of SSIM
 RIVALS = 32  # enhancing voxels that every other voxel of a slice is compared with
@@ -108,7 +109,7 @@ def error_map(
     if term.target == "edges":
         return misaligned(x_0, start)
     if term.target == "ranking":
-        return misordered(x_0 - start, truth - start, region == 3)
+        return misordered(x_0 - start, truth - start, region == ENHANCING)
     if term.target == "gradient":
         return gradient(x_0 - truth)
     return (predicted - wanted).abs() if term.target == "l1" else (predicted - wanted).square()
@@ -132,6 +133,6 @@ def total(
     for term in terms:
         weights = x_0.new_tensor([0.0, 1.0, term.tumour, term.enhancing])[region.long()]
         if term.target == "edges":
-            weights = weights * (F.max_pool2d((region == 3).type(x_0.dtype), 5, 1, 2) == 0)
+            weights = weights * (F.max_pool2d((region == ENHANCING).type(x_0.dtype), 5, 1, 2) == 0)
         loss = loss + term.weight * (error_map(term, predicted, wanted, x_0, truth, start, region) * weights).mean()
     return loss

@@ -16,6 +16,7 @@ from dsdiff.data import splits, store
 from dsdiff.data.batch import Batch
 from dsdiff.data.settings import DataConfig
 from dsdiff.errors import ConfigError, ModelError
+from dsdiff.progress import say
 from dsdiff.training.distributed import shared_out, whole
 from dsdiff.training.trainer import Trainer
 
@@ -140,7 +141,7 @@ def _newest(run: Path, console: Console) -> tuple[Tensors, Facts, list[Path]]:
         try:
             return *checkpoint.read_state(path), damaged
         except ModelError as error:
-            console.print(f"{error} It is set aside.", style="red", markup=False, soft_wrap=True)
+            say(console, f"{error} It is set aside.", "red")
             damaged.append(path)
     if damaged:
         names = " and ".join(path.name for path in damaged)

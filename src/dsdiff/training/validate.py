@@ -13,7 +13,7 @@ import torch
 from dsdiff.conditioning.network import Network
 from dsdiff.data import batch as batches
 from dsdiff.data import slices
-from dsdiff.data.cohort import Patient
+from dsdiff.data.cohort import BRAIN, ENHANCING, LESION, Patient
 from dsdiff.data.preprocess import Prepared
 from dsdiff.data.style import Code
 from dsdiff.evaluation import scores
@@ -107,7 +107,7 @@ def score(model: Model, patient: Patient, code: Code | None = None, stop: Stop |
         drawn = predict(model, batch, plan(model), code).mean  # b h w
         for image, box in zip(drawn, batch.boxes, strict=True):
             slices.put(made, image, box)
-    regions = Regions(region > 0, region >= 2, region == 3)
+    regions = Regions(region >= BRAIN, region >= LESION, region == ENHANCING)
     try:
         return scores.score(made * prepared.brain, images[-1], named[data.start], regions)
     except ValueError:  # a constant image, as of a network that has learnt nothing yet
