@@ -12,7 +12,7 @@ from jaxtyping import Float, Integer
 from scipy import ndimage
 
 from dsdiff.evaluation.metrics import Image, Mask
-from dsdiff.evaluation.regions import Regions
+from dsdiff.evaluation.regions import Regions, bounding_box
 
 THRESHOLD = 1.5  # robust standard deviations
 SMOOTH_MM = 1.0
@@ -39,7 +39,7 @@ def enhancement_map(image: Image, t1: Image, brain: Mask, spacing: Spacing) -> I
     The Gaussian is normalised by the brain it covers, so that nothing of the outside bleeds in.
     """
     out = np.zeros(brain.shape)
-    box = _box(brain, 0)
+    box = bounding_box(brain, 0)
     sigma = [SMOOTH_MM / mm for mm in spacing]
     inside = brain[box].astype(np.float64)
     weight = ndimage.gaussian_filter(inside, sigma)
@@ -53,7 +53,7 @@ def components(mask: Mask, spacing: Spacing, join_mm: float = 0.0) -> Integer[np
     numbered = np.zeros(mask.shape, np.int32)
     if not mask.any():
         return numbered
-    box = _box(mask, 1 + int(np.ceil(join_mm / min(spacing))))
+    box = bounding_box(mask, 1 + int(np.ceil(join_mm / min(spacing))))
     joined = near(mask[box], spacing, join_mm / 2) if join_mm else mask[box]
     labels = ndimage.label(joined, TOUCHING)[0] * mask[box]
     sizes = np.bincount(labels.ravel()) * float(np.prod(spacing))
@@ -67,16 +67,10 @@ def near(mask: Mask, spacing: Spacing, mm: float) -> Mask:
     """The voxels within a distance of a mask, itself included; nothing for an empty mask."""
     if not mask.any():
         return np.zeros_like(mask)
-    box = _box(mask, 1 + int(np.ceil(mm / min(spacing))))
+    box = bounding_box(mask, 1 + int(np.ceil(mm / min(spacing))))
     out = np.zeros_like(mask)
     out[box] = ndimage.distance_transform_edt(~mask[box], sampling=spacing) <= mm
     return out
-
-
-def _box(mask: Mask, margin: int) -> tuple[slice, ...]:
-    """The bounding box of a mask with a margin in voxels."""
-    edges = [np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
-    return tuple(slice(max(int(edge[0]) - margin, 0), int(edge[-1]) + 1 + margin) for edge in edges)
 
 
 def compare(image: Image, truth: Image, t1: Image, regions: Regions, spacing: Spacing) -> Enhancement:
@@ -94,7 +88,7 @@ def false_enhancement(found: Enhancement, regions: Regions, spacing: Spacing) ->
     farther than that is false as well.
     """
     deep = np.zeros_like(regions.brain)
-    box = _box(regions.brain, 1)
+    box = bounding_box(regions.brain, 1)
     deep[box] = ndimage.distance_transform_edt(regions.brain[box], sampling=spacing) > SURFACE_MM
     made = components(found.made & deep, spacing)
     excused = near(found.true | regions.enhancing, spacing, JOIN_MM)

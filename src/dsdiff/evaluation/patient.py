@@ -11,7 +11,7 @@ from dsdiff.errors import InputError
 from dsdiff.evaluation import enhancement, metrics, protocols, scores, texture, uncertainty
 from dsdiff.evaluation.metrics import Image, Mask
 from dsdiff.evaluation.pairs import Synthetic
-from dsdiff.evaluation.regions import Regions, regions
+from dsdiff.evaluation.regions import Regions, bounding_box, regions
 from dsdiff.volume import Volume
 
 VERSION = 3  # of the scores: one more whenever the same volumes score otherwise, so that kept scores are not mixed up
@@ -32,7 +32,7 @@ class Patient:
 
     def boxed(self) -> "Patient":
         """The same patient in the brain's bounding box and a voxel about it: 2.5 times less to look at."""
-        box = tuple(slice(max(edge.min() - 1, 0), edge.max() + 2) for edge in np.nonzero(self.regions.brain))
+        box = bounding_box(self.regions.brain, 1)
         where = self.regions
         return replace(
             self,

@@ -32,6 +32,12 @@ class Regions:
         return self.tumour & ~self.enhancing
 
 
+def bounding_box(mask: Bool[np.ndarray, "x y z"], margin: int) -> tuple[slice, ...]:
+    """The box of a mask that is not empty, with a margin in voxels, within the grid."""
+    edges = [np.flatnonzero(mask.any(tuple(a for a in range(3) if a != axis))) for axis in range(3)]
+    return tuple(slice(max(int(edge[0]) - margin, 0), int(edge[-1]) + 1 + margin) for edge in edges)
+
+
 def regions(brain: Bool[np.ndarray, "x y z"], labels: Shaped[np.ndarray, "x y z"] | None) -> Regions:
     """Regions from a brain mask and the labels of a segmentation."""
     if labels is None:

@@ -8,6 +8,7 @@ from jaxtyping import Float
 from scipy import ndimage
 
 from dsdiff.evaluation.metrics import Image, Mask
+from dsdiff.evaluation.regions import bounding_box
 
 SIGMA, RADIUS = 1.5, 5  # voxels: 11 taps
 K1, K2 = 0.01, 0.03
@@ -22,9 +23,10 @@ def maps(image: Image, truth: Image, peak: float) -> tuple[Image, Image]:
     population covariance.
     """
     similarity, structure = np.ones(image.shape), np.ones(image.shape)
-    box = _box(image, truth)
-    if box is None:
+    some = (image != 0) | (truth != 0)
+    if not some.any():
         return similarity, structure
+    box = bounding_box(some, RADIUS + 1)  # outside every window sees zeros only
     x, y = image[box].astype(np.float64), truth[box].astype(np.float64)
     mean_x, mean_y = _blur(x), _blur(y)
     product, squares = mean_x * mean_y, mean_x**2 + mean_y**2
@@ -38,18 +40,6 @@ def maps(image: Image, truth: Image, peak: float) -> tuple[Image, Image]:
 
 def _blur(array: Image) -> Image:
     return ndimage.gaussian_filter(array, SIGMA, radius=RADIUS)
-
-
-def _box(image: Image, truth: Image) -> tuple[slice, slice, slice] | None:
-    """The box outside which every window sees zeros only; None where both images are zero."""
-    sides = []
-    some = (image != 0) | (truth != 0)
-    for axis in range(3):
-        found = np.flatnonzero(some.any(tuple(a for a in range(3) if a != axis)))
-        if not len(found):
-            return None
-        sides.append(slice(max(int(found[0]) - RADIUS - 1, 0), int(found[-1]) + RADIUS + 2))
-    return sides[0], sides[1], sides[2]
 
 
 def interior(shape: tuple[int, ...]) -> Mask:
