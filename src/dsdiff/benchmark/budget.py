@@ -1,6 +1,5 @@
 """A training budget in time, and the steps that it buys: timed once on noise, written down, and then kept."""
 
-import json
 import re
 import time
 from pathlib import Path
@@ -9,11 +8,11 @@ import numpy as np
 import torch
 
 from dsdiff import device as devices
+from dsdiff.benchmark import kept
 from dsdiff.benchmark.apart import apart
 from dsdiff.config import RunConfig
 from dsdiff.data.cohort import Cohort, InMemory, Patient
 from dsdiff.errors import ConfigError
-from dsdiff.folders import write_whole
 from dsdiff.training import loop
 
 UNITS = {"s": 1.0, "min": 60.0, "h": 3600.0}
@@ -44,17 +43,7 @@ def seconds_per_step(config: RunConfig, device: str) -> float:
 
 
 def calibrated(config: RunConfig, key: str, device: str, file: Path) -> float:
-    """`seconds_per_step` in a process of its own, the first time; what the file says under this key, on this kind of
-    device, ever after.
-    """
-    known = json.loads(file.read_text()) if file.is_file() else {}
-    key = key if (kind := devices.pick(device).type) == "cpu" else f"{key} on {kind}"
-    if key not in known:
-        known[key] = apart(seconds_per_step, config, device)
-        write(known, file)
-    return float(known[key])
-
-
-def write(facts: object, file: Path) -> None:
-    """Write facts as JSON, whole or not at all. Raises `OutputError` where that cannot be done."""
-    write_whole(file, json.dumps(facts, indent=1) + "\n")
+    """`seconds_per_step` in a process of its own, kept under this key for each kind of device."""
+    kind = devices.pick(device).type
+    key = key if kind == "cpu" else f"{key} on {kind}"
+    return float(kept.once(file, key, lambda: apart(seconds_per_step, config, device)))

@@ -1,6 +1,5 @@
 """A comparison's results: what every method scored and cost, its difference to the reference, and the verdict."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,8 +9,7 @@ import numpy as np
 
 from dsdiff.backbones import registry
 from dsdiff.backbones.printed import PRINTED, Printed
-from dsdiff.benchmark import profile, scoring
-from dsdiff.benchmark.budget import write
+from dsdiff.benchmark import kept, profile, scoring
 from dsdiff.benchmark.plan import Arms, Candidate, Method
 from dsdiff.benchmark.scoring import Scores
 from dsdiff.benchmark.work import Failed
@@ -122,17 +120,17 @@ def judged(protocol: str) -> tuple[Judged, ...]:
 
 
 def measured(candidate: Candidate, run: Path, pace: float, device: str, file: Path) -> Cost:
-    """What a candidate costs, measured the first time; what the file says under its key ever after."""
-    known = json.loads(file.read_text()) if file.is_file() else {}
-    if candidate.key not in known:
+    """What a candidate costs, kept under its key."""
+
+    def measure() -> dict[str, Any]:
         multiple = candidate.config.sketch().multiple
         side = -(-SIDE // multiple) * multiple
         counted = profile.count(candidate.config, side, side)
         found = profile.measure(run / CONFIG, side, device, 1, counted)
-        cost = Cost(counted.parameters, trained_macs(candidate), pace, found.seconds, found.inference, found.training)
-        known[candidate.key] = asdict(cost)
-        write(known, file)
-    return Cost(**known[candidate.key])
+        macs = trained_macs(candidate)
+        return asdict(Cost(counted.parameters, macs, pace, found.seconds, found.inference, found.training))
+
+    return Cost(**kept.once(file, candidate.key, measure))
 
 
 def trained_macs(candidate: Candidate) -> int:
@@ -252,4 +250,4 @@ def write_json(found: Comparison, file: Path) -> None:
         for arm in found.arms
     ]
     facts = {**found.facts, "patients": list(found.patients), "unscored": dict(found.unscored), "arms": arms}
-    write(cohort.finite(facts), file)
+    kept.write(cohort.finite(facts), file)

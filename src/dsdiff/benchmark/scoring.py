@@ -14,7 +14,7 @@ from rich.console import Console
 
 from dsdiff import checkpoint
 from dsdiff import device as devices
-from dsdiff.benchmark.budget import write
+from dsdiff.benchmark.kept import write
 from dsdiff.benchmark.plan import SCORES, Run
 from dsdiff.data import cases, preprocess, splits
 from dsdiff.data.cases import Case
