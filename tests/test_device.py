@@ -1,4 +1,4 @@
-"""What the process does with memory."""
+"""Where to compute, and what the process does with memory."""
 
 import platform
 import re

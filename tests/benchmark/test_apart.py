@@ -9,6 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from dsdiff.benchmark.apart import apart
+from dsdiff.errors import DsdiffError
+
 PARENT = """
 import os, sys
 from dsdiff.benchmark.apart import apart
@@ -47,3 +50,13 @@ def test_a_job_ends_with_the_process_that_waits_for_it(tmp_path):
             assert until(lambda: not alive(child))
         finally:
             os.killpg(parent.pid, signal.SIGKILL)
+
+
+def test_a_job_that_dies_says_so_and_takes_nothing_with_it():
+    with pytest.raises(DsdiffError, match="its process died"):
+        apart(_die)
+    assert apart(divmod, 7, 2) == (3, 1)
+
+
+def _die() -> None:
+    os._exit(9)

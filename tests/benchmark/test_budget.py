@@ -4,8 +4,8 @@ import pytest
 from conftest import TINY
 
 from dsdiff import config as configs
-from dsdiff.benchmark import apart, budget
-from dsdiff.errors import ConfigError, DsdiffError
+from dsdiff.benchmark import budget
+from dsdiff.errors import ConfigError
 
 
 @pytest.mark.parametrize(("text", "seconds"), [("90s", 90), ("20min", 1200), ("1.5h", 5400), (" 2 min ", 120)])
@@ -29,15 +29,3 @@ def test_a_step_is_timed_once_and_then_kept(tmp_path, monkeypatch):
     assert budget.calibrated(config, "tiny", "cpu", file) == 7
     budget.calibrated(config, "other", "cpu", file)
     assert set(json.loads(file.read_text())) == {"tiny", "other"}
-
-
-def test_a_job_that_dies_says_so_and_takes_nothing_with_it():
-    with pytest.raises(DsdiffError, match="its process died"):
-        apart.apart(_die)
-    assert apart.apart(divmod, 7, 2) == (3, 1)
-
-
-def _die() -> None:
-    import os
-
-    os._exit(9)
