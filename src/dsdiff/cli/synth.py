@@ -2,6 +2,7 @@
 
 import time
 import traceback
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -198,21 +199,36 @@ def _synthesize(
     if resume:
         todo = [c for c in todo if not case_io.is_finished(out, c, loaded, sampling, told)]
         console.print(f"{everything - len(todo)} of {everything} cases are finished already")
-    failed: dict[str, Exception] = {}
-    doubted: list[str] = []
+    tally = _Tally()
     try:
-        _run(todo, out, loaded, sampling, told, memory, by, console, failed, doubted)
+        _run(todo, out, loaded, sampling, told, memory, by, console, tally)
     finally:
-        if doubted and everything > 1:
-            console.print(f"[yellow]{len(doubted)} of {everything} cases come with doubts: {', '.join(doubted)}[/]")
-        if failed and everything > 1:
-            console.print(f"[bold red]{len(failed)} of {everything} cases failed:[/]")
-            for name, reason in failed.items():
-                say(console, f"  {name}: {reason}")
-    if failed and everything == 1:
-        raise next(iter(failed.values()))
-    if failed:
+        if everything > 1:
+            tally.say(everything, console)
+    if tally.failed and everything == 1:
+        raise next(iter(tally.failed.values()))
+    if tally.failed:
         raise typer.Exit(1)
+
+
+@dataclass(frozen=True)
+class _Tally:
+    """Cases that could not be synthesised, and why; cases with doubts about the input."""
+
+    failed: dict[str, Exception] = field(default_factory=dict)
+    doubted: list[str] = field(default_factory=list)
+
+    def say(self, everything: int, console: "Console") -> None:
+        """Name them, of so many."""
+        from dsdiff.progress import say
+
+        if self.doubted:
+            named = ", ".join(self.doubted)
+            say(console, f"{len(self.doubted)} of {everything} cases come with doubts: {named}", "yellow")
+        if self.failed:
+            say(console, f"{len(self.failed)} of {everything} cases failed:", "bold red")
+        for name, reason in self.failed.items():
+            say(console, f"  {name}: {reason}")
 
 
 def _loaded(model: str, engine: str, device: str, console: "Console") -> "Model":
@@ -238,11 +254,10 @@ def _run(
     memory: float | None,
     by: str,
     console: "Console",
-    failed: dict[str, Exception],
-    doubted: list[str],
+    tally: _Tally,
 ) -> None:
-    """Synthesise every case, noting in `failed` the ones that could not be, in `doubted` those with doubts about the
-    input. Raises `OutputError`, which stops all.
+    """Synthesise every case, noting which could not be and which come with doubts. Raises `OutputError`, which stops
+    all.
     """
     from dsdiff.inference.cohort import synthesize_cases
     from dsdiff.progress import bars
@@ -260,10 +275,10 @@ def _run(
                 raise outcome
             if isinstance(outcome, Exception):
                 traceback.clear_frames(outcome.__traceback__)  # they hold the volumes of the case
-                failed[case.name] = outcome
+                tally.failed[case.name] = outcome
             else:
                 _say(progress, case.name, out, f"{took:.1f} s", by, outcome)
-                doubted += [case.name] if outcome else []
+                tally.doubted.extend([case.name] if outcome else [])
             progress.remove_task(tasks[case.name])
             progress.advance(whole)
 
