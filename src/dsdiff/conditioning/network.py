@@ -74,7 +74,7 @@ class Network(nn.Module):
 
 
 def named(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under a network's names: those saved before there was a conditioner are the backbone's alone."""
+    """Weights under a network's names; those of a backbone alone (docs/weights.md) get its prefix."""
     parts = ("backbone.", "conditioner.")
     return (
         weights if all(name.startswith(parts) for name in weights) else {f"backbone.{k}": weights[k] for k in weights}
