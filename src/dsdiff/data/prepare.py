@@ -63,8 +63,8 @@ def prepare(
     """Prepare every case of a folder that does not stand in the store yet, or whose files changed since.
 
     prune: take out of the store what is not in the folder. A case that cannot be prepared is told of in the report, is
-    in the store no longer, and does not stop the others. Raises `ConfigError` where
-    the store was prepared otherwise, `OutputError` where it cannot be written, and what discovering cases raises.
+    in the store no longer, and does not stop the others. Raises `ConfigError` where the store was prepared otherwise,
+    `OutputError` where it cannot be written, and what discovering cases raises.
     """
     found = cases.discover(folder)
     claim(root, settings)
