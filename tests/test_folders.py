@@ -1,5 +1,7 @@
 import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -60,3 +62,18 @@ def test_what_nothing_can_take_the_place_of_is_refused_before_the_work(tmp_path,
     with pytest.raises(OutputError, match="is a mount"):
         folders.refuse_foreign(tmp_path / "mounted", "facts.json", "ours", OURS)
     folders.refuse_foreign(tmp_path / "new", "facts.json", "ours", OURS)
+
+
+def test_two_processes_do_not_write_into_one_folder(tmp_path):
+    code = (
+        "import sys, pathlib; from dsdiff.folders import alone\n"
+        "with alone(pathlib.Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+    )
+    line = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout.readline() == b"in\n"
+        with pytest.raises(OutputError, match="is being written by another process"), folders.alone(tmp_path):
+            pass
+        other.kill()
+    with folders.alone(tmp_path):  # whoever is killed lets go
+        pass

@@ -9,7 +9,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 from dsdiff.errors import OutputError
+
+LOCK = ".lock"
 
 
 @contextmanager
@@ -19,6 +23,25 @@ def writing(place: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise OutputError(f"{place} cannot be written: {error.strerror or error}") from error
+
+
+@contextmanager
+def alone(folder: Path) -> Iterator[None]:
+    """No other process writes into a folder meanwhile that asks for the same; one that ends, however, lets go.
+
+    The folder is made. Raises `OutputError` where another process holds it.
+    """
+    lock = FileLock(folder / LOCK)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:
+            raise OutputError(f"{folder} is being written by another process; wait, or choose another") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

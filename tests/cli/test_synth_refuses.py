@@ -5,7 +5,7 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import LPS, patient, tree
+from conftest import LPS, patient, tree, write_case
 
 BAD = np.full((44, 52, 24), np.nan, np.float32)
 
@@ -140,3 +140,13 @@ def test_a_stop_by_the_keyboard_is_said(cli, case_folder, model_folder, tmp_path
     monkeypatch.setattr("dsdiff.inference.cohort.complete", stop)
     code, said = cli("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder)
     assert (code, "stopped" in said, (tmp_path / "out").exists()) == (130, True, False)
+
+
+def test_notes_beside_a_finished_result_stop_no_resume(cli, case_folder, model_folder, tmp_path):
+    command = ("synth", case_folder.parent, "-o", tmp_path / "out", "--model", model_folder)
+    assert cli(*command)[0] == 0
+    (tmp_path / "out" / "P01" / ".DS_Store").write_text("by a file browser")
+    write_case(case_folder.parent, "P02", 2)
+    code, said = cli(*command, "--resume")
+    assert (code, "1 of 2 cases are finished already" in said) == (0, True)
+    assert (tmp_path / "out" / "P02" / "provenance.json").is_file()

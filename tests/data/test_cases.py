@@ -115,3 +115,10 @@ def test_explicit_files_make_a_case(tmp_path):
     folder = write_case(tmp_path, "Q")
     loaded = cases.load(Case("any", {"t1": folder / "Q_t1.nii.gz"}), ("t1",))
     assert np.array_equal(loaded["t1"].array, patient()["t1"].astype(np.int16))
+
+
+@pytest.mark.parametrize(("name", "label"), [("BraTS-GLI-00027-000", 1), ("BraTS2021_00027", 4), ("P01", 4)])
+def test_a_resection_cavity_is_no_enhancing_tumour(tmp_path, name, label):
+    write_case(tmp_path, name)
+    (case,) = cases.discover(tmp_path)
+    assert np.unique(cases.load(case, ("seg",))["seg"].array).tolist() == [0, label]

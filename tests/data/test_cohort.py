@@ -1,5 +1,6 @@
 import shutil
 
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
@@ -75,3 +76,18 @@ def test_the_average_style_keeps_enhancement(patients):
         assert enhancement[0] != enhancement[1]
         assert np.array_equal(made.sources, true.sources)
         assert not made.target[made.region == 0].any()
+
+
+def test_nothing_is_learnt_where_the_target_was_not_acquired(tmp_path, patients):
+    folder = write_case(tmp_path, "P0")
+    file = folder / "P0_t1ce.nii.gz"
+    image = nib.load(file)
+    array = np.asarray(image.dataobj).copy()
+    array[:, :, 18:] = 0
+    nib.save(nib.Nifti1Image(array, image.affine), file)
+    (case,) = cases.discover(folder)
+    _, region = cohort.load(case, ("t1", "t2", "flair"), "t1ce").slices.whole()
+    _, before = patients[0].slices.whole()
+    n = (region > 0).any((1, 2)).sum()
+    assert 0 < n < len(before)
+    assert np.array_equal(region[:n], before[:n])

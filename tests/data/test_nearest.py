@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from dsdiff.data import nearest
+from dsdiff.data import ancestors, nearest
+from dsdiff.data.ancestors import NO_FOLD, Ancestor
 from dsdiff.data.familiar import FEWEST
 from dsdiff.data.style import KNOTS, LinearRegression
 from dsdiff.errors import ModelError
@@ -76,10 +77,25 @@ def test_few_or_unmeasured_patients_tell_nothing():
     assert nearest.learn(measured, found) is not None
 
 
+def test_ancestors_know_their_patients_again(known):
+    own, _ = patient("a", 0)
+    other, _ = patient("b", 77)
+    line = ancestors.parse(ancestors.dump([Ancestor(("abc", 1), None), Ancestor(NO_FOLD, known)]), "model")
+    assert [one.saw(own) for one in line] == [False, True]
+    assert [one.saw(other) for one in line] == [False, False]
+    assert [line[0].saw(other, ("abc", fold)) for fold in (0, 1)] == [True, False]  # fold 1 is the one held out
+    assert [one.can_tell(("abc", 0)) for one in line] == [True, True]
+    assert [one.can_tell(("xyz", 0)) for one in line] == [False, True]
+    assert ancestors.parse("", "model") == ()
+    for wrong in ("{}x", "[1]", '[["abc", 1, "{}"]]'):
+        with pytest.raises(ModelError, match="model does not say wh"):
+            ancestors.parse(wrong, "model")
+
+
 def test_it_comes_back_from_json_and_nothing_else_does(known):
     again = nearest.parse(known.dump(), "model")
     case, _ = patient("b", 77)
     assert np.allclose(again.code(case), known.code(case), atol=1e-4)
     for wrong in ("", "[]", '{"names": ["x"]}', known.dump().replace('"knots": [-1.0, 1.0]', '"knots": [1.0]')):
-        with pytest.raises(ModelError, match="model does not say what styles"):
+        with pytest.raises(ModelError, match="model does not say what"):
             nearest.parse(wrong, "model")

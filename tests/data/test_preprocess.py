@@ -111,3 +111,19 @@ def test_doubts_are_put_into_words():
     assert any("1.00 x 1.00 x 5.00 mm" in doubt for doubt in preprocess.apply(thick).warnings)
     head = {"t1": Volume(np.random.default_rng(0).normal(100, 9, (90, 90, 90)).astype(np.float32), np.eye(4))}
     assert any("skull" in doubt for doubt in preprocess.apply(head).warnings)
+
+
+def test_what_no_scanner_measures_is_refused():
+    given = volumes()
+    given["t2"].array[22, 26, 12] = 1e8
+    with pytest.raises(InputError, match=r"t2 holds 1e\+08 in the brain, \d+ robust widths from its median"):
+        preprocess.apply(given)
+
+
+def test_a_contrast_that_ends_within_the_brain_is_doubted():
+    given = volumes()
+    assert not any("cover" in doubt for doubt in preprocess.apply(given).warnings)
+    given["flair"].array[:, :, :8] = 0
+    (doubt,) = (doubt for doubt in preprocess.apply(given).warnings if "cover" in doubt)
+    brain = given["t1"].array > 0
+    assert doubt.startswith(f"flair does not cover {(brain[:, :, :8]).sum() / brain.sum():.0%} of the brain")

@@ -18,6 +18,7 @@ from dsdiff.data.loader import Batches, prefetched
 from dsdiff.data.settings import DataConfig
 from dsdiff.data.store import Settings
 from dsdiff.errors import CaseError, ConfigError, InputError, OutputError
+from dsdiff.folders import alone
 from dsdiff.training import loop
 
 QUIET = Console(quiet=True)
@@ -238,3 +239,26 @@ def test_a_model_trained_from_a_store_says_how_its_patients_were_prepared(origin
     assert set(told["scales"]) == {"t1", "t2", "flair", "t1ce"}
     entries = {**opened.entries, "P0": replace(opened.entries["P0"], inputs={})}
     assert replace(opened, entries=entries).hash != opened.hash
+
+
+def test_a_case_whose_files_are_others_is_named(place, cli):
+    shutil.rmtree(place / "cohort" / "P1")
+    write_case(place / "cohort", "P1", 9)
+    assert (
+        "made anew, of other files than before (the same patients?): P1"
+        in cli("prepare", place / "cohort", place / "store")[1]
+    )
+
+
+def test_a_store_that_another_process_prepares_is_left_alone(place, cli):
+    before = files(place)
+    with alone(place / "store"):
+        code, said = cli("prepare", place / "cohort", place / "store")
+    assert (code, "is being written by another process" in said, files(place)) == (2, True, before)
+
+
+def test_a_split_that_does_not_fit_hides_no_failed_case(place, cli):
+    assert cli("split", place / "store", place / "split.json")[0] == 0
+    (place / "cohort" / "P1" / "P1_t2.nii.gz").write_bytes(b"no image")
+    code, said = cli("prepare", place / "cohort", place / "store", "--split", place / "split.json")
+    assert (code, "failed: P1: " in said, "names cases that" in said) == (2, True, True)

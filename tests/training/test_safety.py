@@ -17,6 +17,7 @@ from dsdiff import config as configs
 from dsdiff.data import loader, splits
 from dsdiff.data.splits import Split
 from dsdiff.errors import ConfigError, ModelError, OutputError
+from dsdiff.folders import alone
 from dsdiff.training import loop, state
 from dsdiff.training.judge import Judge
 from dsdiff.training.stop import Stop
@@ -249,3 +250,47 @@ def test_several_averages_and_whole_volumes(cohort, tmp_path):
     loop.train(settings, run, CPU, QUIET)  # both averages are taken up again
     assert read_log(run / LOG) == stopped
     assert all(torch.equal(a[name], value) for name, value in checkpoint.read(run / "model").weights.items())
+
+
+@pytest.mark.parametrize("name", ["model", "best", "log.jsonl", "model-ema0.9"])
+def test_what_no_run_wrote_is_left_alone(cohort, tmp_path, name):
+    (tmp_path / "mine" / name).mkdir(parents=True)
+    (tmp_path / "mine" / name / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match=f"holds {name}, not by dsdiff train; it is left alone"):
+        loop.train(config(cohort), tmp_path / "mine", CPU, QUIET)
+    assert (tmp_path / "mine" / name / "thesis.txt").read_text() == "precious"
+
+
+def test_a_run_that_another_process_trains_is_left_alone(cohort, tmp_path):
+    with alone(tmp_path / "run"), pytest.raises(OutputError, match="is being written by another process"):
+        loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
+    assert not (tmp_path / "run" / LOG).exists()
+
+
+@pytest.mark.parametrize("which", ["patients", "phantoms"])
+def test_a_run_does_not_go_on_with_other_patients(tmp_path, monkeypatch, which):
+    for folder in ("patients", "phantoms"):
+        for seed in range(2):
+            write_case(tmp_path / folder, f"{folder}{seed}", seed)
+    data = {**TINY["data"], "root": str(tmp_path / "patients"), "phantoms": str(tmp_path / "phantoms")}
+    made = configs.parse({**TINY, "data": {**data, "phantom_share": 0.5}}, "test")
+    at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    with pytest.raises(SystemExit):
+        loop.train(made, tmp_path / "run", CPU, QUIET)
+    shutil.rmtree(tmp_path / which / f"{which}1")
+    write_case(tmp_path / which, f"{which}1", 7)
+    with pytest.raises(ConfigError, match=rf"trained on .*{which} as it was .* cases were added, taken out or changed"):
+        loop.train(made, tmp_path / "run", CPU, QUIET)
+
+
+def test_patients_of_no_fold_are_named_and_phantoms_of_the_fold_refused(cohort, tmp_path):
+    write_case(shutil.copytree(cohort / "patients", tmp_path / "patients"), "P9", 9)
+    told = Console(record=True, file=io.StringIO(), width=300)
+    data = config(cohort).data.model_copy(update={"root": tmp_path / "patients"})
+    loader.gather(data, "none", told)
+    assert "1 patients of" in (said := told.export_text())
+    assert "are in no fold of" in said
+    assert "trained on: P9" in said
+    both = data.model_copy(update={"phantoms": tmp_path / "patients", "phantom_share": 0.5})
+    with pytest.raises(ConfigError, match="holds cases of the fold that is held out"):
+        loader.gather(both, "none", told)

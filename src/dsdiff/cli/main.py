@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dsdiff import __version__
+from dsdiff import __version__, signals
 from dsdiff.cli import (
     backbones,
     compare,
@@ -25,7 +25,6 @@ from dsdiff.cli import (
 )
 from dsdiff.errors import DsdiffError
 
-STOPPED = 130  # by the keyboard: 128 + SIGINT
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, or the copy of it inside newer releases of typer
 
 app = typer.Typer(
@@ -74,9 +73,10 @@ def main(
 
 def run() -> None:
     """Entry point: a mistake of the user's is one line and exit code 2, a fault of ours is exit code 1."""
+    signals.heed()
     try:
         code = app(standalone_mode=False) or 0
-        if code == STOPPED:
+        if code == signals.INTERRUPTED:
             raise KeyboardInterrupt
         sys.exit(code)
     except DsdiffError as error:
@@ -84,11 +84,11 @@ def run() -> None:
             raise
         _say(str(error))
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort):
+    except (KeyboardInterrupt, typer.Abort) as stop:
         typer.echo(
             "stopped; what was finished stays, the same command (with --resume where it has one) goes on", err=True
         )
-        sys.exit(STOPPED)
+        sys.exit(signals.TERMINATED if isinstance(stop, signals.Terminated) else signals.INTERRUPTED)
     except UsageError as error:
         told: Any = error
         command = told.ctx.command_path if told.ctx else "dsdiff"

@@ -46,13 +46,13 @@ def command(
     start, *others = (name.strip() for name in contrasts.split(","))
     settings = store.Settings((start, *others), start, target)
     report = prepare.prepare(folder, root, settings, workers, console, prune)
-    if split is not None:
-        prepare.keep_split(split, root, report)
     for line in report.lines():
         say(console, line)
     if report.entries:
         with folders.writing(root):
             contact.draw(store.open_store(root), root / contact.NAME)
+        if split is not None:
+            prepare.keep_split(split, root, report)
         say(console, f"done: dsdiff train CONFIG data.root={root}")
     if report.failed:
         raise typer.Exit(1)

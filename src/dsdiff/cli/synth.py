@@ -185,8 +185,8 @@ def _synthesize(
 
     devices.share_heap()
     console = Console(stderr=True)
-    for one in todo:
-        case_io.check_place(out / one.name)
+    if not resume:
+        _check_places(todo, out)
     devices.set_threads(threads, workers.worthwhile)
     loaded = _loaded(model, engine, device, console)
     sampling = plan(loaded, **asked)
@@ -199,6 +199,7 @@ def _synthesize(
     if resume:
         todo = [c for c in todo if not case_io.is_finished(out, c, loaded, sampling, told)]
         console.print(f"{everything - len(todo)} of {everything} cases are finished already")
+        _check_places(todo, out)
     tally = _Tally()
     try:
         _run(todo, out, loaded, sampling, told, memory, by, console, tally)
@@ -209,6 +210,14 @@ def _synthesize(
         raise next(iter(tally.failed.values()))
     if tally.failed:
         raise typer.Exit(1)
+
+
+def _check_places(todo: "list[Case]", out: Path) -> None:
+    """Raise `OutputError` where a result would have to take the place of something else, before long work is done."""
+    from dsdiff.inference import case as case_io
+
+    for one in todo:
+        case_io.check_place(out / one.name)
 
 
 @dataclass(frozen=True)

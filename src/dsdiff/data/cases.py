@@ -28,6 +28,7 @@ BIDS = re.compile(
     r"^(?P<case>sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?P<entities>(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_[A-Za-z0-9]+$"
 )
 FLAIR = re.compile(r"(?<![a-z0-9])t2[_\-]?flair$", re.IGNORECASE)  # one contrast, not a T2
+VISIT = re.compile(r"^(?P<patient>sub-[A-Za-z0-9]+|BraTS-[A-Za-z]+-\d+)(?:_ses-[A-Za-z0-9]+|-\d{3})$")
 LAST_WORD = re.compile(r"^(?:(?P<case>.*)[_\-. ])?(?P<word>[A-Za-z0-9]+)$")
 
 
@@ -58,6 +59,13 @@ def contrast_of(path: Path) -> tuple[str, str] | None:
         injected = contrast == "t1" and "_ce-" in bids["entities"]
         return bids["case"], "t1ce" if injected else contrast
     return word["case"] or path.parent.resolve().name, contrast
+
+
+def patient_of(name: str) -> str:
+    """The patient whose visit a case is, as its name tells by BIDS (sub-01_ses-2) or BraTS (BraTS-GLI-00027-001); else
+    every case is a patient."""
+    visit = VISIT.match(name)
+    return visit["patient"] if visit else name
 
 
 def discover(folder: Path) -> list[Case]:
@@ -144,7 +152,7 @@ def load(case: Case, contrasts: tuple[str, ...]) -> dict[str, Volume]:
         volumes = dict(zip(contrasts, read, strict=True))
     if "seg" in volumes:
         whole = labels.whole_numbers(volumes["seg"].array, case.files["seg"])
-        volumes["seg"] = volumes["seg"].with_array(whole)
+        volumes["seg"] = volumes["seg"].with_array(labels.without_cavity(whole, case.name))
     check_grids(volumes, case.name)
     return volumes
 

@@ -119,13 +119,14 @@ class Styles:
 class Cohort:
     """Patients to train on, simulated ones to mix in, and patients held out for validation.
 
-    styles: of those to train on, where style is to be told.
+    styles: of those to train on, where style is to be told. came_from: see `loader.fingerprints`.
     """
 
     training: Sequence[Patient]
     phantoms: Sequence[Patient] = ()
     held_out: Sequence[Patient] = ()
     styles: Styles | None = None
+    came_from: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,10 @@ class Boxed:
 
 
 def boxed(case: Case, contrasts: Sequence[str], target: str, start: str) -> Boxed:
-    """Read and prepare one case; the brain is that of `start`. Raises what reading and preparing raise."""
+    """Read and prepare one case; the brain is that of `start`. What of it the target does not cover counts as outside.
+
+    Raises what reading and preparing raise.
+    """
     volumes = cases.load(case, (*contrasts, target, *(("seg",) if "seg" in case.named else ())))
     seg = volumes.pop("seg", None)
     prepared = preprocess.apply(volumes, start)
@@ -153,6 +157,8 @@ def boxed(case: Case, contrasts: Sequence[str], target: str, start: str) -> Boxe
         labels = preprocess.to_canonical(seg).array[prepared.box]
         region[np.isin(labels, TUMOUR) & prepared.brain] = LESION
         region[(labels == enhancing_label(labels)) & prepared.brain] = ENHANCING
+    acquired = preprocess.to_canonical(volumes[target]).array
+    region[preprocess.gap(acquired, prepared.whole(prepared.brain))[prepared.box]] = 0
     images = {
         name: np.ascontiguousarray(image.transpose(2, 0, 1), np.float16) for name, image in prepared.images.items()
     }

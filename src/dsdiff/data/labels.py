@@ -1,5 +1,6 @@
 """What the numbers of a segmentation mean (BraTS)."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from jaxtyping import Float, Shaped
 from dsdiff.errors import InputError
 
 TUMOUR = (1, 2, 3, 4)  # necrotic core, oedema, enhancing tumour (4 up to BraTS 2021, 3 since)
+SINCE_2023 = re.compile(r"BraTS-[A-Za-z]+-\d+-\d+$")
 OFF = 0.01  # beyond which a label is none
 
 
@@ -25,9 +27,13 @@ def whole_numbers(labels: Float[np.ndarray, "x y z"], file: Path) -> Float[np.nd
     return rounded
 
 
-def enhancing_label(labels: Shaped[np.ndarray, "..."]) -> int:
-    """3 where the segmentation uses it (BraTS from 2023, where 4 is the resection cavity), else 4 (up to 2021).
-
-    One of 2023 with a cavity and nothing that enhances cannot be told from one of 2021 by itself: its cavity is taken.
+def without_cavity(labels: Float[np.ndarray, "x y z"], case: str) -> Float[np.ndarray, "x y z"]:
+    """Labels of a case by a name that BraTS gives since 2023, its resection cavity (4) as tumour that does not enhance:
+    where nothing else enhances it would be read as the enhancing tumour of 2021.
     """
+    return np.where(labels == 4, 1, labels) if SINCE_2023.match(case) else labels
+
+
+def enhancing_label(labels: Shaped[np.ndarray, "..."]) -> int:
+    """3 where the segmentation uses it (BraTS from 2023, where 4 is the resection cavity), else 4 (up to 2021)."""
     return 3 if (labels == 3).any() else 4

@@ -4,7 +4,8 @@ So a run resumed at any step, with any number of workers, or with its batch shar
 slices: process `rank` of `world` gets the slices from `rank * size` to before `(rank + 1) * size` of the global batch.
 """
 
-import signal
+import hashlib
+import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +24,8 @@ from dsdiff.data.batch import Batch
 from dsdiff.data.cohort import Cohort, Patient
 from dsdiff.data.settings import DataConfig
 from dsdiff.errors import ConfigError, DsdiffError
-from dsdiff.progress import bars
+from dsdiff.progress import bars, say
+from dsdiff.signals import deaf
 
 TAKEN_OVER = 3  # batches ready in the process that trains
 
@@ -81,7 +83,7 @@ def prefetched(
             prefetch_factor=ahead if workers else None,
             pin_memory=pin,
             generator=own,
-            worker_init_fn=_deaf,
+            worker_init_fn=deaf,
         )
     )
     try:
@@ -108,12 +110,6 @@ def _fetched(made: Iterator[Batch | DsdiffError]) -> Iterator[Batch | DsdiffErro
             del ended
 
 
-def _deaf(worker: int) -> None:
-    """Leave signals to the process that this one works for: it saves its state first, and then ends its workers."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)
-
-
 def gather(data: DataConfig, told: str, console: Console) -> Cohort:
     """The patients that a config names, of stores or of folders; with `told`, a kind of `style.KNOTS` or "none", each
     with the style of its target.
@@ -126,11 +122,7 @@ def gather(data: DataConfig, told: str, console: Console) -> Cohort:
         console.print(f"phantom_share is {data.phantom_share}, but data.phantoms names no folder: none are drawn")
     real = read(data.root, data, console) if data.root else []
     phantoms = read(data.phantoms, data, console) if data.phantoms else []
-    held_out: tuple[str, ...] = ()
-    if data.split is not None and data.fold is not None:
-        held_out = splits.read(data.split).held_out(data.fold)
-        if lost := sorted(set(held_out) - {patient.name for patient in real}):
-            raise ConfigError(f"{data.split} names cases that {data.root} does not hold: {', '.join(lost[:3])}")
+    held_out, came_from = _held_out(data, real, phantoms, console), fingerprints(data)
     training = [patient for patient in real if patient.name not in held_out]
     held, styles = [patient for patient in real if patient.name in held_out], None
     if not training and not phantoms:
@@ -152,7 +144,47 @@ def gather(data: DataConfig, told: str, console: Console) -> Cohort:
                 "out, and new ones, are told the average"
             )
         held = cohort.with_expected(held, styles)
-    return Cohort(training or phantoms, phantoms, held, styles)
+    return Cohort(training or phantoms, phantoms, held, styles, came_from)
+
+
+def _held_out(
+    data: DataConfig, real: Sequence[Patient], phantoms: Sequence[Patient], console: Console
+) -> tuple[str, ...]:
+    """The cases of the fold that is not trained on. Raises `ConfigError` where the split is not one of these cases."""
+    if data.split is None or data.fold is None:
+        return ()
+    split, names = splits.read(data.split), {patient.name for patient in real}
+    held_out = split.held_out(data.fold)
+    if lost := sorted(set(held_out) - names):
+        raise ConfigError(f"{data.split} names cases that {data.root} does not hold: {', '.join(lost[:3])}")
+    if both := sorted(set(held_out) & {patient.name for patient in phantoms}):
+        raise ConfigError(
+            f"data.phantoms {data.phantoms} holds cases of the fold that is held out ({', '.join(both[:3])}): they "
+            "would be trained on"
+        )
+    if beside := sorted(names.difference(*split.folds)):
+        listed = ", ".join(beside[:5]) + " ..." * (len(beside) > 5)
+        say(console, f"{len(beside)} patients of {data.root} are in no fold of {data.split}, and trained on: {listed}")
+    return held_out
+
+
+def fingerprints(data: DataConfig) -> dict[str, str]:
+    """Hashes that change with the patients of a config: of its split, its data.root and its data.phantoms, if any."""
+    found = {} if data.split is None else {"split": splits.read(data.split).hash}
+    roots = {"store": data.root, "phantoms": data.phantoms}
+    return found | {name: _fingerprint(root, data) for name, root in roots.items() if root is not None}
+
+
+def _fingerprint(root: Path, data: DataConfig) -> str:
+    """The hash of a store, or of the files of a folder of cases that are read."""
+    if store.is_store(root):
+        return store.open_store(root).hash
+    read_ones = (*data.contrasts, data.target, "seg")
+    files = {
+        case.name: {name: cases.file_hash(case.files[name]) for name in read_ones if name in case.files}
+        for case in cases.discover(root)
+    }
+    return hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def read(root: Path, data: DataConfig, console: Console) -> list[Patient]:

@@ -25,13 +25,44 @@ Measured = Mapping[str, Measurements]
 
 
 @dataclass(frozen=True)
-class Nearest:
-    """Measurements and regressions of the training patients: rows and regressions, one for each."""
+class Known:
+    """Measurements of the training patients, a row for each: enough to know one again."""
 
     names: tuple[str, ...]
     middle: Float[np.ndarray, " m"]
     width: Float[np.ndarray, " m"]
     rows: Float[np.ndarray, "p m"]
+
+    def holds(self, measured: Measured) -> bool:
+        """Whether a case is one of these patients: of 47, none measures within 0.3 of another."""
+        return bool(np.sqrt(self._squared(measured).min()) < SAME)
+
+    def dump(self) -> str:
+        """As JSON."""
+        return json.dumps(self.told())
+
+    def told(self) -> dict[str, Any]:
+        """What JSON keeps of the measurements."""
+        return {
+            "names": self.names,
+            "middle": _rounded(self.middle),
+            "width": _rounded(self.width),
+            "rows": _rounded(self.rows),
+        }
+
+    def _squared(self, measured: Measured) -> Float[np.ndarray, " p"]:
+        """Mean squared distance of a case to every patient, over the measurements that it has."""
+        found = _flat(measured)
+        there = [index for index, name in enumerate(self.names) if name in found]
+        row = np.array([found[self.names[index]] for index in there])
+        row = _held(row, self.middle[there], self.width[there])
+        return ((self.rows[:, there] - row) ** 2).mean(1) if there else np.full(len(self.rows), FAR**2)
+
+
+@dataclass(frozen=True)
+class Nearest(Known):
+    """The training patients, with the regressions of their targets."""
+
     regressions: tuple[LinearRegression, ...]
 
     def code(self, measured: Measured, besides: int | None = None) -> Code:
@@ -42,55 +73,56 @@ class Nearest:
         weights = np.exp(-(squared - squared[kept].min()) / (2 * NEAR**2 * unit)) * kept
         return LinearRegression.merged(self.regressions, (weights / weights.sum()).tolist()).weights
 
-    def holds(self, measured: Measured) -> bool:
-        """Whether a case is one of these patients: of 47, none measures within 0.3 of another."""
-        return bool(np.sqrt(self._squared(measured).min()) < SAME)
-
-    def _squared(self, measured: Measured) -> Float[np.ndarray, " p"]:
-        """Mean squared distance of a case to every patient, over the measurements that it has."""
-        found = _flat(measured)
-        there = [index for index, name in enumerate(self.names) if name in found]
-        row = np.array([found[self.names[index]] for index in there])
-        row = _held(row, self.middle[there], self.width[there])
-        return ((self.rows[:, there] - row) ** 2).mean(1) if there else np.full(len(self.rows), FAR**2)
-
-    def dump(self) -> str:
-        """As JSON."""
-        told = {
-            "names": self.names,
-            "middle": _rounded(self.middle),
-            "width": _rounded(self.width),
-            "rows": _rounded(self.rows),
+    def told(self) -> dict[str, Any]:
+        """What JSON keeps of measurements and regressions."""
+        return super().told() | {
             "knots": self.regressions[0].knots,
             "grams": _rounded(np.stack([one.gram for one in self.regressions])),
             "moments": _rounded(np.stack([one.moment for one in self.regressions])),
         }
-        return json.dumps(told)
 
 
-def learn(patients: Sequence[Measured], regressions: Sequence[LinearRegression]) -> Nearest | None:
-    """What these patients tell of others, None where they are too few, or were not all measured."""
+def known(patients: Sequence[Measured]) -> Known | None:
+    """These patients, to be known again; None where they are too few, or were not all measured."""
     if len(patients) < FEWEST or not all(patients):
         return None
     found = [_flat(patient) for patient in patients]
     names = tuple(name for name in found[0] if all(name in one for one in found))
     values = np.array([[one[name] for name in names] for one in found])
     middle, width = np.median(values, 0), np.maximum(values.std(0), 1e-3)
-    return Nearest(names, middle, width, _held(values, middle, width), tuple(regressions))
+    return Known(names, middle, width, _held(values, middle, width))
 
 
-def parse(text: str, where: str) -> Nearest:
-    """What `dump` wrote. Raises `ModelError` for anything else."""
+def learn(patients: Sequence[Measured], regressions: Sequence[LinearRegression]) -> Nearest | None:
+    """What these patients tell of others, None where they are too few, or were not all measured."""
+    found = known(patients)
+    return None if found is None else Nearest(**vars(found), regressions=tuple(regressions))
+
+
+def parse_known(text: str, where: str) -> Known:
+    """What `Known.dump` wrote, or `Nearest.dump`. Raises `ModelError` for anything else."""
     try:
         held: dict[str, Any] = json.loads(text)
         middle, width, rows = (np.array(held[name], np.float64) for name in ("middle", "width", "rows"))
+        names = tuple(map(str, held["names"]))
+        if rows.ndim != 2 or not rows.shape[1] == len(names) == len(middle) == len(width):
+            raise ValueError(f"measurements are of shape {rows.shape}")
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelError(f"{where} does not say what its training patients were like ({error})") from error
+    return Known(names, middle, width, rows)
+
+
+def parse(text: str, where: str) -> Nearest:
+    """What `Nearest.dump` wrote. Raises `ModelError` for anything else."""
+    try:
+        held: dict[str, Any] = json.loads(text)
+        found = parse_known(text, where)
         grams, moments = (np.array(held[name], np.float64) for name in ("grams", "moments"))
         knots = next(kind for kind in KNOTS.values() if list(kind) == held["knots"])
         parts = tuple(LinearRegression.of(gram, moment, knots) for gram, moment in zip(grams, moments, strict=True))
-        names = tuple(map(str, held["names"]))
-        if rows.shape != (len(parts), len(names)) or len(middle) != len(names) or len(width) != len(names):
-            raise ValueError(f"measurements are of shape {rows.shape}")
-        return Nearest(names, middle, width, rows, parts)
+        if len(parts) != len(found.rows):
+            raise ValueError(f"{len(parts)} regressions of {len(found.rows)} patients")
+        return Nearest(**vars(found), regressions=parts)
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise ModelError(f"{where} does not say what styles its training patients had ({error})") from error
 

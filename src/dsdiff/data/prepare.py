@@ -20,8 +20,9 @@ from dsdiff.data.settings import DataConfig
 from dsdiff.data.store import Entry, Settings
 from dsdiff.data.style import KNOTS
 from dsdiff.errors import ConfigError, OutputError
-from dsdiff.folders import write_whole, writing
+from dsdiff.folders import LOCK, alone, write_whole, writing
 from dsdiff.progress import bars
+from dsdiff.signals import deaf, unheard
 
 SPLIT = "split.json"
 
@@ -29,12 +30,13 @@ SPLIT = "split.json"
 @dataclass(frozen=True)
 class Report:
     """What a run of `prepare` found and did. made, kept: names; failed: names with the reason; gone: in the store, but
-    no longer in the folder."""
+    no longer in the folder; others: made anew, since their files are others than before."""
 
     made: tuple[str, ...]
     kept: tuple[str, ...]
     failed: dict[str, str]
     gone: tuple[str, ...]
+    others: tuple[str, ...]
     entries: dict[str, Entry] = field(repr=False)
 
     def lines(self) -> Iterator[str]:
@@ -46,15 +48,20 @@ class Report:
         yield f"{n_slices} slices with brain, {lesions} of them with tumour; {size / 1e6:.1f} MB"
         for contrast in sorted({name for entry in entries for name in entry.absent}):
             lacking = [entry.name for entry in entries if contrast in entry.absent]
-            yield f"{contrast} is absent from {len(lacking)}: {', '.join(lacking[:5])}{' ...' * (len(lacking) > 5)}"
+            yield f"{contrast} is absent from {len(lacking)}: {_listed(lacking)}"
         for entry in entries:
             for warning in entry.warnings:
                 yield f"warning: {entry.name}: {warning}"
+        if self.others:
+            yield f"made anew, of other files than before (the same patients?): {_listed(self.others)}"
         if self.gone:
-            listed = ", ".join(self.gone[:5]) + " ..." * (len(self.gone) > 5)
-            yield f"in the store, and trained on, but not in the folder: {listed} (--prune takes them out)"
+            yield f"in the store, and trained on, but not in the folder: {_listed(self.gone)} (--prune takes them out)"
         for name, reason in self.failed.items():
             yield f"failed: {name}: {reason}"
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + " ..." * (len(names) > 5)
 
 
 def prepare(
@@ -67,9 +74,17 @@ def prepare(
     `OutputError` where it cannot be written, and what discovering cases raises.
     """
     found = cases.discover(folder)
+    refuse_other(root, settings)
+    with alone(root):
+        return _prepared(found, root, settings, workers, console, prune)
+
+
+def _prepared(
+    found: Sequence[Case], root: Path, settings: Settings, workers: int, console: Console, prune: bool
+) -> Report:
     claim(root, settings)
     entries, _ = store.read_list(root)
-    made, kept, failed = [], [], {}
+    made, kept, failed, others = [], [], {}, []
     todo = [(case, entries.get(case.name)) for case in found]
     with writing(root), bars(console, count=True) as progress, (root / store.LIST).open("a") as listed:
         task = progress.add_task("preparing", total=len(todo))
@@ -83,6 +98,8 @@ def prepare(
             else:
                 listed.write(outcome.line)
                 listed.flush()
+                if name in entries and entries[name].inputs != outcome.inputs:
+                    others.append(name)
                 entries[name] = outcome
                 made.append(name)
     gone = sorted(set(entries) - {case.name for case in found})
@@ -93,18 +110,25 @@ def prepare(
         for file in set((root / store.FOLDER).iterdir()) - listed_files:
             file.unlink()
     left = () if prune else tuple(gone)
-    return Report(tuple(sorted(made)), tuple(sorted(kept)), dict(sorted(failed.items())), left, entries)
+    return Report(
+        tuple(sorted(made)), tuple(sorted(kept)), dict(sorted(failed.items())), left, tuple(sorted(others)), entries
+    )
 
 
-def claim(root: Path, settings: Settings) -> None:
-    """Make the store, or check that it is one, prepared alike. Ends a line of the list that was left torn."""
+def refuse_other(root: Path, settings: Settings) -> None:
+    """Raise `ConfigError` for a store that was prepared otherwise, `OutputError` for anything but one or nothing."""
     with writing(root):
         if store.is_store(root):
             there, _ = store.read_manifest(root)
             if there != settings:
                 raise ConfigError(f"{root} was prepared with {there}, not {settings}; prepare another store")
-        elif root.exists() and any(root.iterdir()):
+        elif root.exists() and any(path.name != LOCK for path in root.iterdir()):
             raise OutputError(f"{root} is neither a store nor empty; it is left alone")
+
+
+def claim(root: Path, settings: Settings) -> None:
+    """Make the store, or end a line of its list that was left torn."""
+    with writing(root):
         (root / store.FOLDER).mkdir(parents=True, exist_ok=True)
         told = {"what": store.WHAT, "format": store.FORMAT, "settings": asdict(settings), "versions": versions()}
         if not store.is_store(root):
@@ -145,9 +169,10 @@ def _outcomes(
     if workers == 1:
         yield from ((case.name, job(case, known)) for case, known in todo)
         return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=deaf) as pool:
         try:
-            running = {pool.submit(job, case, known): case.name for case, known in todo}
+            with unheard():
+                running = {pool.submit(job, case, known): case.name for case, known in todo}
             for done in as_completed(running):
                 yield running[done], done.result()
         finally:

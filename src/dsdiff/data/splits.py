@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dsdiff.data.cases import patient_of
 from dsdiff.errors import ConfigError
 from dsdiff.folders import write_whole
 
@@ -31,11 +32,17 @@ class Split:
 
 
 def make(cases: list[str], n_folds: int, seed: int) -> Split:
-    """Deal the cases, shuffled by `seed`, into folds whose sizes differ by one at most."""
-    if not 2 <= n_folds <= len(cases):
-        raise ConfigError(f"{n_folds} folds of {len(cases)} cases cannot be made; 2 to {len(cases)} can")
-    order = np.random.default_rng(seed).permutation(sorted(cases))
-    return Split(tuple(tuple(sorted(map(str, order[k::n_folds]))) for k in range(n_folds)), seed)
+    """Deal the patients, shuffled by `seed`, with all of their visits (see `cases.patient_of`) into folds whose numbers
+    of patients differ by one at most. Raises `ConfigError` for fewer patients than folds.
+    """
+    visits: dict[str, list[str]] = {}
+    for case in sorted(cases):
+        visits.setdefault(patient_of(case), []).append(case)
+    if not 2 <= n_folds <= len(visits):
+        raise ConfigError(f"{n_folds} folds of {len(visits)} patients cannot be made; 2 to {len(visits)} can")
+    order = list(map(str, np.random.default_rng(seed).permutation(sorted(visits))))
+    dealt = [[case for patient in order[k::n_folds] for case in visits[patient]] for k in range(n_folds)]
+    return Split(tuple(tuple(sorted(fold)) for fold in dealt), seed)
 
 
 def write(split: Split, path: Path) -> None:

@@ -15,7 +15,7 @@ from dsdiff import __version__, checkpoint, folders
 from dsdiff import config as configs
 from dsdiff import device as devices
 from dsdiff.conditioning.network import Network
-from dsdiff.data import cases, preprocess, slices
+from dsdiff.data import ancestors, cases, preprocess, slices
 from dsdiff.data.cases import Case
 from dsdiff.data.slices import SliceBatch
 from dsdiff.errors import ConfigError, DsdiffError, ModelError
@@ -65,6 +65,8 @@ def export(
         opset=None if kind.runs_code else OPSET,
         familiar=model.familiar.dump() if model.familiar else "",
         nearest=model.nearest.dump() if model.nearest else "",
+        known=model.known.dump() if model.known and not model.nearest else "",
+        ancestors=ancestors.dump(model.ancestors),
         refinement=model.refinement.dump() if model.refinement else "",
         calibration=model.calibration,
         versions={"dsdiff": __version__} | {name: version(name) for name in ("torch", *kind.packages)},

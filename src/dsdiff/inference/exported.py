@@ -52,7 +52,8 @@ class Facts(Part):
     """What an exported model says of itself.
 
     added: names of what the condition graph makes, in order; none without one. check: how near the export was to the
-    network it was made from, by precision. familiar, nearest, refinement (JSON, "" for none), calibration: the model's.
+    network it was made from, by precision. familiar, nearest, known, ancestors, refinement (JSON, "" for none) and
+    calibration: the model's.
     """
 
     what: Literal["a model of dsdiff as graphs"] = WHAT
@@ -65,6 +66,8 @@ class Facts(Part):
     check: dict[str, Agreement] = Field(default_factory=dict)
     familiar: str = ""
     nearest: str = ""
+    known: str = ""
+    ancestors: str = ""
     refinement: str = ""
     calibration: float = 1.0
     versions: dict[str, str]

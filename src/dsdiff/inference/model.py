@@ -16,10 +16,12 @@ from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.conditioning.network import Network, named
 from dsdiff.config import RunConfig
+from dsdiff.data import ancestors as lineage
 from dsdiff.data import familiar as familiars
 from dsdiff.data import nearest as nearests
+from dsdiff.data.ancestors import Ancestor
 from dsdiff.data.familiar import Familiar
-from dsdiff.data.nearest import Nearest
+from dsdiff.data.nearest import Known, Measured, Nearest
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError, ModelError
@@ -36,7 +38,8 @@ DEFAULT = "default"
 class Model:
     """`name` and `hash` go into provenance. `network` is as it was trained, `computed_by` what synthesis computes it by
     (see `engine`). familiar: what the training patients were like, where the model knows; nearest: which styles they
-    had, where it is told the nearest ones'. calibration: by which the error that the network expects is multiplied;
+    had, where it is told the nearest ones'; known: how they measured, where it can say; ancestors: whom those that it
+    began with were trained on. calibration: by which the error that the network expects is multiplied;
     refinement: how its answer is put together anew (see `refine`), None to take it as it is.
     """
 
@@ -50,6 +53,8 @@ class Model:
     computed_by: str = "auto"
     familiar: Familiar | None = None
     nearest: Nearest | None = None
+    known: Known | None = None
+    ancestors: tuple[Ancestor, ...] = ()
     calibration: float = 1.0
     refinement: Refinement | None = None
 
@@ -66,6 +71,11 @@ class Model:
     def wanted(self, available: Container[str]) -> tuple[str, ...]:
         """The contrasts to read of a case where these are available: all but those that are absent and may be."""
         return tuple(name for name in self.contrasts if name in available or name not in self.config.data.optional)
+
+    def saw(self, measured: Measured) -> bool:
+        """Whether a case that measures so is one of its training patients, or of its ancestors'."""
+        known = (self.known, *(one.known for one in self.ancestors))
+        return any(one is not None and one.holds(measured) for one in known)
 
     @property
     def multiple(self) -> int:
@@ -105,7 +115,7 @@ def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto")
         network.load_state_dict(named(held.weights))
     except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:
         raise ModelError(f"{folder}: weights and config do not make a model ({str(error).splitlines()[0]})") from error
-    told = {name: str(held.facts.get(name, "")) for name in ("familiar", "nearest", "refinement")}
+    told = {name: str(held.facts.get(name, "")) for name in ("familiar", "nearest", "known", "ancestors", "refinement")}
     return Model(
         folder.name, held.hash, config, network.eval().to(device), config.build_process(), config.build_sampler(),
         device, engine, **_told(**told, where=str(folder)), calibration=float(held.facts.get("calibration", 1.0)),
@@ -119,7 +129,7 @@ def _exported(folder: Path, device: torch.device, engine: str) -> Model:
         raise ModelError(f"{folder}: its config is no model's ({str(error).splitlines()[0]})") from error
     network = exported.load(folder, config.conditioning.inject, device)
     facts = network.facts
-    told = _told(facts.familiar, facts.nearest, facts.refinement, str(folder))
+    told = _told(facts.familiar, facts.nearest, facts.known, facts.ancestors, facts.refinement, str(folder))
     return Model(
         folder.name, exported.digest(folder), config, network, config.build_process(), config.build_sampler(),
         device, engine, **told, calibration=facts.calibration,
@@ -131,14 +141,18 @@ class Told(TypedDict):
 
     familiar: Familiar | None
     nearest: Nearest | None
+    known: Known | None
+    ancestors: tuple[Ancestor, ...]
     refinement: Refinement | None
 
 
-def _told(familiar: str, nearest: str, refinement: str, where: str) -> Told:
+def _told(familiar: str, nearest: str, known: str, ancestors: str, refinement: str, where: str) -> Told:
     """From JSON; "" where a model does not know."""
     return {
         "familiar": familiars.parse(familiar, where) if familiar else None,
         "nearest": nearests.parse(nearest, where) if nearest else None,
+        "known": nearests.parse_known(known or nearest, where) if known or nearest else None,
+        "ancestors": lineage.parse(ancestors, where),
         "refinement": refine.parse(refinement, where) if refinement else None,
     }
 

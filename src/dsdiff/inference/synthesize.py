@@ -146,7 +146,7 @@ def complete(
     """`run` from the network's axes on: contrasts that `prepared` does not hold are absent."""
     sampling = sampling or plan(model)
     data = model.config.data
-    measured = familiar.measure(prepared) if model.nearest else None
+    measured = familiar.measure(prepared) if model.nearest or model.known or model.ancestors else None
     expected = model.nearest.code(measured) if model.nearest and measured else None
     code = style.code if style is not None else expected
     mean = np.zeros(prepared.brain.shape, np.float32)
@@ -192,7 +192,7 @@ def doubted(
     measured: see `familiar.measure`, where that is known already.
     """
     said = (*prepared.warnings, *registration.doubts(prepared, model.config.data.start))
-    if model.nearest and measured and model.nearest.holds(measured):
+    if measured and model.saw(measured):
         said = (*said, SEEN)
     if model.familiar is None:
         return {}, said

@@ -16,10 +16,12 @@ from torch import Tensor
 from dsdiff import checkpoint
 from dsdiff.conditioning.network import Network
 from dsdiff.config import RunConfig
-from dsdiff.data import splits
+from dsdiff.data import ancestors, splits
+from dsdiff.data.ancestors import Ancestor
 from dsdiff.data.cohort import Patient
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.inference import model as models
+from dsdiff.inference.model import Model
 from dsdiff.types import ConditionLayout
 
 Channels = list[Hashable]
@@ -28,8 +30,8 @@ FRESH = ("conditioner.", "backbone.inject.", "backbone.streams.inject.")
 HEAD = "backbone.out."
 
 
-def begin(network: Network, config: RunConfig, folder: Path) -> None:
-    """Give a fresh network of this config the weights of a model folder.
+def begin(network: Network, config: RunConfig, folder: Path) -> str:
+    """Give a fresh network of this config the weights of a model folder; returns its ancestors, that model included.
 
     Raises `ModelError` for a folder that holds no model, and `ConfigError` where its network is another one.
     """
@@ -62,6 +64,7 @@ def begin(network: Network, config: RunConfig, folder: Path) -> None:
             f"training.init_from {folder}: its network is another one ({len(wrong)} of {len(mine)} weights, as "
             f"{wrong[0]}, have no counterpart of their shape); take the backbone block of its config.yaml"
         )
+    return ancestors.dump(_lineage(model, folder))
 
 
 def refuse_seen(config: RunConfig, folder: Path, held_out: Sequence[Patient], console: Console) -> None:
@@ -70,21 +73,27 @@ def refuse_seen(config: RunConfig, folder: Path, held_out: Sequence[Patient], co
     """
     if config.data.split is None or not held_out:
         return
-    facts, nearest = checkpoint.read(models.place(folder)).facts, models.load(folder, torch.device("cpu")).nearest
-    theirs, mine = (facts.get("split"), facts.get("fold")), (splits.read(config.data.split).hash, config.data.fold)
-    if theirs == mine:
-        return
-    seen = [one.name for one in held_out if theirs[0] == mine[0] or (nearest and nearest.holds(one.measured))]
+    lineage = _lineage(models.load(folder, torch.device("cpu")), folder)
+    mine = (splits.read(config.data.split).hash, config.data.fold or 0)
+    seen = [one.name for one in held_out if any(model.saw(one.measured, mine) for model in lineage)]
     if seen:
         raise ConfigError(
-            f"training.init_from {folder} was trained on patients whom this run holds out: {', '.join(seen[:3])}"
+            f"training.init_from {folder} (or what it began with) was trained on patients whom this run holds out: "
+            f"{', '.join(seen[:3])}"
             f"{' ...' * (len(seen) > 3)}. Begin with a model that was trained without them, or hold out others"
         )
-    if nearest is None:
+    if not all(model.can_tell(mine) for model in lineage):
         console.print(
             f"nobody can tell whether training.init_from {folder} was trained on patients of fold {config.data.fold}: "
             "scores on those that it has seen mean nothing"
         )
+
+
+def _lineage(model: Model, folder: Path) -> list[Ancestor]:
+    """A model's ancestors, and at the end itself."""
+    facts = checkpoint.read(models.place(folder)).facts
+    fold = (str(facts.get("split", "")), int(facts.get("fold", -1)))
+    return [*model.ancestors, Ancestor(fold, model.known)]
 
 
 def _check_contrasts(old: RunConfig, config: RunConfig, streams: bool) -> None:

@@ -27,7 +27,7 @@ def _card(trainer: Trainer, number: int) -> tuple[str, checkpoint.Facts]:
         split = splits.read(data.split)
         facts |= {"split": split.hash, "fold": data.fold}
         unseen = f"Fold {data.fold} of split {split.hash} was held out: {', '.join(split.held_out(data.fold))}."
-    facts |= {name: told for name, told in (("familiar", trainer.familiar), ("nearest", trainer.nearest)) if told}
+    facts |= trainer.knowledge
     if len(settings.ema) > 1:
         facts["ema"] = settings.ema[number]
     slices = settings.batch_size * settings.accumulate * trainer.world.size

@@ -1,7 +1,7 @@
 """One linear training loop. The same command resumes it: every batch follows from the seed and the step alone."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +16,14 @@ from dsdiff.data.batch import Batch
 from dsdiff.data.cohort import Cohort
 from dsdiff.data.loader import Batches, prefetched
 from dsdiff.errors import ConfigError, OutputError
-from dsdiff.folders import write_whole
+from dsdiff.folders import alone, write_whole
 from dsdiff.training import distributed, finetune, folders, state
 from dsdiff.training.distributed import World
 from dsdiff.training.judge import Judge
 from dsdiff.training.stop import Stop
 from dsdiff.training.trainer import Diverged, Trainer, learning_rate
 from dsdiff.training.validate import validate
-from dsdiff.training.watch import Watch
+from dsdiff.training.watch import LOG, Watch
 
 CONFIG, MODEL, BEST, SAMPLES = "config.yaml", "model", "best", "samples"
 
@@ -37,7 +37,8 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console, w
     belongs to another config, `Diverged` where loss or gradients do, `OutputError` where the disk is full, and what
     reading the data raises.
     """
-    with distributed.joined(where) as world:
+    with distributed.joined(where) as world, ExitStack() as held:
+        world.by_first(lambda: held.enter_context(alone(run)))
         return _trained(config, run, world, console if world.first else Console(quiet=True), workers)
 
 
@@ -58,6 +59,7 @@ def _trained(config: RunConfig, run: Path, world: World, console: Console, worke
         patients = loader.gather(config.data, config.conditioning.style, console)
         if config.training.init_from is not None and not facts:
             finetune.refuse_seen(config, config.training.init_from, patients.held_out, console)
+        state.refuse_others(run, facts, patients.came_from, config.data)
         trainer.learn(patients)
         _steps(trainer, judge, run, patients, console, workers)
     for number, decay in enumerate(config.training.ema):
@@ -152,11 +154,19 @@ def _room(run: Path, trainer: Trainer) -> Iterator[None]:
 
 
 def claim(run: Path, config: RunConfig) -> None:
-    """Make the run folder, or check that it is this config's. Raises `ConfigError` with the first lines that differ."""
+    """Make the run folder, or check that it is this config's.
+
+    Raises `ConfigError` with the first lines that differ, and `OutputError` where what a run writes is there already
+    and is not a run's.
+    """
     written, resolved = run / CONFIG, configs.dump(config)
-    there = configs.dump(configs.load(written)) if written.is_file() else resolved
-    if there != resolved:
-        old, new = set(there.splitlines()), set(resolved.splitlines())
+    ours = (MODEL, f"{MODEL}-ema*", BEST, SAMPLES, LOG, f"{state.STATE}*")
+    there = [] if written.is_file() else sorted(path.name for name in ours for path in run.glob(name))
+    if there:
+        raise OutputError(f"{run} holds {there[0]}, not by dsdiff train; it is left alone (choose another place)")
+    before = configs.dump(configs.load(written)) if written.is_file() else resolved
+    if before != resolved:
+        old, new = set(before.splitlines()), set(resolved.splitlines())
         raise ConfigError(
             f"{run} belongs to another config; there: {'; '.join(sorted(old - new)[:5])} | here: "
             f"{'; '.join(sorted(new - old)[:5])}. Give another folder with -o"

@@ -12,13 +12,13 @@ from torch import Tensor
 from dsdiff import checkpoint
 from dsdiff.checkpoint import Facts
 from dsdiff.conditioning.network import named
-from dsdiff.data import splits, store
+from dsdiff.data import splits
 from dsdiff.data.batch import Batch
 from dsdiff.data.settings import DataConfig
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.progress import say
 from dsdiff.training.distributed import shared_out, whole
-from dsdiff.training.trainer import Trainer
+from dsdiff.training.trainer import KNOWLEDGE, Trainer
 
 STATE = "state.safetensors"
 Tensors = dict[str, Tensor]
@@ -35,7 +35,7 @@ def save(trainer: Trainer, run: Path, facts: Facts) -> None:
         if trainer.world.first:
             tensors[name] = together.cpu()
     scale = {f"scaler.{name}": value for name, value in trainer.scaler.state_dict().items()}
-    known = {"familiar": trainer.familiar, "nearest": trainer.nearest, **_patients(trainer.config.data)}
+    known = {**trainer.knowledge, **trainer.came_from}
     told: Facts = {"step": trainer.step, "processes": trainer.world.size, **known, **scale, **facts}
     trainer.world.by_first(lambda: checkpoint.save_state(run / STATE, tensors, told))
 
@@ -56,14 +56,6 @@ def _live(trainer: Trainer) -> Tensors:
     for index, state in trainer.optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
     return tensors
-
-
-def _patients(data: DataConfig) -> Facts:
-    """Hashes of the split, which says whom the run may not see, and of the store that it draws from."""
-    found: Facts = {} if data.split is None else {"split": splits.read(data.split).hash}
-    if data.root is not None and store.is_store(data.root):
-        found["store"] = store.open_store(data.root).hash
-    return found
 
 
 def _average(number: int) -> str:
@@ -87,7 +79,9 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
             f"{run} was trained by {processes} processes, and its batches are theirs; here are {trainer.world.size}: "
             "start as many, or give another folder with -o"
         )
-    _refuse_others(run, facts, trainer.config.data)
+    data = trainer.config.data
+    if data.split is not None:
+        refuse_others(run, facts, {"split": splits.read(data.split).hash}, data)
     parts: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
         part, key = name.split(".", 1)
@@ -101,24 +95,24 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
         scale = {name.removeprefix("scaler."): facts[name] for name in facts if name.startswith("scaler.")}
         trainer.scaler.load_state_dict(scale)
     trainer.step = int(facts["step"])
-    trainer.familiar, trainer.nearest = (str(facts.get(name, "")) for name in ("familiar", "nearest"))
+    trainer.knowledge = {name: str(facts[name]) for name in KNOWLEDGE if facts.get(name)}
     return facts
 
 
-def _refuse_others(run: Path, facts: Facts, data: DataConfig) -> None:
-    """Raise `ConfigError` where a run was begun on other patients than its config names now."""
-    now = _patients(data)
+def refuse_others(run: Path, facts: Facts, now: dict[str, str], data: DataConfig) -> None:
+    """Raise `ConfigError` where a run was begun on other patients (see `loader.fingerprints`) than there are now."""
     then = {key: facts.get(key, value) for key, value in now.items()}
     if then.get("split") != now.get("split"):
         raise ConfigError(
             f"{run} was trained without fold {data.fold} of split {then['split']}, and {data.split} is {now['split']} "
             "now: it may have seen patients held out today. Give the old split, or another folder with -o"
         )
-    if then.get("store") != now.get("store"):
-        raise ConfigError(
-            f"{run} was trained on {data.root} as it was ({then['store']}), and it is {now['store']} now: cases were "
-            "added, taken out or changed. Give another folder with -o"
-        )
+    for key, root in (("store", data.root), ("phantoms", data.phantoms)):
+        if then.get(key) != now.get(key):
+            raise ConfigError(
+                f"{run} was trained on {root} as it was ({then[key]}), and it is {now[key]} now: cases were added, "
+                "taken out or changed. Give another folder with -o"
+            )
 
 
 def stands(run: Path) -> bool:

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from dsdiff.conditioning.network import Network
 from dsdiff.config import RunConfig, TrainingConfig
-from dsdiff.data import familiar
+from dsdiff.data import familiar, nearest
 from dsdiff.data.batch import Batch
 from dsdiff.data.cohort import Cohort
 from dsdiff.errors import ConfigError, DsdiffError
@@ -16,6 +16,8 @@ from dsdiff.training import distributed, finetune
 from dsdiff.training.distributed import World
 from dsdiff.training.ema import EMA
 from dsdiff.training.objective import Objective
+
+KNOWLEDGE = ("familiar", "nearest", "known", "ancestors")  # see the files of `data` by these names
 
 
 class Diverged(DsdiffError):
@@ -35,10 +37,11 @@ class Trainer:
         settings = config.training
         self.config, self.world = config, where if isinstance(where, World) else World(where)
         self.device, self.step = self.world.device, 0
-        self.familiar = self.nearest = ""  # see `data.familiar` and `data.nearest`, as JSON
+        self.knowledge: dict[str, str] = {}  # what goes with the weights: the parts named by KNOWLEDGE, as JSON
+        self.came_from: dict[str, str] = {}  # see `loader.fingerprints`
         self.network = config.build_network()
         if settings.init_from is not None and not begun:
-            finetune.begin(self.network, config, settings.init_from)
+            self.knowledge["ancestors"] = finetune.begin(self.network, config, settings.init_from)
         self._place()
         self.objective = Objective(config, self.network)
         self.process = self.objective.process
@@ -117,10 +120,15 @@ class Trainer:
         """Keep what the training patients are like, and if the network is told styles those of their targets: the
         average one goes with the weights.
         """
-        known = familiar.learn([patient.measured for patient in patients.training if patient.measured])
-        self.familiar = known.dump() if known else ""
+        measured = [patient.measured for patient in patients.training]
+        self.came_from = patients.came_from
+        if like := familiar.learn([one for one in measured if one]):
+            self.knowledge["familiar"] = like.dump()
+        if patients.styles is not None and patients.styles.nearest is not None:
+            self.knowledge["nearest"] = patients.styles.nearest.dump()
+        elif known := nearest.known(measured):
+            self.knowledge["known"] = known.dump()
         if patients.styles is not None:
-            self.nearest = patients.styles.nearest.dump() if patients.styles.nearest else ""
             code = torch.from_numpy(patients.styles.average).float()
             for weights in (self.network.state_dict(), *(average.weights for average in self.averages)):
                 weights["conditioner.average_style"].copy_(code)
