@@ -4,7 +4,7 @@ Trains every arm with every seed without every fold of the split, for the same n
 of that fold. Two trainings run at a time, one thread each, seed by seed and fold by fold, so that what is there is
 balanced whenever it stops; the same command goes on where it was stopped, and --hours stops it by itself. Ends with a
 table (Markdown, also in OUT/table.md): means over patients, each averaged over seeds, and the difference from the first
-arm patient by patient, with 95 % bootstrap intervals.
+arm patient by patient and seed by seed, with 95 % intervals (`dsdiff.evaluation.statistics.paired`).
 
 The arms are the YAML files of configs/conditioning, which differ in the conditioning block alone, or any others:
 
@@ -21,10 +21,12 @@ import multiprocessing
 import re
 import sys
 import time
+from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -35,6 +37,7 @@ from dsdiff.data import loader, splits
 from dsdiff.data.cohort import Patient
 from dsdiff.data.style import Code
 from dsdiff.evaluation import scores, statistics
+from dsdiff.folders import write_whole
 from dsdiff.inference import model as models
 from dsdiff.inference.model import Model
 from dsdiff.progress import bars
@@ -43,7 +46,8 @@ from dsdiff.training.validate import score
 
 CONDITIONING = ("concat", "encoder", "disentangle", "structure", "style", "all")
 CONFIGS = Path(__file__).parents[1] / "configs" / "conditioning"
-Found = dict[str, dict[str, float]]  # patient (or variant) -> score -> value
+Found = dict[str, dict[str, float]]  # patient -> score -> value
+BySeed = dict[int, Found]
 
 
 @dataclass(frozen=True)
@@ -76,23 +80,30 @@ def job(
     given = (f"data.root={places.data}", f"data.split={places.split}", f"data.fold={fold}")
     config = configs.load(arm.config, (*given, f"seed={seed}", *overrides, *arm.changes))
     loop.claim(place, config)
-    if (place / "scores.json").is_file() or time.time() > ends:
+    wanted = splits.read(places.split).held_out(fold)[:most]
+    if scored(place, wanted) or time.time() > ends:
         return
     since = time.process_time()
     folder = loop.train(config, place, torch.device("cpu"), Console(quiet=True))
     minutes, model = (time.process_time() - since) / 60, models.load(folder, torch.device("cpu"))
     known = {patient.name: patient for patient in loader.read(places.data, config.data, Console(quiet=True))}
     held_out = [known[name] for name in splits.read(places.split).held_out(fold)]
-    facts = {"minutes": minutes, "variants": score_all(held_out, model, most, references)}
-    (place / "scores.json").write_text(json.dumps(facts))
+    facts = {"minutes": minutes, "variants": score_all(held_out, wanted, model, references)}
+    write_whole(place / "scores.json", json.dumps(facts))
 
 
-def score_all(held_out: list[Patient], model: Model, most: int, references: bool) -> dict[str, Found]:
-    """Scores of `most` patients in the style to be expected and, for a model that is told one, in those of two
+def scored(place: Path, wanted: Sequence[str]) -> bool:
+    """Whether all of these patients have been scored: a quick look at fewer is no result."""
+    file = place / "scores.json"
+    return file.is_file() and set(wanted) <= set(json.loads(file.read_text())["variants"][""])
+
+
+def score_all(held_out: list[Patient], wanted: Sequence[str], model: Model, references: bool) -> dict[str, Found]:
+    """Scores of the wanted patients in the style to be expected and, for a model that is told one, in those of two
     references, if they are asked for.
     """
     found: dict[str, Found] = {}
-    for patient in held_out[:most]:
+    for patient in (one for one in held_out if one.name in wanted):
         told = styles(patient, held_out, model)
         for variant, code in (told if references else {"": told[""]}).items():
             found.setdefault(variant, {})[patient.name] = score(model, patient, code)
@@ -118,58 +129,78 @@ def neighbour(patient: Patient, others: list[Patient]) -> Patient | None:
     return alike[(alike.index(patient) + 1) % len(alike)] if len(alike) > 1 else None
 
 
-def gathered(out: Path, done: list[tuple[Arm, int, int]]) -> tuple[dict[str, Found], dict[str, float]]:
-    """Scores of every arm and variant by patient, averaged over seeds, and mean minutes of CPU time a training."""
-    raw: dict[str, dict[str, list[dict[str, float]]]] = {}
+def gathered(kept: dict[str, dict[str, Any]]) -> tuple[dict[str, BySeed], dict[str, float]]:
+    """Scores of every arm and variant by seed and patient, and mean minutes of CPU time a training, from what trainings
+    left (`arm/seedS/foldK` -> scores.json).
+    """
+    found: dict[str, BySeed] = {}
     minutes: dict[str, list[float]] = {}
-    for arm, seed, fold in done:
-        path = out / arm.name / f"seed{seed}" / f"fold{fold}" / "scores.json"
-        if path.is_file():
-            facts = json.loads(path.read_text())
-            minutes.setdefault(arm.name, []).append(facts["minutes"])
-            for variant, found in facts["variants"].items():
-                for patient, one in found.items():
-                    raw.setdefault(arm.name + variant, {}).setdefault(patient, []).append(one)
-    means = {
-        arm: {p: {s: float(np.mean([one[s] for one in ones])) for s in scores.SCORES} for p, ones in patients.items()}
-        for arm, patients in raw.items()
-    }
-    return means, {arm: float(np.mean(spent)) for arm, spent in minutes.items()}
+    for place, facts in kept.items():
+        arm, seed, _ = place.rsplit("/", 2)
+        minutes.setdefault(arm, []).append(facts["minutes"])
+        for variant, scored in facts["variants"].items():
+            found.setdefault(arm + variant, {}).setdefault(int(seed.removeprefix("seed")), {}).update(scored)
+    return found, {arm: float(np.mean(spent)) for arm, spent in minutes.items()}
 
 
-def table(means: dict[str, Found], minutes: dict[str, float], n_seeds: int, steps: int, hash: str, first: str) -> str:
-    """Means with 95 % intervals over patients, then the differences from the first arm."""
+def matrix(found: BySeed, seeds: list[int], patients: list[str], score: str) -> np.ndarray:
+    """One score as seeds x patients, NaN where there is none."""
+    nan = float("nan")
+    return np.array([[found[seed].get(patient, {}).get(score, nan) for patient in patients] for seed in seeds], float)
+
+
+def table(found: dict[str, BySeed], minutes: dict[str, float], steps: int, hash: str, first: str) -> str:
+    """Means with 95 % intervals over patients, then the differences from the first arm, under the seeds of both."""
+    found = {arm: found[arm] for arm in sorted(found, key=lambda arm: arm != first)}  # stable
+    everyone = {arm: sorted({p for scored in by_seed.values() for p in scored}) for arm, by_seed in found.items()}
     head = f"| {{}} | {' | '.join(scores.SCORES)} | CPU min |"
+    told = ", ".join(f"{arm} {len(everyone[arm])} x {len(by_seed)}" for arm, by_seed in found.items())
     lines = [
-        f"Split `{hash}`, {steps} steps, {n_seeds} seeds (references: the first); patients scored: "
-        + ", ".join(f"{arm} {len(found)}" for arm, found in means.items()),
+        f"Split `{hash}`, {steps} steps; patients x seeds: {told}",
         "",
         head.format("mean [95 % interval]"),
         "|---" * (len(scores.SCORES) + 2) + "|",
     ]
-    for arm, found in means.items():
-        cells = [_cell([one[s] for one in found.values()], s) for s in scores.SCORES]
+    for arm, by_seed in found.items():
+        values = {s: matrix(by_seed, sorted(by_seed), everyone[arm], s).mean(0).tolist() for s in scores.SCORES}
+        cells = [_cell(*statistics.interval(values[s]), s) for s in scores.SCORES]
         lines.append(f"| {arm} | {' | '.join(cells)} | {minutes.get(arm, float('nan')):.1f} |")
     lines += ["", head.format(f"minus {first}, patient by patient").replace(" CPU min |", ""), lines[3][:-4]]
-    base = means.get(first, {})
-    for arm, found in means.items():
-        both = [name for name in found if name in base]
-        if arm != first and both:
-            cells = [_cell([found[name][s] - base[name][s] for name in both], s) for s in scores.SCORES]
-            lines.append(f"| {arm} | {' | '.join(cells)} |")
-    return "\n".join(lines)
+    others = [arm for arm in found if arm != first]
+    columns = {s: differences(found, everyone, others, first, s) for s in scores.SCORES} if first in found else {}
+    for k, arm in enumerate(others if columns else []):
+        lines.append(f"| {arm} | {' | '.join(columns[s][k] for s in scores.SCORES)} |")
+    return "\n".join([*lines, "", "Bold: the interval leaves 0 out, and Holm's p over the rows is below 0.05."])
 
 
-def _cell(values: list[float], name: str) -> str:
-    mean, low, high = statistics.interval(values)
+def differences(
+    found: dict[str, BySeed], everyone: dict[str, list[str]], others: list[str], first: str, score: str
+) -> list[str]:
+    """Cells of one score: each arm minus the first, on the patients and under the seeds that both have."""
+    told = []
+    for arm in others:
+        patients = [name for name in everyone[arm] if name in everyone[first]]
+        seeds = sorted(set(found[arm]) & set(found[first]))
+        pair = [matrix(found[which], seeds, patients, score) for which in (arm, first)]
+        told.append(statistics.paired(*pair, family=len(others), same_seeds=True))
+    sure = [p < 0.05 for p in statistics.holm([one.p for one in told])]
+    return [
+        f"**{cell}**" if found_it and not one.low <= 0 <= one.high else cell
+        for one, found_it in zip(told, sure, strict=True)
+        for cell in [_cell(one.mean, one.low, one.high, score)]
+    ]
+
+
+def _cell(mean: float, low: float, high: float, name: str) -> str:
     digits = 2 if name.startswith("psnr") else 3
     return f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path, help="a folder of cases, or a store (dsdiff prepare), which is faster")
-    parser.add_argument("out", type=Path)
+    parser.add_argument("data", type=Path, nargs="?", help="a folder of cases, or a store (dsdiff prepare): faster")
+    parser.add_argument("out", type=Path, nargs="?")
+    parser.add_argument("--kept", type=Path, help="in place of DATA OUT: a JSON of what trainings left, for its table")
     parser.add_argument("--split", type=Path, default=Path("models/split.json"))
     parser.add_argument("--arms", nargs="+", default=list(CONDITIONING), choices=CONDITIONING)
     parser.add_argument("--config", default="bridge-small", help="what the arms of --arm begin with")
@@ -184,6 +215,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=2)
     args = parser.parse_args()
     split = splits.read(args.split)
+    if args.kept is not None:
+        kept = json.loads(args.kept.read_text())
+        print(table(*gathered(kept), args.steps, split.hash, args.arms[0]))
+        return
+    if args.out is None:
+        parser.error("needed are DATA and OUT, or --kept")
     overrides = [f"training.steps={args.steps}", f"training.validate_every={args.steps}"]
     places = Places(args.data, args.split, args.out)
     ends = time.time() + 3600 * args.hours
@@ -205,10 +242,11 @@ def main() -> None:
             progress.advance(task)
     if time.time() > ends:
         print(f"stopped after {args.hours} hours; the same command goes on", flush=True)
-    means, minutes = gathered(args.out, [one for one in todo if one not in failed])
-    args.out.mkdir(parents=True, exist_ok=True)
-    told = table(means, minutes, len(args.seeds), args.steps, split.hash, arms[0].name)
-    (args.out / "table.md").write_text(told + "\n")
+    names = [f"{arm.name}/seed{seed}/fold{fold}" for arm, seed, fold in todo if (arm, seed, fold) not in failed]
+    files = {name: args.out / name / "scores.json" for name in names}
+    kept = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    told = table(*gathered(kept), args.steps, split.hash, arms[0].name)
+    write_whole(args.out / "table.md", told + "\n")
     print(told)
     if failed:
         sys.exit(f"{len(failed)} trainings failed; the same command tries them again")

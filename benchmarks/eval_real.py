@@ -31,7 +31,7 @@ from dsdiff.evaluation import baselines, enhancement, metrics, scores, statistic
 from dsdiff.evaluation.metrics import Image
 from dsdiff.evaluation.regions import Regions, regions
 from dsdiff.inference import model as models
-from dsdiff.inference.synthesize import run
+from dsdiff.inference.synthesize import SEEN, run
 from dsdiff.progress import bars
 
 MORE = {
@@ -53,6 +53,8 @@ def score_case(case: Case, folders: dict[str, Path], regression: LinearRegressio
     contrasts = loaded["model"].contrasts
     volumes = cases.load(case, (*contrasts, "t1ce"))
     made = {name: run({c: volumes[c] for c in model.contrasts}, model) for name, model in loaded.items()}
+    if seen := [name for name, result in made.items() if SEEN in result.warnings]:
+        sys.exit(f"{case.name} is one of the patients that {folders[seen[0]]} was trained on: nothing to score")
     arrays = {name: preprocess.to_canonical(volume).array for name, volume in volumes.items()}
     prepared = made["model"].prepared
     whole, brain = prepared.whole, prepared.whole(prepared.brain)

@@ -65,10 +65,14 @@ def jobs(root: Path, data: Path, split: splits.Split, steps: list[int], only: li
     """What is to be done: every model, patient of its held-out fold and number of steps that it can take."""
     found = {case.name: case for case in cases.discover(data)}
     todo: list[Job] = []
+    folds = set[int]()
     for folder in sorted(path for path in root.iterdir() if (path / checkpoint.WEIGHTS).is_file()):
         facts = checkpoint.read(folder).facts
         if facts.get("split") != split.hash or "fold" not in facts:
             sys.exit(f"{folder} was not trained without a fold of split {split.hash}: it says {facts}")
+        folds.add(int(facts["fold"]))
+        if len(folds) > 1:
+            sys.exit(f"{root} holds models of folds {sorted(folds)}: they would be scored on other patients each")
         model = models.load(folder, torch.device("cpu"))
         names = [name for name in split.held_out(int(facts["fold"])) if only is None or name in only]
         if lost := sorted(set(names) - set(found)):

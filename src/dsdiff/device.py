@@ -3,6 +3,7 @@
 import ctypes
 import os
 import sys
+import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -85,6 +86,13 @@ def give_back() -> None:
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
+
+
+def clock(device: torch.device) -> Callable[[], float]:
+    """What tells seconds of work: the CPU's own, which do not count what others compute, or where another device
+    computes those of the clock.
+    """
+    return time.process_time if device.type == "cpu" else time.perf_counter
 
 
 def peak_memory(device: torch.device) -> int:

@@ -3,12 +3,12 @@
 import json
 from itertools import count
 from shutil import copytree, rmtree
-from types import SimpleNamespace
 
 import pytest
 import yaml
 from conftest import TINY, command, write_case
 
+from dsdiff import device as devices
 from dsdiff.benchmark import budget, plan, profile, scoring, work
 from dsdiff.benchmark.profile import Measured
 from dsdiff.data import splits
@@ -36,7 +36,7 @@ def inline(patch):
     """Jobs run in this process; what is measured elsewhere is a constant."""
     for module in (work, budget):
         patch.setattr(module, "apart", lambda job, *args, threads=1: job(*args))
-    patch.setattr(scoring, "time", SimpleNamespace(process_time=count(0.0, 5.0).__next__))
+    patch.setattr(devices, "clock", lambda _: count(0.0, 5.0).__next__)
     patch.setattr(budget, "seconds_per_step", lambda *_: 0.5)
     patch.setattr(loop, "validate", lambda *_: Validation(0.0, 0, {}))
     patch.setattr(profile, "measure", lambda *_: Measured(0.5, 0.25, None))
@@ -228,7 +228,7 @@ def test_a_patient_who_could_not_be_scored_is_said_and_tried_again(cohort, cli, 
     monkeypatch.setattr(scoring, "synthesise", stale)
     command = (*asked(cohort, "reference", "deeper"), "-o", tmp_path / "again")
     code, said = cli(*command)
-    assert (code, "1 could not be scored and are left out, such as reference, seed 1, fold 0" in said) == (1, True), (
+    assert (code, "1 could not be scored and are left out, such as reference, 4 steps, seed 1" in said) == (1, True), (
         said
     )
     assert results(tmp_path / "again")["patients"] == ["P0", "P1", "P2", "P3"]
@@ -339,6 +339,21 @@ def test_a_candidate_that_fails_in_its_own_way_is_left_out(cohort, cli, tmp_path
     assert (code, "Left out: deeper: RuntimeError: Given groups=1" in said) == (1, True), said
     code, said = cli(*asked(cohort, "deeper", "reference"), "--arm", "parameters", "-o", tmp_path / "other")
     assert (code, "the reference deeper cannot be trained: RuntimeError: Given groups=1" in said) == (2, True), said
+
+
+def test_patients_whom_the_baselines_cannot_be_scored_on_are_said_and_lose_nothing(cohort, cli, whole, tmp_path):
+    copytree(cohort / "patients", tmp_path / "patients")
+    (tmp_path / "patients" / "P2" / "P2_seg.nii.gz").write_bytes(b"no image")
+    copytree(whole / "runs" / "reference-4", tmp_path / "runs" / "reference-4")
+    code, said = cli("--from", tmp_path / "runs", "--data", tmp_path / "patients", "-o", tmp_path / "out")
+    assert (code, "could not be scored and are left out" in said) == (1, True), said
+    assert any(name == "baselines: P2" for name in results(tmp_path / "out")["unscored"])
+    assert "| copy of T1 | - |" in (tmp_path / "out" / "table.md").read_text()
+
+
+def test_weights_that_the_scored_patients_chose_are_refused(cohort, cli, tmp_path):
+    code, said = cli(*asked(cohort, "reference"), "training.ema=[0.9,0.99]", "-o", tmp_path / "out")
+    assert (code, "of which the patients held out chose one" in said) == (2, True), said
 
 
 def test_mistakes_are_said(cohort, cli, tmp_path):

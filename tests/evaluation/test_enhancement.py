@@ -107,3 +107,18 @@ def test_the_map_of_even_enhancement_is_even_up_to_the_edge_of_the_brain():
     found = enhancement.enhancement_map(T1 + 2.5, T1, where.brain, MM)
     assert found[where.brain] == pytest.approx(2.5)
     assert not found[~where.brain].any()
+
+
+@pytest.mark.parametrize("size", [0.5, 0.8, 1.0, 1.0000001, 1.05, 1.5])
+def test_what_lies_within_two_millimetres_is_one_lesion_whatever_the_voxels(size):
+    spacing, most = (size,) * 3, int(2.0 / size + 1e-3)  # voxels between that make no more than 2 mm
+    for between, n in ((most, 1), (most + 1, 2)):
+        mask = np.zeros((40, 12, 12), bool)
+        mask[2:12, 1:11, 1:11] = mask[12 + between : 22 + between, 1:11, 1:11] = True
+        assert enhancement.components(mask, spacing, join_mm=2.0).max() == n
+
+
+def test_the_distance_of_false_enhancement_is_no_matter_of_rounding():
+    mask = np.zeros((9, 9, 9), bool)
+    mask[4, 4, 4] = True
+    assert np.array_equal(enhancement.near(mask, (1.0, 1.0, 1.0), 2.0), enhancement.near(mask, (1.0000001,) * 3, 2.0))

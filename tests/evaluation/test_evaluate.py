@@ -289,3 +289,15 @@ def test_every_score_has_a_name(made, truth):
     assert measures.describe("coverage_35").better == "near 0.35"
     with pytest.raises(KeyError):
         measures.describe("nonesuch_brain")
+
+
+def test_what_the_provenance_warns_of_is_said(made, truth, cli, tmp_path):
+    seen = "one of the patients that the model was trained on"
+    told = {"model": {"name": "mine", "hash": "abc"}, "warnings": [seen]}
+    (made / "A" / "provenance.json").write_text(json.dumps(told))
+    (made / "B" / "provenance.json").write_text("[]")
+    code, said = cli("evaluate", made, truth, "-o", tmp_path / "out")
+    assert (code, f"1 of 2: {seen}" in said) == (0, True)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())
+    assert (summary["models"], summary["doubts"]) == (["mine abc"], {seen: ["A"]})
+    assert seen in (tmp_path / "out" / "report.html").read_text()

@@ -136,3 +136,16 @@ def test_bland_altman_by_hand():
     assert (found.limit_low, found.limit_high) == pytest.approx((1 - 1.96 * 2, 1 + 1.96 * 2), abs=1e-3)
     assert found.bias_low < 1 < found.bias_high
     assert statistics.agreement([1.0], [1.0]) is None
+
+
+def test_shared_seeds_cover_and_tell_more():
+    """Seeds that shift both alike: the interval of the matched differences still covers, and is narrower."""
+    rng, matched, apart = np.random.default_rng(6), [], []
+    for _ in range(COHORTS):
+        ours, theirs = simulate(rng, 47, 0.0, 3, 0.5, 0.0)
+        shared, own = rng.normal(size=(3, 1)), 0.1 * rng.normal(size=(2, 3, 1))
+        pair = ours + shared + own[0], theirs + shared + own[1]
+        matched.append(statistics.paired(*pair, draws=QUICK, same_seeds=True))
+        apart.append(statistics.paired(*pair, draws=QUICK))
+    assert covered(matched, 0.0) >= 0.93
+    assert np.median([one.high - one.low for one in matched]) < 0.7 * np.median([one.high - one.low for one in apart])

@@ -51,6 +51,8 @@ def test_a_verdict_passes_when_every_check_was_tried_and_passed():
     untried = probe.Verdict(6, 1 / 3, 0.4, 0.95, None, None, None)
     assert not untried.disentangled
     assert list(untried.checks.values()) == [True, True, None, None]
+    assert untried.word == "cannot tell: swaps were not tried"
+    assert probe.Verdict(6, 1 / 3, 0.6, 0.95, None, None, None).word == "NOT disentangled"
 
 
 def test_edges_of_one_image_overlap_and_those_of_others_by_chance():
@@ -76,6 +78,11 @@ def test_probe_of_a_run(tmp_path, cli):
     assert len([line for line in said.splitlines() if line.startswith(("pass ", "FAIL "))]) == 4
     assert (tmp_path / "run" / "probe.png").stat().st_size > 5000
     assert cli("probe", tmp_path / "run", "-o", tmp_path / "probe.jpg")[0] == 2
+    dealt = (tmp_path / "split.json").read_text()
+    splits.write(splits.make([f"P{seed}" for seed in range(4)], 2, 5), tmp_path / "split.json")
+    code, said = cli("probe", tmp_path / "run")
+    assert (code, "may hold patients that it saw" in said) == (2, True), said
+    (tmp_path / "split.json").write_text(dealt)
     prepare.prepare(tmp_path / "cohort", tmp_path / "store", Settings(), 1, loop.Console(quiet=True))
     written = (tmp_path / "run" / "config.yaml").read_text()
     (tmp_path / "run" / "config.yaml").write_text(written.replace(str(tmp_path / "cohort"), str(tmp_path / "store")))

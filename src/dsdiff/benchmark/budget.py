@@ -1,7 +1,6 @@
 """A training budget in time, and the steps that it buys: timed once on noise, written down, and then kept."""
 
 import re
-import time
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,7 @@ def seconds_per_step(config: RunConfig, device: str) -> float:
     images = np.random.default_rng(0).standard_normal((len(data.contrasts) + 1, 9, *data.crop)).astype(np.float16)
     noise = [Patient.of("noise", InMemory(images, np.ones(images.shape[1:], np.uint8)))]
     drawn = loop.draws(config, Cohort(noise))
-    clock = time.process_time if trainer.device.type == "cpu" else time.perf_counter
+    clock = devices.clock(trainer.device)
     for step in range(TIMED + 1):
         if step == 1:
             since = clock()
@@ -44,6 +43,10 @@ def seconds_per_step(config: RunConfig, device: str) -> float:
 
 def calibrated(config: RunConfig, key: str, device: str, file: Path) -> float:
     """`seconds_per_step` in a process of its own, kept under this key for each kind of device."""
+    return float(kept.once(file, on(key, device), lambda: apart(seconds_per_step, config, device)))
+
+
+def on(key: str, device: str) -> str:
+    """The key of what is measured on a kind of device."""
     kind = devices.pick(device).type
-    key = key if kind == "cpu" else f"{key} on {kind}"
-    return float(kept.once(file, key, lambda: apart(seconds_per_step, config, device)))
+    return key if kind == "cpu" else f"{key} on {kind}"

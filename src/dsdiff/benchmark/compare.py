@@ -9,7 +9,7 @@ import numpy as np
 
 from dsdiff.backbones import registry
 from dsdiff.backbones.printed import PRINTED, Printed
-from dsdiff.benchmark import kept, profile, scoring
+from dsdiff.benchmark import budget, kept, profile, scoring
 from dsdiff.benchmark.plan import Arms, Candidate, Method
 from dsdiff.benchmark.scoring import Scores
 from dsdiff.benchmark.work import Failed
@@ -38,14 +38,13 @@ class Judged:
 
 @dataclass(frozen=True)
 class Cost:
-    """Of a candidate, whatever its steps. pace: seconds of a training step; slice: of one slice's forward.
+    """Of a candidate, whatever its steps. slice: seconds of one slice's forward.
 
     macs: of one training slice; inference, training: GiB for one slice, None where it was not run for want of memory.
     """
 
     parameters: int
     macs: int
-    pace: float
     slice: float
     inference: float
     training: float | None
@@ -53,15 +52,18 @@ class Cost:
 
 @dataclass(frozen=True)
 class Row:
-    """A method in one arm. scores: name -> seeds x patients; volume: CPU seconds of a synthesis, median.
+    """A method in one arm. scores: name -> seeds x patients; trained_by: those seeds; volume: seconds of a synthesis,
+    median; pace: of a training step. printed: what the original's table says of that backbone.
 
-    cost and steps are None for what was not trained; printed: what the original's table says of that backbone.
+    steps is None for what was not trained, cost and pace also for what could not be measured.
     """
 
     name: str
     scores: Mapping[str, Runs]
     steps: int | None = None
     runs: int = 0
+    trained_by: tuple[int, ...] = ()
+    pace: float | None = None
     cost: Cost | None = None
     volume: float | None = None
     printed: Printed | None = None
@@ -69,12 +71,17 @@ class Row:
     @property
     def hours(self) -> float | None:
         """Training of all its runs, by the pace that was timed."""
-        return None if self.cost is None or self.steps is None else self.steps * self.runs * self.cost.pace / 3600
+        return None if self.pace is None or self.steps is None else self.steps * self.runs * self.pace / 3600
 
     @property
     def seeds(self) -> int:
         """How many seeds its scores are of."""
         return max((len(runs) for runs in self.scores.values()), default=0)
+
+    def patients(self, score: str) -> int:
+        """How many have a score under every seed: those that its mean is of."""
+        found = self.scores.get(score)
+        return 0 if found is None else int(np.isfinite(found).all(0).sum())
 
     def interval(self, score: str) -> tuple[float, float, float]:
         """Mean and 95 % interval over patients of a score, averaged over seeds."""
@@ -109,7 +116,7 @@ class Comparison:
 
     arms: tuple[Arm, ...]
     patients: tuple[str, ...]
-    unscored: Mapping[str, str]  # "method, seed, fold: patient" -> why
+    unscored: Mapping[str, str]  # "method, steps, seed, fold: patient" -> why
     facts: Mapping[str, Any]
 
 
@@ -119,8 +126,8 @@ def judged(protocol: str) -> tuple[Judged, ...]:
     return Judged(f"psnr_{widest}", "dB", 0.1), Judged("auc_tumour", "AUC", 0.02)
 
 
-def measured(candidate: Candidate, run: Path, pace: float, device: str, file: Path) -> Cost:
-    """What a candidate costs, kept under its key."""
+def measured(candidate: Candidate, run: Path, device: str, file: Path) -> Cost:
+    """What a candidate costs, kept under its key for each kind of device."""
 
     def measure() -> dict[str, Any]:
         multiple = candidate.config.sketch().multiple
@@ -128,9 +135,9 @@ def measured(candidate: Candidate, run: Path, pace: float, device: str, file: Pa
         counted = profile.count(candidate.config, side, side)
         found = profile.measure(run / CONFIG, side, device, 1, counted)
         macs = trained_macs(candidate)
-        return asdict(Cost(counted.parameters, macs, pace, found.seconds, found.inference, found.training))
+        return asdict(Cost(counted.parameters, macs, found.seconds, found.inference, found.training))
 
-    return Cost(**kept.once(file, candidate.key, measure))
+    return Cost(**kept.once(file, budget.on(candidate.key, device), measure))
 
 
 def trained_macs(candidate: Candidate) -> int:
@@ -139,18 +146,26 @@ def trained_macs(candidate: Candidate) -> int:
     return profile.count(candidate.config, height, width).macs
 
 
-def costs(arms: Arms, paces: Mapping[str, float], failed: Failed, device: str, file: Path) -> dict[str, Cost]:
-    """What every method that has a complete run costs."""
-    found = {}
+def costs(arms: Arms, failed: Failed, device: str, file: Path) -> tuple[dict[str, Cost], dict[str, str]]:
+    """What every method that has a complete run costs; and of which that could not be measured, and why."""
+    found, lacking = dict[str, Cost](), dict[str, str]()
     for method in (method for methods in arms.values() for method in methods):
         name = method.candidate.name
-        if name not in found and not any(run.folder in failed for run in method.runs):
-            found[name] = measured(method.candidate, method.runs[0].folder, paces[name], device, file)
-    return found
+        if name not in found | lacking and not any(run.folder in failed for run in method.runs):
+            try:
+                found[name] = measured(method.candidate, method.runs[0].folder, device, file)
+            except Exception as error:  # as want of memory: its scores stand all the same
+                lacking[name] = str(error) or type(error).__name__
+    return found, lacking
 
 
 def gather(
-    arms: Arms, costs: Mapping[str, Cost], failed: Failed, baselines: Mapping[str, Scores], protocol: str
+    arms: Arms,
+    costs: Mapping[str, Cost],
+    paces: Mapping[str, float],
+    failed: Failed,
+    baselines: Mapping[str, Scores],
+    protocol: str,
 ) -> tuple[list[Arm], list[str], dict[str, str]]:
     """The arms with their judgements, the patients, and who could not be scored.
 
@@ -166,7 +181,8 @@ def gather(
                 missing[method.candidate.name] = f"{len(reasons)} of {len(method.runs)} runs failed: {reasons[0]}"
                 continue
             by_seed, seconds = _by_seed(method, protocol, unscored)
-            rows.append(_row(method, costs[method.candidate.name], by_seed, seconds, patients))
+            name = method.candidate.name
+            rows.append(_row(method, costs.get(name), paces.get(name), by_seed, seconds, patients))
         if methods[0].candidate.name in missing:
             name = methods[0].candidate.name
             raise DsdiffError(f"the reference {name} is not complete ({missing[name]}); finished runs stay")
@@ -175,7 +191,7 @@ def gather(
     return found, patients, unscored
 
 
-def _by_seed(method: Method, protocol: str, unscored: dict[str, str]) -> tuple[list[Scores], list[float]]:
+def _by_seed(method: Method, protocol: str, unscored: dict[str, str]) -> tuple[dict[int, Scores], list[float]]:
     """Scores of all folds' patients for each seed, and the seconds of every synthesis."""
     by_seed: dict[int, Scores] = {}
     seconds: list[float] = []
@@ -185,17 +201,25 @@ def _by_seed(method: Method, protocol: str, unscored: dict[str, str]) -> tuple[l
             raise DsdiffError(f"{run.folder} has no scores by protocol {protocol}")
         by_seed.setdefault(run.config.seed, {}).update(scored.patients)
         seconds += scored.seconds.values()
-        where = f"{method.candidate.name}, seed {run.config.seed}, fold {run.fold}"
+        where = f"{method.candidate.name}, {method.steps} steps, seed {run.config.seed}, fold {run.fold}"
         unscored |= {f"{where}: {patient}": why for patient, why in scored.failed.items()}
-    return list(by_seed.values()), seconds
+    return dict(sorted(by_seed.items())), seconds
 
 
-def _row(method: Method, cost: Cost, by_seed: list[Scores], seconds: list[float], patients: Sequence[str]) -> Row:
+def _row(
+    method: Method,
+    cost: Cost | None,
+    pace: float | None,
+    by_seed: dict[int, Scores],
+    seconds: list[float],
+    patients: Sequence[str],
+) -> Row:
     target = registry.name_of(method.candidate.config.backbone.target)
     printed = None if method.candidate.config.process.target == "regression" else PRINTED.get(target)
     volume = float(np.median(seconds)) if seconds else None
-    scores = _matrices(by_seed, patients)
-    return Row(method.candidate.name, scores, method.steps, len(method.runs), cost, volume, printed)
+    scores = _matrices([*by_seed.values()], patients)
+    name, n_runs = method.candidate.name, len(method.runs)
+    return Row(name, scores, method.steps, n_runs, tuple(by_seed), pace, cost, volume, printed)
 
 
 def _matrices(by_seed: Sequence[Scores], patients: Sequence[str]) -> dict[str, Runs]:
@@ -217,7 +241,8 @@ def judge(rows: Sequence[Row], scores: Sequence[Judged]) -> list[Judgement]:
         for row in others:
             try:
                 ours, theirs = row.scores[one.score], reference.scores[one.score]
-                pairs[row.name] = statistics.paired(ours, theirs, len(others))
+                alike = row.trained_by == reference.trained_by
+                pairs[row.name] = statistics.paired(ours, theirs, len(others), same_seeds=alike)
             except (KeyError, ValueError):
                 continue  # under two patients have this score
         adjusted = statistics.holm([difference.p for difference in pairs.values()])

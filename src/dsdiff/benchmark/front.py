@@ -56,7 +56,11 @@ def draw(arms: Sequence[Arm], scores: Sequence[Judged]) -> Figure:
         for axis, one in zip(axes, scores, strict=True):
             _panel(axis, [row for row in arm.rows if row.volume], one)
             axis.set_title(f"{arm.title}: {one.title}", color=INK, fontsize=9, loc="left")
-    figure.supxlabel("CPU seconds a volume; the line joins what nothing else beats", color=SOFT, fontsize=8)
+    figure.supxlabel(
+        "seconds a volume (of the CPU; on a GPU of the clock); the line joins what nothing else beats",
+        color=SOFT,
+        fontsize=8,
+    )
     return figure
 
 

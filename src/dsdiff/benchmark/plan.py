@@ -115,7 +115,10 @@ def candidates(names: Sequence[str], overrides: Sequence[str], recipe: str) -> l
     for name in names:
         alone = set(configs.read(configs.find(name))) <= {"backbone", "unet_config"}
         given = (recipe, (f"backbone={name}", *overrides)) if alone else (name, tuple(overrides))
-        found.append(Candidate(Path(name).stem, configs.load(*given)))
+        config = configs.load(*given)
+        if why := chosen_by_scored(config):
+            raise ConfigError(f"{name}: {why}; set training.ema to one decay and no training.patience")
+        found.append(Candidate(Path(name).stem, config))
     stems = [candidate.name for candidate in found]
     if twice := sorted({stem for stem in stems if stems.count(stem) > 1}):
         raise ConfigError(f"{twice[0]} is given twice; candidates go by the names of their files")
@@ -166,10 +169,12 @@ def existing(root: Path, reference: str | None, cases: Path | None = None) -> Ar
     reference: name of the method that the others are compared with; else one with the default backbone, else the first.
     Raises `InputError` where there is none, `ConfigError` for runs that are no fair comparison.
     """
-    folders = [folder for folder in _runs_below(root) if _is_finished(folder)]
+    lacking = left_out(root)
+    folders = [folder for folder in _runs_below(root) if str(folder.relative_to(root)) not in lacking]
     if not folders:
         raise InputError(
             f"{root} holds no finished run (a folder with {CONFIG} and {MODEL}/, by dsdiff train, or with {SCORES})"
+            + "".join(f"; {name}: {why}" for name, why in [*lacking.items()][:1])
         )
     groups: dict[str, list[Run]] = {}
     for folder in folders:
@@ -189,10 +194,29 @@ def existing(root: Path, reference: str | None, cases: Path | None = None) -> Ar
     return {EXISTING: methods}
 
 
-def unfinished(root: Path) -> dict[str, str]:
+def left_out(root: Path) -> dict[str, str]:
     """The runs below a folder that cannot be compared, and why."""
-    lacking = f"not finished: neither {MODEL}/ nor {SCORES}"
-    return {str(folder.relative_to(root)): lacking for folder in _runs_below(root) if not _is_finished(folder)}
+    found = {}
+    for folder in _runs_below(root):
+        name = str(folder.relative_to(root))
+        if not _is_finished(folder):
+            found[name] = f"not finished: neither {MODEL}/ nor {SCORES}"
+            continue
+        try:
+            if why := chosen_by_scored(configs.load(folder / CONFIG)):
+                found[name] = why
+        except ConfigError as error:  # of a backbone that is not installed here, or of another version
+            found[name] = str(error)
+    return found
+
+
+def chosen_by_scored(config: RunConfig) -> str:
+    """Why a run's weights would be chosen by the very patients that they are scored on; "" where they are not."""
+    if len(config.training.ema) > 1:
+        return "training.ema has several decays, of which the patients held out chose one, and they are to be scored"
+    if config.training.patience:
+        return "training.patience ended it where the patients held out were best, and they are to be scored"
+    return ""
 
 
 def _runs_below(root: Path) -> list[Path]:

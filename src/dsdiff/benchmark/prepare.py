@@ -113,7 +113,8 @@ def finished(
     _refuse_lacking(next(iter(arms.values()))[0].runs[0])
     found = [method.candidate for method in arms[plan.EXISTING]]
     _allow(found, allow_code)
-    return Prepared(arms, _paces(found, out, device), plan.unfinished(runs))
+    paces, untimed = _paces(found, out, device)
+    return Prepared(arms, paces, plan.left_out(runs) | untimed)
 
 
 def _refuse_lacking(run: Run) -> None:
@@ -132,5 +133,12 @@ def _allow(candidates: Sequence[Candidate], allow_code: bool) -> None:
         registry.allow(candidate.config.backbone.target)
 
 
-def _paces(candidates: Sequence[Candidate], out: Path, device: str) -> dict[str, float]:
-    return {one.name: budget.calibrated(one.config, one.key, device, out / PACES) for one in candidates}
+def _paces(candidates: Sequence[Candidate], out: Path, device: str) -> tuple[dict[str, float], dict[str, str]]:
+    """Seconds of a training step by candidate, and whose could not be timed, and why: its scores stand all the same."""
+    paces, lacking = dict[str, float](), dict[str, str]()
+    for one in candidates:
+        try:
+            paces[one.name] = budget.calibrated(one.config, one.key, device, out / PACES)
+        except Exception as error:
+            lacking[f"the pace of {one.name}"] = str(error) or type(error).__name__
+    return paces, lacking

@@ -142,8 +142,7 @@ def _alone(job: Job, file: Path, size: int, device: str) -> tuple[float, float]:
 
 def _infer(config: RunConfig, given: Given, where: torch.device) -> float:
     network = config.build_network().to(where).eval()
-    one_thread = where.type == "cpu" and torch.get_num_threads() == 1
-    clock = time.process_time if one_thread else time.perf_counter  # the first does not count what others compute
+    clock = devices.clock(where) if torch.get_num_threads() == 1 else time.perf_counter
     taken: list[float] = []
     with torch.inference_mode(), devices.autocast(where):
         forward(network, given).sum().item()

@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
@@ -18,6 +17,7 @@ from dsdiff.benchmark.kept import write
 from dsdiff.benchmark.plan import SCORES, Run
 from dsdiff.data import cases, preprocess, splits
 from dsdiff.data.cases import Case
+from dsdiff.data.splits import refuse_other_fold
 from dsdiff.data.style import LinearRegression
 from dsdiff.errors import ConfigError
 from dsdiff.evaluation import patient
@@ -37,7 +37,8 @@ Scores = dict[str, dict[str, float]]  # patient -> score -> value; a patient tha
 
 @dataclass(frozen=True)
 class Scored:
-    """Scores of the patients that a run never saw, CPU seconds of each one's synthesis, and who failed, why."""
+    """Scores of the patients that a run never saw, seconds of each one's synthesis (see `device.clock`), who failed and
+    why."""
 
     patients: Scores
     seconds: dict[str, float]
@@ -46,13 +47,9 @@ class Scored:
 
 def held_out(run: Run) -> list[Case]:
     """The patients that a run never saw. Raises `ConfigError` where its cases lack some."""
-    split, found = run.config.data.split, {case.name: case for case in cases.discover(run.cases)}
-    if split is None:
+    if run.config.data.split is None:
         raise ConfigError(f"{run.folder} names no data.split; give --split")
-    names = splits.read(split).held_out(run.fold)
-    if lost := sorted(set(names) - set(found)):
-        raise ConfigError(f"{run.cases} lacks patients of {split}: {', '.join(lost[:3])}")
-    return [found[name] for name in names]
+    return cases.named(run.cases, splits.read(run.config.data.split).held_out(run.fold))
 
 
 def finish(run: Run, protocol: str, device: str) -> None:
@@ -83,13 +80,14 @@ def _score_run(run: Run, protocol: str, device: str, known: Scored) -> None:
     """Synthesise and score the patients who are not known yet."""
     model, everyone = models.load(run.folder / MODEL, devices.pick(device)), held_out(run)
     _refuse_seen(run)
+    clock = devices.clock(model.device)
     patients, seconds, failed = known.patients, known.seconds, dict[str, str]()
     for case in (case for case in everyone if case.name not in patients):
         try:
             wanted = cases.load(case, model.wanted(case.files))
-            since = time.process_time()
+            since = clock()
             made = synthesise(wanted, model).t1ce
-            seconds[case.name] = round(time.process_time() - since, 3)
+            seconds[case.name] = round(clock() - since, 3)
             patients[case.name] = _score(replace(_copy(case), image=_array(made)), protocol)
         except Exception as error:  # one odd case must not stop the others
             failed[case.name] = str(error)
@@ -110,14 +108,8 @@ def trained_on(run: Run) -> str | None:
 
 def _refuse_seen(run: Run) -> None:
     """Raise `ConfigError` where the model was not trained without the fold that it is to be scored on."""
-    facts, split = checkpoint.read(run.folder / MODEL).facts, run.config.data.split
-    assert split is not None
-    asked = (splits.read(split).hash, run.fold)
-    if (trained := (facts.get("split"), facts.get("fold"))) != asked:
-        raise ConfigError(
-            f"{run.folder / MODEL} was trained without fold {trained[1]} of split {trained[0]}; fold {asked[1]} of "
-            f"{asked[0]}, which {split} is now, may hold patients that it saw"
-        )
+    assert run.config.data.split is not None
+    refuse_other_fold(checkpoint.read(run.folder / MODEL).facts, run.config.data.split, run.fold, run.folder)
 
 
 def read(run: Run, protocol: str) -> Scored | None:
@@ -147,22 +139,35 @@ def learn(case: Case, contrasts: Sequence[str], start: str = "t1") -> LinearRegr
 def baselines(runs: Sequence[Run], protocol: str, file: Path) -> None:
     """Score what needs no network on the held-out patients of these runs, one of each fold, and write it down.
 
-    The linear regression of a fold is fitted on the patients of the other folds, as the networks are.
+    The linear regression of a fold is fitted on the patients of the other folds, as the networks are. Patients who
+    cannot be scored are named there. Raises `ValueError` where none of the other folds can be read.
     """
     data = runs[0].config.data
     assert data.split is not None
     split, found = splits.read(data.split), {case.name: case for case in cases.discover(runs[0].cases)}
-    learnt = {name: learn(found[name], data.contrasts, data.start) for fold in split.folds for name in fold}
+    learnt: dict[str, LinearRegression] = {}
+    failed: dict[str, str] = {}
+    for name in (name for fold in split.folds for name in fold):
+        try:
+            learnt[name] = learn(found[name], data.contrasts, data.start)
+        except Exception as error:  # one odd case must not stop the others
+            failed[name] = str(error)
     scores: dict[str, Scores] = {COPY: {}, LINEAR: {}}
     for run in runs:
         seen = [part for name, part in learnt.items() if name not in split.held_out(run.fold)]
         fitted = LinearRegression.merged(seen)
-        for case in held_out(run):
-            image = _linear(case, fitted, data.contrasts, data.start)
-            copy = _copy(case)
-            scores[COPY][case.name] = _score(copy, protocol)
-            scores[LINEAR][case.name] = _score(replace(copy, image=image), protocol)
-    write({"of": _asked(runs, protocol), "scores": {name: _plain(found) for name, found in scores.items()}}, file)
+        for case in (case for case in held_out(run) if case.name in learnt):
+            try:
+                copy = _copy(case)
+                linear = replace(copy, image=_linear(case, fitted, data.contrasts, data.start))
+                made = {COPY: _score(copy, protocol), LINEAR: _score(linear, protocol)}
+            except Exception as error:
+                failed[case.name] = str(error)
+                continue
+            for name, found_here in made.items():
+                scores[name][case.name] = found_here
+    told = {name: _plain(found_here) for name, found_here in scores.items()}
+    write({"of": _asked(runs, protocol), "scores": told, "failed": failed}, file)
 
 
 def read_baselines(runs: Sequence[Run], protocol: str, file: Path) -> dict[str, Scores] | None:

@@ -37,7 +37,7 @@ def columns(protocol: str) -> dict[str, tuple[str, int]]:
 
 def header(protocol: str) -> list[str]:
     """Titles of the columns after the name."""
-    return [*COST, *(title for title, _ in columns(protocol).values())]
+    return [*COST, *(f"{title} (patients)" for title, _ in columns(protocol).values())]
 
 
 def lines(arm: Arm, protocol: str) -> list[Line]:
@@ -51,18 +51,16 @@ def lines(arm: Arm, protocol: str) -> list[Line]:
 
 
 def _cost(row: Row) -> list[str]:
-    if row.cost is None:
-        return ["-"] * len(COST)
     cost = row.cost
     return [
-        f"{cost.parameters / 1e6:.2f} M",
-        f"{cost.macs / 1e9:.2f}",
-        f"{row.steps}",
+        "-" if cost is None else f"{cost.parameters / 1e6:.2f} M",
+        "-" if cost is None else f"{cost.macs / 1e9:.2f}",
+        "-" if row.steps is None else f"{row.steps}",
         "-" if row.hours is None else f"{row.hours:.2f}",
-        f"{cost.slice:.3f}",
+        "-" if cost is None else f"{cost.slice:.3f}",
         "-" if row.volume is None else f"{row.volume:.1f}",
-        f"{cost.inference:.2f}",
-        "not run" if cost.training is None else f"{cost.training:.2f}",
+        "-" if cost is None else f"{cost.inference:.2f}",
+        "-" if cost is None else "not run" if cost.training is None else f"{cost.training:.2f}",
     ]
 
 
@@ -70,7 +68,8 @@ def _scores(row: Row, protocol: str) -> list[str]:
     cells = []
     for score, (_, digits) in columns(protocol).items():
         mean, low, high = row.interval(score)
-        cells.append("-" if np.isnan(mean) else f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]")
+        told = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] ({row.patients(score)})"
+        cells.append("-" if np.isnan(mean) else told)
     return cells
 
 
@@ -81,6 +80,7 @@ def _printed(said: Printed) -> list[str]:
 
 JUDGED = (
     "against the reference",
+    "patients",
     "difference",
     "95 % interval",
     "p (Wilcoxon)",
@@ -91,11 +91,12 @@ JUDGED = (
 
 
 def judgements(found: Sequence[Judgement]) -> list[Line]:
-    """One line a judgement: difference, interval, p-values, smallest detectable difference, verdict."""
+    """One line a judgement: patients, difference, interval, p-values, smallest detectable difference, verdict."""
     rows = []
     for one in found:
         d, unit = one.difference, one.judged.unit
         cells = [
+            f"{d.patients}",
             f"{d.mean:+.3f} {unit}",
             f"{d.low:+.3f} to {d.high:+.3f}",
             f"{d.p:.2g}",
@@ -134,7 +135,7 @@ def remarks(found: Comparison) -> list[str]:
 
 def _seeds(arms: Sequence[Arm]) -> str:
     """How many seeds the trained rows have: a number, or those of each arm."""
-    rows = {arm.title: [row for row in arm.rows if row.cost is not None] for arm in arms}
+    rows = {arm.title: [row for row in arm.rows if row.steps is not None] for arm in arms}
     numbers = {title: sorted({row.seeds for row in trained}) for title, trained in rows.items()}
     said = {title: ", ".join(map(str, several)) for title, several in numbers.items()}
     if len(set(said.values())) == 1:

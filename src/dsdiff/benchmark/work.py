@@ -4,6 +4,7 @@ What is finished is never done again, so the same command goes on where it was s
 others go on.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed
 from pathlib import Path
@@ -46,6 +47,12 @@ def baselines_of(runs: Sequence[Run], protocol: str, out: Path, failed: Failed) 
     if found is None:
         raise DsdiffError(f"the baselines could not be scored: {failed.get(place, 'they are not there')}")
     return found
+
+
+def unscored_baselines(out: Path) -> dict[str, str]:
+    """The patients on whom the baselines could not be scored, and why."""
+    failed = json.loads((out / BASELINES).read_text()).get("failed", {})
+    return {f"baselines: {patient}": why for patient, why in failed.items()}
 
 
 def _finishing(run: Run, protocol: str, device: str) -> Callable[[], None]:

@@ -151,9 +151,11 @@ def _compared(prepared: "Prepared", out: Path, protocol: str, device: str, jobs:
     arms = prepared.arms
     runs = work.one_of_each_fold(next(iter(arms.values()))[0].runs)
     failed = work.do(arms, out, protocol, device, jobs, console)
-    costs = compare.costs(arms, prepared.paces, failed, device, out / "costs.json")
+    costs, unmeasured = compare.costs(arms, failed, device, out / "costs.json")
+    left_out = prepared.left_out | {f"the costs of {name}": why for name, why in unmeasured.items()}
     baselines = work.baselines_of(runs, protocol, out, failed)
-    found, patients, unscored = compare.gather(arms, costs, failed, baselines, protocol)
+    found, patients, unscored = compare.gather(arms, costs, prepared.paces, failed, baselines, protocol)
+    unscored |= work.unscored_baselines(out)
     first = runs[0].config.data
     facts = {
         "what": compare.WHAT,
@@ -163,13 +165,13 @@ def _compared(prepared: "Prepared", out: Path, protocol: str, device: str, jobs:
         "split": splits.read(first.split).hash if first.split else "",
         "folds": len(runs),
         "seeds": sorted({len({run.config.seed for run in one.runs}) for methods in arms.values() for one in methods}),
-        "left_out": prepared.left_out,
+        "left_out": left_out,
         "versions": {"dsdiff": source.label(), "torch": version("torch")},
     }
     comparison = compare.Comparison(tuple(found), tuple(patients), unscored, facts)
     _write(comparison, out)
     say(console, f"open {out / 'report.html'}")
-    return bool(failed or prepared.left_out or unscored)
+    return bool(failed or left_out or unscored)
 
 
 def _write(found: "Comparison", out: Path) -> None:

@@ -127,6 +127,8 @@ def _say(results: "Results", out: Path, console: "Console") -> None:
             interval = "" if isnan(one["low"]) else f" [{one['low']:.2f}, {one['high']:.2f}]"
             numbers = f"{one['mean']:.2f}{interval} {measure.unit}".rstrip()
             tell(f"  {measure.title}: {numbers} ({one['n']} patient{'s' * (one['n'] > 1)})")
+    for doubt, names in results.doubts.items():
+        say(console, f"{len(names)} of {len(results.patients)}: {doubt}", "yellow")
     if results.without_prediction:
         tell(f"{len(results.without_prediction)} cases of TRUTH have no synthetic T1ce and are not in these numbers")
     if results.failed:

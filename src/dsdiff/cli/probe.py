@@ -27,7 +27,8 @@ def command(
 
     A linear probe, tried on patients that it did not see, must not tell the contrast from the shared code and must
     from the specific one. With the swap decoder (conditioning.disentangle: target swap), a contrast's shared code with
-    another's specific one must look like the other and keep the edges of the first. Exit code 1 where any check fails.
+    another's specific one must look like the other and keep the edges of the first. Exit code 0 where all were tried
+    and passed, else 1.
 
     Example: dsdiff probe runs/fold0
     """
@@ -50,7 +51,7 @@ def command(
     typer.echo(f"{verdict.patients} patients, model {model.hash}")
     for said, passed in verdict.checks.items():
         typer.echo(f"{'not tried' if passed is None else 'pass' if passed else 'FAIL':10}{said}")
-    typer.echo("disentangled" if verdict.disentangled else "NOT disentangled")
+    typer.echo(verdict.word)
     with folders.whole_file(picture) as beside:
         preview.save(probe_picture.draw(seen[0], model, f"{seen[0].name}   model {model.hash}"), beside)
     typer.echo(picture)
@@ -60,6 +61,7 @@ def command(
 
 def _cases(run: Path, folder: Path | None) -> "list[Case]":
     """The patients to probe. Raises `ConfigError` where nobody names any."""
+    from dsdiff import checkpoint
     from dsdiff import config as configs
     from dsdiff.data import cases, splits, store
 
@@ -70,7 +72,8 @@ def _cases(run: Path, folder: Path | None) -> "list[Case]":
     data = configs.load(run / "config.yaml").data
     if data.root is None or data.split is None or data.fold is None:
         raise ConfigError(f"{run} held no patients out; name some by --cases DIR")
-    held_out = splits.read(data.split).held_out(data.fold)
+    model = run / "model" if (run / "model").is_dir() else run
+    splits.refuse_other_fold(checkpoint.read(model).facts, data.split, data.fold, run)
     if store.is_store(data.root):
         raise ConfigError(f"{run} was trained from a store, which keeps no files: name patients by --cases DIR")
-    return [case for case in cases.discover(data.root) if case.name in held_out]
+    return cases.named(data.root, splits.read(data.split).held_out(data.fold))

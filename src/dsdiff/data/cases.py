@@ -3,7 +3,7 @@
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from importlib.resources import files
@@ -101,6 +101,14 @@ def discover(folder: Path) -> list[Case]:
         )
     cases = [_case(name, files) for (_, name), files in found.items()]
     return sorted(cases, key=lambda case: case.name)
+
+
+def named(folder: Path, names: Sequence[str]) -> list[Case]:
+    """The cases of a folder by these names. Raises `InputError` where it lacks some, and what `discover` raises."""
+    found = {case.name: case for case in discover(folder)}
+    if lost := [name for name in names if name not in found]:
+        raise InputError(f"{folder} lacks {len(lost)} of the {len(names)} patients asked for: {', '.join(lost[:3])}")
+    return [found[name] for name in names]
 
 
 def bundled() -> Case:

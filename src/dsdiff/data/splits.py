@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -29,6 +30,16 @@ class Split:
         if not 0 <= fold < len(self.folds):
             raise ConfigError(f"fold {fold} is not in this split; it has folds 0 to {len(self.folds) - 1}")
         return self.folds[fold]
+
+
+def refuse_other_fold(facts: Mapping[str, object], split: Path, fold: int, where: Path) -> None:
+    """Raise `ConfigError` where a model, by its facts, was not trained without this fold of a split as it is today."""
+    now, trained = (read(split).hash, fold), (facts.get("split"), facts.get("fold"))
+    if trained != now:
+        raise ConfigError(
+            f"the model of {where} was trained without fold {trained[1]} of split {trained[0]}; fold {fold} of "
+            f"{now[0]}, which {split} is now, may hold patients that it saw"
+        )
 
 
 def make(cases: list[str], n_folds: int, seed: int) -> Split:

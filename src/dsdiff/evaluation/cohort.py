@@ -29,6 +29,7 @@ class Results:
     failed: dict[str, str] = field(default_factory=dict)
     without_prediction: tuple[str, ...] = ()
     models: tuple[str, ...] = ()  # name and hash of what made the volumes, where their provenance tells
+    doubts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what it warns of -> the patients
 
     @property
     def main(self) -> str:
@@ -79,17 +80,22 @@ def evaluate(pairs: Pairs, protocol: str, fit: bool, done: Callable[[str, str | 
         except Exception as error:  # one odd case must not stop the others
             failed[case.name] = str(error)
         done(case.name, failed.get(case.name))
-    models = sorted({model for made, _ in pairs.found if made.mean and (model := _model(made.mean))})
-    return Results(protocol, fit, patients, failed, pairs.without_prediction, tuple(models))
+    told = {case.name: _provenance(made.mean) for made, case in pairs.found if made.mean and case.name in patients}
+    models = tuple(sorted({model for model, _ in told.values() if model}))
+    texts = dict.fromkeys(text for _, warnings in told.values() for text in warnings)
+    doubts = {text: tuple(name for name, (_, warnings) in told.items() if text in warnings) for text in texts}
+    return Results(protocol, fit, patients, failed, pairs.without_prediction, models, doubts)
 
 
-def _model(volume: Path) -> str | None:
-    """Name and hash of the model that made a volume, from the provenance beside it."""
+def _provenance(volume: Path) -> tuple[str, tuple[str, ...]]:
+    """Name and hash of the model that made a volume, and what it warned of, from the provenance beside it; "" and
+    nothing where there is none.
+    """
     try:
-        model = json.loads((volume.parent / "provenance.json").read_text())["model"]
-        return f"{model['name']} {model['hash']}"
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+        told = json.loads((volume.parent / "provenance.json").read_text())
+        return f"{told['model']['name']} {told['model']['hash']}", tuple(map(str, told.get("warnings", ())))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return "", ()
 
 
 def summary(results: Results) -> Summary:
@@ -147,6 +153,7 @@ def write_json(results: Results, path: Path) -> None:
         "use": "research use, not for diagnosis",
         "protocol": {"name": results.protocol, "says": PROTOCOLS[results.protocol].says, "fit": results.fit},
         "models": list(results.models),
+        "doubts": {text: list(names) for text, names in results.doubts.items()},
         "versions": {"dsdiff": source.label(), "numpy": np.__version__},
         "summary": summary(results),
         "enhancing_volume": vars(agreement) if agreement else None,

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Float, Integer
-from scipy import ndimage
+from scipy import ndimage, sparse
 
 from dsdiff.evaluation.metrics import Image, Mask
 from dsdiff.evaluation.regions import Regions, bounding_box
@@ -17,7 +17,8 @@ from dsdiff.evaluation.regions import Regions, bounding_box
 THRESHOLD = 1.5  # robust standard deviations
 SMOOTH_MM = 1.0
 SMALLEST_MM3 = 50.0  # a smaller component is noise
-JOIN_MM = 2.0  # what lies closer is one lesion, or the same place
+JOIN_MM = 2.0  # what lies no farther is one lesion, or the same place
+NUMERICAL_MM = 1e-3  # an affine's float32 makes 1.0000001 mm of 1 mm
 SURFACE_MM = 4.0  # below the brain's surface, where skull-stripping and registration imitate enhancement
 FOUND_SHARE = 0.1  # of a true lesion's voxels must enhance for it to be found
 Spacing = tuple[float, float, float]
@@ -48,14 +49,15 @@ def enhancement_map(image: Image, t1: Image, brain: Mask, spacing: Spacing) -> I
 
 
 def components(mask: Mask, spacing: Spacing, join_mm: float = 0.0) -> Integer[np.ndarray, "x y z"]:
-    """Connected components (26 neighbours) of SMALLEST_MM3 or more, numbered from 1; with `join_mm`, what lies closer
-    than that is one component."""
+    """Connected components (26 neighbours) of SMALLEST_MM3 or more, numbered from 1; with `join_mm`, those with no more
+    than so many mm of other voxels between them are one."""
     numbered = np.zeros(mask.shape, np.int32)
     if not mask.any():
         return numbered
-    box = bounding_box(mask, 1 + int(np.ceil(join_mm / min(spacing))))
-    joined = near(mask[box], spacing, join_mm / 2) if join_mm else mask[box]
-    labels = ndimage.label(joined, TOUCHING)[0] * mask[box]
+    box = bounding_box(mask, 1)
+    labels = ndimage.label(mask[box], TOUCHING)[0]
+    if join_mm:
+        labels = _joined(labels, spacing, join_mm)
     sizes = np.bincount(labels.ravel()) * float(np.prod(spacing))
     kept = sizes >= SMALLEST_MM3
     kept[0] = False
@@ -63,10 +65,24 @@ def components(mask: Mask, spacing: Spacing, join_mm: float = 0.0) -> Integer[np
     return numbered
 
 
+def _joined(labels: Integer[np.ndarray, "x y z"], spacing: Spacing, mm: float) -> Integer[np.ndarray, "x y z"]:
+    """Components with no more than so many mm of other voxels between them as one, numbered anew."""
+    margin, pairs = 2 + int(np.ceil(mm / min(spacing))), []
+    for number, box in enumerate(ndimage.find_objects(labels), 1):
+        around = labels[tuple(slice(max(side.start - margin, 0), side.stop + margin) for side in box)]
+        reached = near(ndimage.binary_dilation(around == number, TOUCHING), spacing, mm)
+        pairs += [(number, other) for other in np.unique(around[reached]) if other > number]
+    n = int(labels.max()) + 1
+    links = sparse.coo_array((np.ones(len(pairs)), tuple(np.array(pairs, int).reshape(-1, 2).T)), (n, n))
+    group = sparse.csgraph.connected_components(links, directed=False)[1] + 1
+    return np.where(labels > 0, group[labels], 0)
+
+
 def near(mask: Mask, spacing: Spacing, mm: float) -> Mask:
     """The voxels within a distance of a mask, itself included; nothing for an empty mask."""
     if not mask.any():
         return np.zeros_like(mask)
+    mm += NUMERICAL_MM
     box = bounding_box(mask, 1 + int(np.ceil(mm / min(spacing))))
     out = np.zeros_like(mask)
     out[box] = ndimage.distance_transform_edt(~mask[box], sampling=spacing) <= mm
@@ -89,7 +105,7 @@ def false_enhancement(found: Enhancement, regions: Regions, spacing: Spacing) ->
     """
     deep = np.zeros_like(regions.brain)
     box = bounding_box(regions.brain, 1)
-    deep[box] = ndimage.distance_transform_edt(regions.brain[box], sampling=spacing) > SURFACE_MM
+    deep[box] = ndimage.distance_transform_edt(regions.brain[box], sampling=spacing) > SURFACE_MM + NUMERICAL_MM
     made = components(found.made & deep, spacing)
     excused = near(found.true | regions.enhancing, spacing, JOIN_MM)
     touching = np.union1d(made[excused], 0)

@@ -14,7 +14,7 @@ from dsdiff.evaluation.pairs import Synthetic
 from dsdiff.evaluation.regions import Regions, bounding_box, regions
 from dsdiff.volume import Volume
 
-VERSION = 3  # of the scores: one more whenever the same volumes score otherwise, so that kept scores are not mixed up
+VERSION = 4  # of the scores: one more whenever the same volumes score otherwise, so that kept scores are not mixed up
 
 
 @dataclass(frozen=True)

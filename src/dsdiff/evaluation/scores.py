@@ -13,7 +13,7 @@ SCORES = {
     "auc_tumour": "AUC of enhancement: enhancing tumour against the rest of the tumour",
     "gain": "share of the true enhancement recovered in the enhancing tumour (where its mean is 1 robust SD or more)",
 }
-LEAST_ENHANCING = 50  # voxels (mm3) of enhancing tumour below which its scores would be noise
+LEAST_ENHANCING = 50  # voxels of enhancing tumour below which its scores would be noise
 
 
 def score(t1ce: Image, truth: Image, t1: Image, regions: Regions) -> dict[str, float]:

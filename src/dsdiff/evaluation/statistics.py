@@ -2,9 +2,10 @@
 
 Patients are the units: they are what is resampled. Where a method was trained with several seeds, the seeds are a
 random effect: every bootstrap draw resamples the patients' mean differences and adds what other seeds would have
-changed, a Student t variable with the variance of the seeds' means over the number of seeds. So a method that was lucky
-with its seeds is not called better, and more patients cannot make up for few seeds. With one seed that part is unknown
-and left out: the verdict then holds for those very networks only.
+changed, a Student t variable with the variance of the seeds' means over the number of seeds. Where both methods have
+the same seeds, three or more, it is the variance of their differences: a seed gives both the same batches. So a method
+that was lucky with its seeds is not called better, and more patients cannot make up for few seeds. With one seed that
+part is unknown and left out: the verdict then holds for those very networks only.
 """
 
 from collections.abc import Mapping, Sequence
@@ -16,6 +17,7 @@ from scipy import stats
 
 LEVEL, POWER = 0.95, 0.8
 DRAWS = 2000
+MATCHED = 3  # seeds that both methods share, from which on they are compared seed by seed: of two t is too wide
 Runs = Float[np.ndarray, "s p"]  # one score of every patient under every seed
 OtherRuns = Float[np.ndarray, "r p"]  # the same patients, another number of seeds
 
@@ -70,12 +72,20 @@ def _means(values: Float[np.ndarray, " p"], rng: np.random.Generator, draws: int
     return values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
 
 
-def paired(candidate: Runs, reference: OtherRuns, family: int = 1, seed: int = 0, draws: int = DRAWS) -> Difference:
+def paired(
+    candidate: Runs,
+    reference: OtherRuns,
+    family: int = 1,
+    seed: int = 0,
+    draws: int = DRAWS,
+    same_seeds: bool = False,
+) -> Difference:
     """Compare two methods on the same patients, scores for which more is better (negate the others).
 
-    Rows are seeds (the two may have different numbers), columns patients; patients with a NaN are left out. Raises
-    `ValueError` where fewer than two are left. The bootstrap quantiles are those of the expanded percentile interval,
-    which small cohorts need. family: how many candidates are judged together, which `detectable` has to reckon with.
+    Rows are seeds (the two may have different numbers), columns patients; patients with a NaN are left out. same_seeds:
+    the rows of both are the same seeds in the same order. family: how many candidates are judged together, which
+    `detectable` has to reckon with. The bootstrap quantiles are those of the expanded percentile interval, which small
+    cohorts need. Raises `ValueError` where fewer than two patients are left.
 
     Source: Hesterberg 2015 (arXiv 1411.5279), section 4.3; Welch-Satterthwaite degrees of freedom for the seeds.
     """
@@ -85,7 +95,8 @@ def paired(candidate: Runs, reference: OtherRuns, family: int = 1, seed: int = 0
         raise ValueError(f"{n} patients have a score by both methods; two at least are needed")
     ours, theirs = candidate[:, kept], reference[:, kept]
     differences = ours.mean(0) - theirs.mean(0)
-    parts = [part for runs in (ours, theirs) if (part := _seed_variance(runs))]
+    matched = same_seeds and len(ours) >= MATCHED
+    parts = [part for runs in ([ours - theirs] if matched else [ours, theirs]) if (part := _seed_variance(runs))]
     rng = np.random.default_rng(seed)
     drawn = _means(differences, rng, draws)
     if parts:
@@ -104,7 +115,7 @@ def paired(candidate: Runs, reference: OtherRuns, family: int = 1, seed: int = 0
 
 
 def _seed_variance(runs: Runs) -> tuple[float, int] | None:
-    """Variance that the choice of seeds gives a method's mean, and its degrees of freedom; None for one seed."""
+    """Variance that the choice of seeds gives a mean, and its degrees of freedom; None for one seed."""
     s = len(runs)
     variance = float(runs.mean(1).var(ddof=1)) / s if s > 1 else 0.0
     return (variance, s - 1) if variance > 0 else None

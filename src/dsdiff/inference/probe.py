@@ -78,6 +78,13 @@ class Verdict:
         """Whether every check could be tried and was passed."""
         return all(self.checks.values())
 
+    @property
+    def word(self) -> str:
+        """The verdict: where nothing failed but something was not tried, nobody can tell."""
+        if self.disentangled:
+            return "disentangled"
+        return "NOT disentangled" if False in self.checks.values() else "cannot tell: swaps were not tried"
+
 
 def _said(value: float | None) -> str:
     return "not tried" if value is None else f"{value:.2f}"
