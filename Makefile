@@ -101,7 +101,7 @@ phantoms: $(VENV)/.dev
 COHORT = data.root=$(DSDIFF_REAL_DATA) data.phantoms=$(RUNS)/phantoms \
   $(if $(filter-out final,$*),data.split=models/split.json data.fold=$*)
 
-train-%:
+train-%: | real-data
 	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(FIRST) -o $(RUNS)/first-$* $(COHORT)
 	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(SECOND) -o $(RUNS)/second-$* $(COHORT) training.init_from=$(RUNS)/first-$*/model
 
@@ -109,7 +109,7 @@ train-%:
 regression: real-data $(VENV)/.dev
 	$(MAKE) -j2 $(FOLDS:%=regression%)
 
-regression%:
+regression%: | real-data
 	OMP_NUM_THREADS=1 $(BIN)/dsdiff train configs/formulations/regression-formulation.yaml -o $(RUNS)/regression-runs/$* \
 	  data.root=$(DSDIFF_REAL_DATA) data.split=models/split.json data.fold=$* conditioning.style=none data.phantom_share=0 \
 	  training.steps=1200

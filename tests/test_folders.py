@@ -77,3 +77,14 @@ def test_two_processes_do_not_write_into_one_folder(tmp_path):
         other.kill()
     with folders.alone(tmp_path):  # whoever is killed lets go
         pass
+
+
+def test_what_a_kill_left_is_swept_and_the_older_result_put_back(tmp_path):
+    """Killed between the two renames of `whole`, and while it wrote another."""
+    for place in (".model.a1.old/model", ".best.b2.partial", ".best.c3.old/best", "best", "notes"):
+        (tmp_path / place).mkdir(parents=True)
+        (tmp_path / place / "file").write_text(place)
+    folders.sweep(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "model", "notes"]
+    assert (tmp_path / "model" / "file").read_text() == ".model.a1.old/model"
+    assert (tmp_path / "best" / "file").read_text() == "best"

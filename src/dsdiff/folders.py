@@ -93,6 +93,21 @@ def whole(target: Path) -> Iterator[Path]:
         raise
 
 
+def sweep(place: Path) -> None:
+    """Clear away what `whole` left in a folder when its process was killed: an older target whose place stands empty
+    takes it again, the rest goes. For whoever holds the folder (see `alone`).
+    """
+    with writing(place):
+        for old in place.glob(".*.old"):
+            for kept in old.iterdir():
+                if not (place / kept.name).exists():
+                    kept.rename(place / kept.name)
+            shutil.rmtree(old)
+        for unfinished in place.glob(".*.partial"):
+            if unfinished.is_dir():
+                shutil.rmtree(unfinished)
+
+
 def refuse_foreign(target: Path, facts: str, what: str, ours: re.Pattern[str]) -> None:
     """Raise `OutputError` where the target cannot be looked at, or holds anything that dsdiff did not write.
 

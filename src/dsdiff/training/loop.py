@@ -16,7 +16,7 @@ from dsdiff.data.batch import Batch
 from dsdiff.data.cohort import Cohort
 from dsdiff.data.loader import Batches, prefetched
 from dsdiff.errors import ConfigError, OutputError
-from dsdiff.folders import alone, write_whole
+from dsdiff.folders import alone, sweep, write_whole
 from dsdiff.training import distributed, finetune, folders, state
 from dsdiff.training.distributed import World
 from dsdiff.training.judge import Judge
@@ -39,6 +39,7 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console, w
     """
     with distributed.joined(where) as world, ExitStack() as held:
         world.by_first(lambda: held.enter_context(alone(run)))
+        world.by_first(lambda: sweep(run))
         return _trained(config, run, world, console if world.first else Console(quiet=True), workers)
 
 
