@@ -119,14 +119,13 @@ class Styles:
 class Cohort:
     """Patients to train on, simulated ones to mix in, and patients held out for validation.
 
-    styles: of those to train on, where style is to be told. came_from: see `loader.fingerprints`.
+    styles: of those to train on, where style is to be told.
     """
 
     training: Sequence[Patient]
     phantoms: Sequence[Patient] = ()
     held_out: Sequence[Patient] = ()
     styles: Styles | None = None
-    came_from: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

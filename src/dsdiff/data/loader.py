@@ -122,7 +122,7 @@ def gather(data: DataConfig, told: str, console: Console) -> Cohort:
         console.print(f"phantom_share is {data.phantom_share}, but data.phantoms names no folder: none are drawn")
     real = read(data.root, data, console) if data.root else []
     phantoms = read(data.phantoms, data, console) if data.phantoms else []
-    held_out, came_from = _held_out(data, real, phantoms, console), fingerprints(data)
+    held_out = _held_out(data, real, phantoms, console)
     training = [patient for patient in real if patient.name not in held_out]
     held, styles = [patient for patient in real if patient.name in held_out], None
     if not training and not phantoms:
@@ -144,7 +144,7 @@ def gather(data: DataConfig, told: str, console: Console) -> Cohort:
                 "out, and new ones, are told the average"
             )
         held = cohort.with_expected(held, styles)
-    return Cohort(training or phantoms, phantoms, held, styles, came_from)
+    return Cohort(training or phantoms, phantoms, held, styles)
 
 
 def _held_out(
@@ -169,10 +169,12 @@ def _held_out(
 
 
 def fingerprints(data: DataConfig) -> dict[str, str]:
-    """Hashes that change with the patients of a config: of its split, its data.root and its data.phantoms, if any."""
+    """Hashes that change with the patients of a config: of its split, its data.root and its data.phantoms, those that
+    are there.
+    """
     found = {} if data.split is None else {"split": splits.read(data.split).hash}
     roots = {"store": data.root, "phantoms": data.phantoms}
-    return found | {name: _fingerprint(root, data) for name, root in roots.items() if root is not None}
+    return found | {name: _fingerprint(root, data) for name, root in roots.items() if root and root.exists()}
 
 
 def _fingerprint(root: Path, data: DataConfig) -> str:

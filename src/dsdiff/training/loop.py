@@ -48,6 +48,7 @@ def _trained(config: RunConfig, run: Path, world: World, console: Console, worke
     trainer = Trainer(config, world, begun=state.stands(run))
     validates = config.data.split is not None
     world.by_first(lambda: claim(run, config))
+    trainer.came_from = loader.fingerprints(config.data)
     facts = state.resume(trainer, run, console)
     if facts:
         console.print(f"{run}: resumed at step {trainer.step} of {config.training.steps}")
@@ -60,7 +61,6 @@ def _trained(config: RunConfig, run: Path, world: World, console: Console, worke
         patients = loader.gather(config.data, config.conditioning.style, console)
         if config.training.init_from is not None and not facts:
             finetune.refuse_seen(config, config.training.init_from, patients.held_out, console)
-        state.refuse_others(run, facts, patients.came_from, config.data)
         trainer.learn(patients)
         _steps(trainer, judge, run, patients, console, workers)
     for number, decay in enumerate(config.training.ema):

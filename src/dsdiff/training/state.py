@@ -12,7 +12,6 @@ from torch import Tensor
 from dsdiff import checkpoint
 from dsdiff.checkpoint import Facts
 from dsdiff.conditioning.network import named
-from dsdiff.data import splits
 from dsdiff.data.batch import Batch
 from dsdiff.data.settings import DataConfig
 from dsdiff.errors import ConfigError, ModelError
@@ -79,9 +78,7 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
             f"{run} was trained by {processes} processes, and its batches are theirs; here are {trainer.world.size}: "
             "start as many, or give another folder with -o"
         )
-    data = trainer.config.data
-    if data.split is not None:
-        refuse_others(run, facts, {"split": splits.read(data.split).hash}, data)
+    _refuse_others(run, facts, trainer.came_from, trainer.config.data)
     parts: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
         part, key = name.split(".", 1)
@@ -99,7 +96,7 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
     return facts
 
 
-def refuse_others(run: Path, facts: Facts, now: dict[str, str], data: DataConfig) -> None:
+def _refuse_others(run: Path, facts: Facts, now: dict[str, str], data: DataConfig) -> None:
     """Raise `ConfigError` where a run was begun on other patients (see `loader.fingerprints`) than there are now."""
     then = {key: facts.get(key, value) for key, value in now.items()}
     if then.get("split") != now.get("split"):

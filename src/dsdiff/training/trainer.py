@@ -121,7 +121,6 @@ class Trainer:
         average one goes with the weights.
         """
         measured = [patient.measured for patient in patients.training]
-        self.came_from = patients.came_from
         if like := familiar.learn([one for one in measured if one]):
             self.knowledge["familiar"] = like.dump()
         if patients.styles is not None and patients.styles.nearest is not None:
