@@ -6,20 +6,28 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-INTERRUPTED, TERMINATED = 128 + signal.SIGINT, 128 + signal.SIGTERM  # exit codes
+
+class Heard:
+    """The last signal that ended a command: Ctrl-C, unless SIGTERM was heard."""
+
+    number: int = signal.SIGINT
+
+    @property
+    def exit_code(self) -> int:
+        """128 and its number."""
+        return 128 + self.number
 
 
-class Terminated(KeyboardInterrupt):
-    """SIGTERM: what is half written is cleared away as after Ctrl-C."""
-
-
-def heed() -> None:
-    """Let SIGTERM end this process as Ctrl-C does, from the thread that may say so."""
+def heed() -> Heard:
+    """Let SIGTERM end this process as Ctrl-C does: what is half written is cleared away."""
+    heard = Heard()
 
     def end(number: int, frame: FrameType | None) -> None:
-        raise Terminated
+        heard.number = number
+        raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, end)
+    return heard
 
 
 def deaf(*_: object) -> None:

@@ -183,6 +183,16 @@ def test_runs_that_exist_are_compared_without_training(cli, cohort, whole, tmp_p
     assert "odd has runs of folds [1] under seed 1; reference-4 is scored on folds [0, 1]" in said
 
 
+def test_the_runs_of_a_comparison_are_compared_as_they_are(cli, cohort, whole, tmp_path):
+    """One-step regression comes first by name, and has the default backbone: it is no reference all the same."""
+    copytree(whole / "runs", tmp_path / "runs", ignore=lambda _, names: [n for n in names if n.startswith("deeper-3")])
+    for name in ("reference-4", "deeper-4", "one-step-regression-4"):
+        (tmp_path / "runs" / name).rename(tmp_path / "runs" / name.replace("reference", "zero"))
+    code, said = cli("--from", tmp_path / "runs", "--data", cohort / "patients", "-o", tmp_path / "out")
+    assert code == 0, said
+    assert results(tmp_path / "out")["arms"][0]["rows"][0]["name"] in ("zero-4", "deeper-4")
+
+
 def test_a_scored_run_is_not_trained_again_for_want_of_its_model(cohort, cli, whole, tmp_path, monkeypatch):
     for config in (moved(whole, tmp_path / "kept") / "runs").glob("*/*/config.yaml"):
         for part in config.parent.iterdir():

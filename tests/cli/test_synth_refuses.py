@@ -1,5 +1,7 @@
 """dsdiff synth on bad input, output and luck: messages, exit codes, and what stands on the disk afterwards."""
 
+import subprocess
+import sys
 from pathlib import Path
 
 import nibabel as nib
@@ -150,3 +152,19 @@ def test_notes_beside_a_finished_result_stop_no_resume(cli, case_folder, model_f
     code, said = cli(*command, "--resume")
     assert (code, "1 of 2 cases are finished already" in said) == (0, True)
     assert (tmp_path / "out" / "P02" / "provenance.json").is_file()
+
+
+def test_sigterm_leaves_nothing_half_written_and_says_so_in_its_exit_code(case_folder, model_folder, tmp_path):
+    code = (
+        "import os, signal, sys\n"
+        "from dsdiff.cli.main import run\n"
+        "from dsdiff.inference import case\n"
+        "def ending(*_): os.kill(os.getpid(), signal.SIGTERM)\n"
+        "case.preview.save = ending\n"  # the volumes are written by then, the picture is not
+        "run()\n"
+    )
+    line = ["synth", case_folder, "-o", tmp_path / "out", "--model", model_folder]
+    done = subprocess.run([sys.executable, "-c", code, *map(str, line)], capture_output=True, text=True)
+    assert done.returncode == 143, done.stderr
+    assert "stopped" in done.stderr
+    assert not list(tmp_path.rglob("*.partial"))

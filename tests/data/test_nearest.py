@@ -75,6 +75,10 @@ def test_few_or_unmeasured_patients_tell_nothing():
     assert nearest.learn(measured[1:], found[1:]) is None
     assert nearest.learn((*measured[1:], {}), found) is None
     assert nearest.learn(measured, found) is not None
+    for few in (measured[:1], measured[:2]):  # whom a model saw can be told of any number
+        one = nearest.known(few)
+        assert [one.holds(each) for each in (*few, measured[-1])] == [*[True] * len(few), False]
+    assert nearest.known([]) is None
 
 
 def test_ancestors_know_their_patients_again(known):

@@ -301,3 +301,16 @@ def test_what_the_provenance_warns_of_is_said(made, truth, cli, tmp_path):
     summary = json.loads((tmp_path / "out" / "summary.json").read_text())
     assert (summary["models"], summary["doubts"]) == (["mine abc"], {seen: ["A"]})
     assert seen in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_patient_without_a_segmented_tumour_is_said(made, truth, cli, tmp_path):
+    (truth / "B" / "B_seg.nii.gz").unlink()
+    code, said = cli("evaluate", made, truth, "-o", tmp_path / "out")
+    assert (code, "1 have no segmented tumour: no lesions are counted" in said) == (0, True), said
+    assert report.NO_TUMOUR in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_why_a_case_could_not_be_scored_is_said(made, truth, cli, tmp_path):
+    (truth / "B" / "B_t1ce.nii.gz").write_bytes(b"no image")
+    code, said = cli("evaluate", made, truth, "-o", tmp_path / "out")
+    assert (code, "1 cases could not be scored:" in said, "  B: " in said) == (1, True, True), said

@@ -149,3 +149,11 @@ def test_shared_seeds_cover_and_tell_more():
         apart.append(statistics.paired(*pair, draws=QUICK))
     assert covered(matched, 0.0) >= 0.93
     assert np.median([one.high - one.low for one in matched]) < 0.7 * np.median([one.high - one.low for one in apart])
+
+
+def test_of_few_patients_nothing_is_said_to_have_shown():
+    few = np.array([[1.0, 2, 3, 4]])
+    found = statistics.paired(few, few - 3)
+    said = statistics.verdict("x", found, found.p, "dB", 0.1, {})
+    assert said.sentence.endswith("cannot tell with 4 patients (so few show no difference, however large)")
+    assert statistics.paired(np.arange(12.0)[None], np.zeros((1, 12)), family=10).least_p == 10 / 2**11

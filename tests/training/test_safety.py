@@ -258,6 +258,7 @@ def test_what_no_run_wrote_is_left_alone(cohort, tmp_path, name):
     (tmp_path / "mine" / name / "thesis.txt").write_text("precious")
     with pytest.raises(OutputError, match=f"holds {name}, not by dsdiff train; it is left alone"):
         loop.train(config(cohort), tmp_path / "mine", CPU, QUIET)
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
     assert (tmp_path / "mine" / name / "thesis.txt").read_text() == "precious"
 
 
@@ -294,3 +295,8 @@ def test_patients_of_no_fold_are_named_and_phantoms_of_the_fold_refused(cohort, 
     both = data.model_copy(update={"phantoms": tmp_path / "patients", "phantom_share": 0.5})
     with pytest.raises(ConfigError, match="holds cases of the fold that is held out"):
         loader.gather(both, "none", told)
+
+
+def test_another_config_is_named_by_its_keys(cohort, whole):
+    with pytest.raises(ConfigError, match=r"belongs to another config: training\.lr: \S+ there, 0\.5 here\. Give"):
+        loop.train(config(cohort, lr=0.5), whole, CPU, QUIET)

@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from dsdiff import checkpoint
 from dsdiff import config as configs
@@ -36,7 +35,7 @@ class Candidate:
     @property
     def key(self) -> str:
         """What identifies it in files, whatever its steps, seed and fold."""
-        kept = {key: value for key, value in flat(self.config).items() if key not in OF_A_RUN}
+        kept = {key: value for key, value in configs.flat(self.config).items() if key not in OF_A_RUN}
         return f"{self.name} {hashlib.sha256(repr(sorted(kept.items())).encode()).hexdigest()[:12]}"
 
 
@@ -69,26 +68,13 @@ class Method:
 Arms = dict[str, tuple[Method, ...]]  # of each arm the reference first
 
 
-def flat(config: RunConfig) -> dict[str, Any]:
-    """The config by dotted keys, the backbone block under one."""
-    found: dict[str, Any] = {}
-
-    def walk(prefix: str, values: Mapping[str, Any]) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict) and f"{prefix}{key}" != "backbone":
-                walk(f"{prefix}{key}.", value)
-            else:
-                found[f"{prefix}{key}"] = value
-
-    walk("", config.model_dump(mode="json"))
-    return found
-
-
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
     """What makes two configs no fair comparison, as "key: ours / theirs"."""
-    a, b = flat(ours), flat(theirs)
-    keys = [key for key in dict.fromkeys((*a, *b)) if key not in (*OWN, *OF_A_RUN)]
-    found = [f"{key}: {a.get(key)} / {b.get(key)}" for key in keys if a.get(key) != b.get(key)]
+    different = configs.differences(ours, theirs)
+    mine = (*OWN, *OF_A_RUN)
+    found = [
+        f"{key}: {a} / {b}" for key, (a, b) in different.items() if key not in mine and key.split(".")[0] not in mine
+    ]
     slices = [config.training.batch_size * config.training.accumulate for config in (ours, theirs)]
     if slices[0] != slices[1]:
         found.append(f"slices a step (training.batch_size x training.accumulate): {slices[0]} / {slices[1]}")
@@ -166,7 +152,8 @@ def existing(root: Path, reference: str | None, cases: Path | None = None) -> Ar
     """The finished runs below a folder, grouped by config whatever their seed and fold.
 
     cases: see `Run`; by default the `data.root` of each.
-    reference: name of the method that the others are compared with; else one with the default backbone, else the first.
+    reference: name of the method that the others are compared with; else one with the default backbone, else the first
+    that is no one-step regression.
     Raises `InputError` where there is none, `ConfigError` for runs that are no fair comparison.
     """
     lacking = left_out(root)
@@ -180,11 +167,14 @@ def existing(root: Path, reference: str | None, cases: Path | None = None) -> Ar
     for folder in folders:
         config = configs.load(folder / CONFIG)
         run = Run(folder, config, cases or _cases_of(config, folder))
-        kept = {key: value for key, value in flat(run.config).items() if key not in OF_A_RUN}
+        kept = {key: value for key, value in configs.flat(run.config).items() if key not in OF_A_RUN}
         groups.setdefault(repr((run.config.training.steps, sorted(kept.items()))), []).append(run)
     found = [_method_of(runs, root, set(folders)) for runs in groups.values()]
+    diffuse = [
+        m for m in found if m.candidate.config.process.target != "regression"
+    ] or found  # a baseline is no reference
     default = registry.DEFAULT.target
-    usual = next((m for m in found if registry.name_of(m.candidate.config.backbone.target) == default), found[0])
+    usual = next((m for m in diffuse if registry.name_of(m.candidate.config.backbone.target) == default), diffuse[0])
     named = {m.candidate.name: m for m in found}
     if reference is not None and reference not in named:
         raise ConfigError(f"--reference {reference} is not among the runs of {root}: {', '.join(named)}")

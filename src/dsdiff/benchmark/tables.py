@@ -101,7 +101,7 @@ def judgements(found: Sequence[Judgement]) -> list[Line]:
             f"{d.low:+.3f} to {d.high:+.3f}",
             f"{d.p:.2g}",
             f"{one.p_holm:.2g}",
-            f"{d.detectable:.3f}",
+            "nothing" if d.least_p >= 0.05 else f"{d.detectable:.3f}",
             one.verdict.word,
         ]
         rows.append(Line(one.method, cells))

@@ -127,10 +127,14 @@ def _say(results: "Results", out: Path, console: "Console") -> None:
             interval = "" if isnan(one["low"]) else f" [{one['low']:.2f}, {one['high']:.2f}]"
             numbers = f"{one['mean']:.2f}{interval} {measure.unit}".rstrip()
             tell(f"  {measure.title}: {numbers} ({one['n']} patient{'s' * (one['n'] > 1)})")
+    if unsegmented := results.unsegmented():
+        tell(f"{len(unsegmented)} have no segmented tumour: no lesions are counted, what counts as false may be true")
     for doubt, names in results.doubts.items():
         say(console, f"{len(names)} of {len(results.patients)}: {doubt}", "yellow")
     if results.without_prediction:
         tell(f"{len(results.without_prediction)} cases of TRUTH have no synthetic T1ce and are not in these numbers")
     if results.failed:
-        tell(f"{len(results.failed)} cases could not be scored: {', '.join(results.failed)}")
+        tell(f"{len(results.failed)} cases could not be scored:")
+        for case, reason in results.failed.items():
+            tell(f"  {case}: {reason}")
     tell(f"open {out / 'report.html'}")

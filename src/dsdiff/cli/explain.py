@@ -31,7 +31,7 @@ def command(
     from dsdiff.data import cases, preprocess
     from dsdiff.inference import explain, explain_picture, preview
     from dsdiff.inference import model as models
-    from dsdiff.progress import bars
+    from dsdiff.progress import bars, say
 
     found = cases.discover(case)
     if len(found) != 1:
@@ -43,7 +43,8 @@ def command(
     prepared = preprocess.apply(cases.load(one, wanted), loaded.config.data.start)
     steps = loaded.sampler.steps or loaded.process.usual_steps(samples)
     drawn = samples if loaded.process.varies(steps) else 1
-    with bars(Console(stderr=True)) as progress:
+    console = Console(stderr=True)
+    with bars(console) as progress:
         task = progress.add_task(one.name, total=1.0)
         told = explain.explain(prepared, loaded, drawn, lambda share: progress.update(task, completed=share))
     for number, enhancement in enumerate(told.found, 1):
@@ -52,6 +53,8 @@ def command(
         typer.echo(f"enhancement {number}: {size} at voxel {prepared.voxel(enhancement.point)}, owed to {owed}")
     if not told.found:
         typer.echo(f"nothing enhances by {explain.ENHANCES} robust SD in {explain.LEAST_ML} ml or more")
+    for warning in told.result.warnings:
+        say(console, f"warning: {warning}", "yellow")
     with folders.whole_file(out) as picture:
         preview.save(explain_picture.draw(told, loaded, f"{one.name}   model {loaded.name} {loaded.hash}"), picture)
     typer.echo(out)

@@ -25,6 +25,7 @@ from dsdiff.cli import (
 )
 from dsdiff.errors import DsdiffError
 
+INTERRUPTED = 130  # what typer ends with after Ctrl-C: 128 + SIGINT
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, or the copy of it inside newer releases of typer
 
 app = typer.Typer(
@@ -73,10 +74,10 @@ def main(
 
 def run() -> None:
     """Entry point: a mistake of the user's is one line and exit code 2, a fault of ours is exit code 1."""
-    signals.heed()
+    heard = signals.heed()
     try:
         code = app(standalone_mode=False) or 0
-        if code == signals.INTERRUPTED:
+        if code == INTERRUPTED:
             raise KeyboardInterrupt
         sys.exit(code)
     except DsdiffError as error:
@@ -84,11 +85,11 @@ def run() -> None:
             raise
         _say(str(error))
         sys.exit(error.exit_code)
-    except (KeyboardInterrupt, typer.Abort) as stop:
+    except (KeyboardInterrupt, typer.Abort):
         typer.echo(
             "stopped; what was finished stays, the same command (with --resume where it has one) goes on", err=True
         )
-        sys.exit(signals.TERMINATED if isinstance(stop, signals.Terminated) else signals.INTERRUPTED)
+        sys.exit(heard.exit_code)
     except UsageError as error:
         told: Any = error
         command = told.ctx.command_path if told.ctx else "dsdiff"

@@ -106,7 +106,8 @@ def command(
     the brain), preview.png and provenance.json; the shipped model also tells the error to be expected (desc-stdT1ce),
     others with --samples the standard deviation of these. Inputs must be skull-stripped and co-registered; T2 or FLAIR
     may be missing where the model was trained for it. A folder appears when it is complete. Exit code: 0 all done,
-    1 some case failed, 2 a mistake in the command or the only case, or an output that cannot be written.
+    1 some case failed, 2 a mistake in the command or the only case, or an output that cannot be written; 130 and 143
+    stopped by Ctrl-C and SIGTERM.
 
     Examples:
 
@@ -269,7 +270,7 @@ def _run(
     all.
     """
     from dsdiff.inference.cohort import synthesize_cases
-    from dsdiff.progress import bars
+    from dsdiff.progress import bars, say
 
     with bars(console) as progress:
         whole = progress.add_task("all cases", total=len(todo), visible=len(todo) > 1)
@@ -279,23 +280,26 @@ def _run(
             todo, out, model, sampling, style=style, memory=memory,
             progress=lambda case, share: progress.update(tasks[case.name], completed=share, visible=True),
         ):  # fmt: skip
-            since, took = time.perf_counter(), time.perf_counter() - since  # since the case before
             if isinstance(outcome, OutputError):
                 raise outcome
             if isinstance(outcome, Exception):
                 traceback.clear_frames(outcome.__traceback__)  # they hold the volumes of the case
                 tally.failed[case.name] = outcome
             else:
-                _say(progress, case.name, out, f"{took:.1f} s", by, outcome)
+                took = "" if len(todo) > 1 else f": {time.perf_counter() - since:.1f} s by {by}"
+                _say(progress, case.name, out, took, outcome)
                 tally.doubted.extend([case.name] if outcome else [])
             progress.remove_task(tasks[case.name])
             progress.advance(whole)
+    if len(todo) > 1:
+        seconds = time.perf_counter() - since
+        say(progress.console, f"{len(todo)} cases in {seconds:.1f} s, {seconds / len(todo):.1f} s each, by {by}")
 
 
-def _say(progress: "Progress", name: str, out: Path, took: str, by: str, warnings: tuple[str, ...]) -> None:
+def _say(progress: "Progress", name: str, out: Path, took: str, warnings: tuple[str, ...]) -> None:
     from dsdiff.progress import say
 
     console = progress.console
-    say(console, f"{name}: {took} by {by} -> {out / name}")
+    say(console, f"{name}{took} -> {out / name}")
     for warning in warnings:
         say(console, f"  warning: {warning}", "yellow")

@@ -83,8 +83,8 @@ class Nearest(Known):
 
 
 def known(patients: Sequence[Measured]) -> Known | None:
-    """These patients, to be known again; None where they are too few, or were not all measured."""
-    if len(patients) < FEWEST or not all(patients):
+    """These patients, to be known again; None where there is none, or not all were measured."""
+    if not patients or not all(patients):
         return None
     found = [_flat(patient) for patient in patients]
     names = tuple(name for name in found[0] if all(name in one for one in found))
@@ -96,7 +96,7 @@ def known(patients: Sequence[Measured]) -> Known | None:
 def learn(patients: Sequence[Measured], regressions: Sequence[LinearRegression]) -> Nearest | None:
     """What these patients tell of others, None where they are too few, or were not all measured."""
     found = known(patients)
-    return None if found is None else Nearest(**vars(found), regressions=tuple(regressions))
+    return None if found is None or len(patients) < FEWEST else Nearest(**vars(found), regressions=tuple(regressions))
 
 
 def parse_known(text: str, where: str) -> Known:

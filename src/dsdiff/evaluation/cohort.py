@@ -49,6 +49,10 @@ class Results:
         auc = {name: scores.get("auc_tumour", float("nan")) for name, scores in self.patients.items()}
         return sorted((name for name in auc if np.isfinite(auc[name])), key=auc.__getitem__)
 
+    def unsegmented(self) -> list[str]:
+        """Patients in whom no tumour is segmented, by a file or for want of one."""
+        return [name for name, scores in self.patients.items() if np.isnan(scores.get("lesions", 0.0))]
+
     def others(self) -> list[str]:
         """Patients without an AUC in the tumour, worst first: by enhancement that is not there, then by likeness.
 

@@ -16,6 +16,7 @@ from dsdiff.evaluation.protocols import PROTOCOLS
 WORST, MEDIAN, BEST = 3, 2, 2  # patients shown in pictures
 OTHERS = 2  # and of those whose enhancement has no place to be in
 MISSED = 0.7  # AUC in the tumour below which enhancement is said to be misplaced
+NO_TUMOUR = "no tumour is segmented: lesions cannot be counted, and what counts as false may be true"
 LEAST_ML = 0.1  # false enhancement that is worth a word
 
 
@@ -49,7 +50,7 @@ def chosen(results: Results) -> dict[str, str]:
 
 def remarks(scores: dict[str, float]) -> list[str]:
     """What is wrong with one patient, in words."""
-    said = []
+    said = [] if "lesions" not in scores or np.isfinite(scores["lesions"]) else [NO_TUMOUR]
     found, true = scores.get("lesions_found", float("nan")), scores.get("lesions", 0.0)
     if found < true:
         said.append(f"{true - found:.0f} of {true:.0f} lesion{'s' * (true != 1)} missed")

@@ -33,6 +33,7 @@ class Difference:
     detectable: float
     patients: int
     seeds: tuple[int, int]  # of candidate and reference
+    least_p: float = 0.0  # after Holm's first step, were all patients of one sign: what so few can give at best
 
 
 @dataclass(frozen=True)
@@ -111,6 +112,7 @@ def paired(
         detectable=_detectable([(float(differences.var(ddof=1)) / n, n - 1), *parts], family),
         patients=n,
         seeds=(len(ours), len(theirs)),
+        least_p=family * 2.0 ** (1 - n),
     )
 
 
@@ -180,11 +182,11 @@ def verdict(
     else:
         word = "cannot tell"
     price = "".join(f", {times:.1f} x {what}" for what, times in costs.items())
-    telling = {
-        "not worth it": "not worth it here",
-        "cannot tell": f"cannot tell with {found.patients} patients "
-        f"(a difference of {found.detectable:.2f} {unit} would have shown)",
-    }.get(word, word)
+    shown = f"a difference of {found.detectable:.2f} {unit} would have shown"
+    if found.least_p >= 1 - LEVEL:
+        shown = "so few show no difference, however large"
+    cannot = f"cannot tell with {found.patients} patients ({shown})"
+    telling = {"not worth it": "not worth it here", "cannot tell": cannot}.get(word, word)
     numbers = f"{found.mean:+.2f} {unit} [{found.low:+.2f}, {found.high:+.2f}]"
     return Verdict(word, f"{name}: {numbers}{price}: {telling}")
 

@@ -8,6 +8,7 @@ from jaxtyping import Float, Shaped
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from dsdiff.inference import preview
 from dsdiff.inference.explain import Explanation, condition_at, on_grid
@@ -43,11 +44,13 @@ def draw(told: Explanation, model: Model, title: str) -> Figure:
                 _numbers(axis, told, point[2])
     if told.found:
         _bars(figure.add_subplot(grid[1, len(rows[1]) + 1 :]), told)
-    figure.text(0.01, 0.968, title, color=preview.INK, fontsize=11, va="center")
+    figure.text(0.01, 0.974, title, color=preview.INK, fontsize=11, va="center")
+    preview.doubt(figure, told.result.warnings, 22 * columns, 0.01, 0.945)
+    low, high = preview.ENHANCEMENT_RANGE
     figure.text(
         0.01, 0.02,
-        "Red: enhancement that goes when the contrast is taken away; blue: that comes (robust SD, 0.4 to 3). "
-        "Synthetic image. Research use, not for diagnosis.",
+        f"Enhancement: {low:g} to {high:g} robust SD. Red: what of it goes when the contrast is taken away; blue: what "
+        "comes (0.4 to 3 SD). Synthetic image. Research use, not for diagnosis.",
         color="#f28b82", fontsize=8, va="center",
     )  # fmt: skip
     return figure
@@ -142,8 +145,12 @@ def _numbers(axis: Axes, told: Explanation, z: int) -> None:
     for number, found in enumerate(told.found, 1):
         if found.point[2] == z:
             x, y = MARGIN + width - 1 - found.point[0], MARGIN + height - 1 - found.point[1]
-            axis.annotate(str(number), (x, y), (12, -12), textcoords="offset points", color=preview.INK, fontsize=9,
-                          arrowprops={"arrowstyle": "-", "color": preview.INK, "linewidth": 0.8})  # fmt: skip
+            axis.annotate(
+                str(number), (x, y), (14, -14), textcoords="offset points", color=preview.INK, fontsize=12,
+                weight="bold",
+                path_effects=[withStroke(linewidth=2.5, foreground=preview.BACKGROUND)],
+                arrowprops={"arrowstyle": "-", "color": preview.INK, "linewidth": 1.2},
+            )  # fmt: skip
 
 
 def _bars(axis: Axes, told: Explanation) -> None:
@@ -169,7 +176,9 @@ def _bars(axis: Axes, told: Explanation) -> None:
     for side, spine in axis.spines.items():
         spine.set_visible(side == "bottom")
         spine.set_color(preview.FAINT)
-    axis.set_title("per cent of each enhancement that goes without", color=preview.INK, fontsize=9, pad=3, loc="left")
+    axis.set_title(
+        "% that goes without the contrast (sums may pass 100)", color=preview.INK, fontsize=9, pad=3, loc="left"
+    )
     axis.legend(
         fontsize=8,
         labelcolor=preview.INK,

@@ -117,7 +117,7 @@ def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto")
         raise ModelError(f"{folder}: weights and config do not make a model ({str(error).splitlines()[0]})") from error
     told = {name: str(held.facts.get(name, "")) for name in ("familiar", "nearest", "known", "ancestors", "refinement")}
     return Model(
-        folder.name, held.hash, config, network.eval().to(device), config.build_process(), config.build_sampler(),
+        _name(folder), held.hash, config, network.eval().to(device), config.build_process(), config.build_sampler(),
         device, engine, **_told(**told, where=str(folder)), calibration=float(held.facts.get("calibration", 1.0)),
     )  # fmt: skip
 
@@ -155,6 +155,12 @@ def _told(familiar: str, nearest: str, known: str, ancestors: str, refinement: s
         "ancestors": lineage.parse(ancestors, where),
         "refinement": refine.parse(refinement, where) if refinement else None,
     }
+
+
+def _name(folder: Path) -> str:
+    """What a model goes by: its folder's name, with that of the run whose model/ it is."""
+    place = folder.resolve()
+    return f"{place.parent.name}/{place.name}" if place.name in ("model", "best") else place.name
 
 
 def _parsed(text: str, folder: Path) -> RunConfig:

@@ -23,8 +23,10 @@ from dsdiff.data.views import (
     plane,
     window,
 )
+from dsdiff.evaluation.enhancement import THRESHOLD
 
 LABELS = {"t1": "T1", "t2": "T2", "flair": "FLAIR", "t1ce": "T1ce"}
+ENHANCEMENT_TITLE = f"enhancement (robust SD; scores count from {THRESHOLD:g})"
 MARGIN = 4  # pixels about the brain
 BACKGROUND, INK, FAINT, DOUBT = "#0b0d10", "#e8eaed", "#9aa0a6", "#fdd663"
 
@@ -108,13 +110,18 @@ def draw(
                 row[0].text(x, 0.97, side, color=FAINT, fontsize=8, transform=row[0].transAxes, va="top", ha=align)
     for axis, label in zip(axes[0], names, strict=True):
         axis.set_title(LABELS.get(label, label), color=INK, fontsize=10, pad=5)
-    figure.text(0.03, 0.965, title, color=INK, fontsize=11, va="center")
-    if doubts:
-        more = f" (and {len(doubts) - 1} more in provenance.json)" if len(doubts) > 1 else ""
-        line = textwrap.shorten(f"Doubt: {doubts[0]}", int(26 * len(names)), placeholder=" ...") + more
-        figure.text(0.97, 0.965, line, color=DOUBT, fontsize=8, va="center", ha="right")
+    figure.text(0.03, 0.974, title, color=INK, fontsize=11, va="center")
+    doubt(figure, doubts, int(26 * len(names)), 0.03, 0.94)
     _legend(figure, spread is not None)
     return figure
+
+
+def doubt(figure: Figure, doubts: Sequence[str], letters: int, x: float, y: float) -> None:
+    """The first doubt about the input, in so many letters, below a picture's title; how many more there are."""
+    if doubts:
+        more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
+        line = textwrap.shorten(f"Doubt: {doubts[0]}", letters, placeholder=" ...") + more
+        figure.text(x, y, line, color=DOUBT, fontsize=8.5, va="center")
 
 
 def _show_map(
@@ -140,7 +147,7 @@ def bare(axis: Axes) -> None:
 
 
 def _legend(figure: Figure, with_spread: bool) -> None:
-    bars = [(0.74 - 0.25 * with_spread, ENHANCEMENT_COLOURS, ENHANCEMENT_RANGE, "enhancement (robust SD)")]
+    bars = [(0.70 - 0.32 * with_spread, ENHANCEMENT_COLOURS, ENHANCEMENT_RANGE, ENHANCEMENT_TITLE)]
     if with_spread:
         bars.append((0.77, SPREAD_COLOURS, SPREAD_RANGE, "uncertainty (robust SD)"))
     for left, cmap, (low, high), text in bars:

@@ -38,6 +38,7 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console, w
     reading the data raises.
     """
     with distributed.joined(where) as world, ExitStack() as held:
+        world.by_first(lambda: _refuse_foreign(run))
         world.by_first(lambda: held.enter_context(alone(run)))
         world.by_first(lambda: sweep(run))
         return _trained(config, run, world, console if world.first else Console(quiet=True), workers)
@@ -155,22 +156,19 @@ def _room(run: Path, trainer: Trainer) -> Iterator[None]:
 
 
 def claim(run: Path, config: RunConfig) -> None:
-    """Make the run folder, or check that it is this config's.
-
-    Raises `ConfigError` with the first lines that differ, and `OutputError` where what a run writes is there already
-    and is not a run's.
-    """
+    """Make the run folder, or check that it is this config's. Raises `ConfigError` with the first keys that differ."""
     written, resolved = run / CONFIG, configs.dump(config)
-    ours = (MODEL, f"{MODEL}-ema*", BEST, SAMPLES, LOG, f"{state.STATE}*")
-    there = [] if written.is_file() else sorted(path.name for name in ours for path in run.glob(name))
-    if there:
-        raise OutputError(f"{run} holds {there[0]}, not by dsdiff train; it is left alone (choose another place)")
-    before = configs.dump(configs.load(written)) if written.is_file() else resolved
-    if before != resolved:
-        old, new = set(before.splitlines()), set(resolved.splitlines())
-        raise ConfigError(
-            f"{run} belongs to another config; there: {'; '.join(sorted(old - new)[:5])} | here: "
-            f"{'; '.join(sorted(new - old)[:5])}. Give another folder with -o"
-        )
+    if written.is_file() and (different := configs.differences(configs.load(written), config)):
+        told = "; ".join(f"{key}: {there} there, {here} here" for key, (there, here) in [*different.items()][:5])
+        more = f" (and {len(different) - 5} more)" * (len(different) > 5)
+        raise ConfigError(f"{run} belongs to another config: {told}{more}. Give another folder with -o")
     if not written.is_file() or written.read_text() != resolved:  # keys may have been added since
         write_whole(written, resolved)
+
+
+def _refuse_foreign(run: Path) -> None:
+    """Raise `OutputError` where what a run writes is there already and is not a run's."""
+    ours = (MODEL, f"{MODEL}-ema*", BEST, SAMPLES, LOG, f"{state.STATE}*")
+    there = [] if (run / CONFIG).is_file() else sorted(path.name for name in ours for path in run.glob(name))
+    if there:
+        raise OutputError(f"{run} holds {there[0]}, not by dsdiff train; it is left alone (choose another place)")

@@ -92,7 +92,7 @@ def table(runs: Sequence[Run]) -> str:
         cells = [run.name, state + ("" if run.finished else " (unfinished)"), f"{loss[-1]:.4f}" if loss else ""]
         cells += [f"{best['validation']:.4f}", str(best["step"])] if best else ["", ""]
         cells += [
-            f"{run.seconds_per_step:.2f}",
+            "" if np.isnan(run.seconds_per_step) else f"{run.seconds_per_step:.2f}",
             *(f"{volumes[name]:.3f}" if name in volumes else "" for name in scores),
         ]
         lines.append("| " + " | ".join(cells) + " |")
