@@ -1,6 +1,6 @@
 """RunConfig: one YAML is one run. Composes the parts' configs and checks across parts."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
@@ -303,28 +303,3 @@ def portable(config: RunConfig) -> RunConfig:
 def dump(config: RunConfig) -> str:
     """The resolved config as YAML."""
     return OmegaConf.to_yaml(OmegaConf.create(config.model_dump(mode="json")))
-
-
-def flat(config: RunConfig) -> dict[str, Any]:
-    """The config by dotted keys, the backbone block under one."""
-    found: dict[str, Any] = {}
-
-    def walk(prefix: str, values: Mapping[str, Any]) -> None:
-        for key, value in values.items():
-            if isinstance(value, dict) and f"{prefix}{key}" != "backbone":
-                walk(f"{prefix}{key}.", value)
-            else:
-                found[f"{prefix}{key}"] = value
-
-    walk("", config.model_dump(mode="json"))
-    return found
-
-
-def differences(there: RunConfig, here: RunConfig) -> dict[str, tuple[Any, Any]]:
-    """What two configs say differently, by dotted keys."""
-    a, b = flat(there), flat(here)
-    blocks = (a.pop("backbone"), b.pop("backbone"))
-    for one, block in zip((a, b), blocks, strict=True):
-        one |= {"backbone.target": block["target"]} | {f"backbone.params.{k}": v for k, v in block["params"].items()}
-    keys = sorted(set(a) | set(b), key=lambda key: (not key.endswith("target"), key))
-    return {key: (a.get(key), b.get(key)) for key in keys if a.get(key) != b.get(key)}

@@ -1,5 +1,7 @@
-"""What the blocks of a config have in common, and what is wrong with one in words."""
+"""What the blocks of a config have in common, what is wrong with one in words, and in what two differ."""
 
+from collections.abc import Iterator
+from itertools import chain
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
@@ -28,3 +30,20 @@ def explain(error: ValidationError) -> str:
         found = "" if item["type"] in ("missing", "value_error", "extra_forbidden") else f" (found {item['input']!r})"
         lines.append(f"{key}: {said}{found}")
     return "; ".join(lines)
+
+
+def flat(part: Part) -> dict[str, Any]:
+    """A config by dotted keys."""
+
+    def walk(prefix: str, value: Any) -> Iterator[tuple[str, Any]]:
+        if not (isinstance(value, dict) and value):
+            return iter([(prefix, value)])
+        return chain.from_iterable(walk(f"{prefix}.{key}".lstrip("."), part) for key, part in value.items())
+
+    return dict(walk("", part.model_dump(mode="json")))
+
+
+def differences(there: Part, here: Part) -> dict[str, tuple[Any, Any]]:
+    """What two configs say differently, by dotted keys."""
+    a, b = flat(there), flat(here)
+    return {key: (a.get(key), b.get(key)) for key in a | b if a.get(key) != b.get(key)}

@@ -26,7 +26,7 @@ def test_what_differs_in_more_than_the_backbone_is_refused_with_the_difference()
     adjusted = {**TINY["training"], "lr": 5e-5, "warmup": 9, "batch_size": 1, "accumulate": 2, "steps": 99}
     plan.refuse_unequal([reference, candidate("dit", backbone=other, training=adjusted, seed=5)])
     bad = candidate("dit", backbone=other, data={**TINY["data"], "slab": 1}, process={"target": "flow"})
-    with pytest.raises(ConfigError, match=r"unet and dit differ .*process.target: bridge / flow; data.slab: 3 / 1"):
+    with pytest.raises(ConfigError, match=r"unet and dit differ .*data.slab: 3 / 1; process.target: bridge / flow"):
         plan.refuse_unequal([reference, bad])
     with pytest.raises(ConfigError, match=r"slices a step .*: 2 / 8"):
         plan.refuse_unequal([reference, candidate("big", training={**TINY["training"], "batch_size": 8})])

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from dsdiff import checkpoint
 from dsdiff import config as configs
 from dsdiff.config import TrainingConfig
-from dsdiff.data import loader, prepare, splits
+from dsdiff.data import loader, nearest, prepare, splits
 from dsdiff.data.store import Settings
 from dsdiff.errors import ConfigError, DsdiffError, ModelError
 from dsdiff.inference import model as models
@@ -72,7 +72,8 @@ def test_a_run_learns_and_leaves_what_it_promises(cohort, tmp_path):
     assert log[-1]["validation"] < 0.7 * before
     assert sum("validation" in entry for entry in log) == 3
     facts = checkpoint.read(model).facts
-    told = json.loads(facts.pop("preprocessing"))
+    told, known = json.loads(facts.pop("preprocessing")), nearest.parse_known(facts.pop("known"), "model")
+    assert len(known.rows) == 2
     assert told["settings"] == {"contrasts": ["t1", "t2", "flair"], "start": "t1", "target": "t1ce"}
     assert facts == {"steps": 40, "split": splits.read(cohort / "split.json").hash, "fold": 0}
     assert (run / "samples" / "step-000020.png").stat().st_size > 1000
@@ -134,7 +135,7 @@ def test_a_run_is_bound_to_its_store_and_its_model_stays_as_it_is(tmp_path):
 
 def test_another_configs_folder_is_refused_with_the_difference(cohort, tmp_path):
     loop.claim(tmp_path / "run", config(cohort))
-    with pytest.raises(ConfigError, match=r"there: +lr: 0.0003 .* here: +lr: 0.001"):
+    with pytest.raises(ConfigError, match=r"another config: training\.lr: 0\.0003 there, 0\.001 here"):
         loop.claim(tmp_path / "run", config(cohort, lr=1e-3))
 
 

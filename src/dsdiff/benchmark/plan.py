@@ -6,13 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsdiff import checkpoint
+from dsdiff import checkpoint, parts
 from dsdiff import config as configs
 from dsdiff.backbones import registry
 from dsdiff.config import RunConfig
 from dsdiff.data import splits, store
 from dsdiff.errors import ConfigError, InputError
-from dsdiff.parts import Target
+from dsdiff.parts import Target, flat
 from dsdiff.training.loop import CONFIG, MODEL
 
 PARAMETERS, GMACS, EXISTING = "Equal parameters", "Equal GMACs", "Runs that exist"
@@ -35,7 +35,7 @@ class Candidate:
     @property
     def key(self) -> str:
         """What identifies it in files, whatever its steps, seed and fold."""
-        kept = {key: value for key, value in configs.flat(self.config).items() if key not in OF_A_RUN}
+        kept = {key: value for key, value in flat(self.config).items() if key not in OF_A_RUN}
         return f"{self.name} {hashlib.sha256(repr(sorted(kept.items())).encode()).hexdigest()[:12]}"
 
 
@@ -70,7 +70,7 @@ Arms = dict[str, tuple[Method, ...]]  # of each arm the reference first
 
 def differences(ours: RunConfig, theirs: RunConfig) -> list[str]:
     """What makes two configs no fair comparison, as "key: ours / theirs"."""
-    different = configs.differences(ours, theirs)
+    different = parts.differences(ours, theirs)
     mine = (*OWN, *OF_A_RUN)
     found = [
         f"{key}: {a} / {b}" for key, (a, b) in different.items() if key not in mine and key.split(".")[0] not in mine
@@ -167,7 +167,7 @@ def existing(root: Path, reference: str | None, cases: Path | None = None) -> Ar
     for folder in folders:
         config = configs.load(folder / CONFIG)
         run = Run(folder, config, cases or _cases_of(config, folder))
-        kept = {key: value for key, value in configs.flat(run.config).items() if key not in OF_A_RUN}
+        kept = {key: value for key, value in flat(run.config).items() if key not in OF_A_RUN}
         groups.setdefault(repr((run.config.training.steps, sorted(kept.items()))), []).append(run)
     found = [_method_of(runs, root, set(folders)) for runs in groups.values()]
     diffuse = [

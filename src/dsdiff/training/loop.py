@@ -17,6 +17,7 @@ from dsdiff.data.cohort import Cohort
 from dsdiff.data.loader import Batches, prefetched
 from dsdiff.errors import ConfigError, OutputError
 from dsdiff.folders import alone, sweep, write_whole
+from dsdiff.parts import differences
 from dsdiff.training import distributed, finetune, folders, state
 from dsdiff.training.distributed import World
 from dsdiff.training.judge import Judge
@@ -158,7 +159,7 @@ def _room(run: Path, trainer: Trainer) -> Iterator[None]:
 def claim(run: Path, config: RunConfig) -> None:
     """Make the run folder, or check that it is this config's. Raises `ConfigError` with the first keys that differ."""
     written, resolved = run / CONFIG, configs.dump(config)
-    if written.is_file() and (different := configs.differences(configs.load(written), config)):
+    if written.is_file() and (different := differences(configs.load(written), config)):
         told = "; ".join(f"{key}: {there} there, {here} here" for key, (there, here) in [*different.items()][:5])
         more = f" (and {len(different) - 5} more)" * (len(different) > 5)
         raise ConfigError(f"{run} belongs to another config: {told}{more}. Give another folder with -o")
