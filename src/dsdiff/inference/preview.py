@@ -147,7 +147,7 @@ def bare(axis: Axes) -> None:
 
 
 def _legend(figure: Figure, with_spread: bool) -> None:
-    bars = [(0.70 - 0.32 * with_spread, ENHANCEMENT_COLOURS, ENHANCEMENT_RANGE, ENHANCEMENT_TITLE)]
+    bars = [(0.38 if with_spread else 0.5, ENHANCEMENT_COLOURS, ENHANCEMENT_RANGE, ENHANCEMENT_TITLE)]
     if with_spread:
         bars.append((0.77, SPREAD_COLOURS, SPREAD_RANGE, "uncertainty (robust SD)"))
     for left, cmap, (low, high), text in bars:
