@@ -1,0 +1,25 @@
+import numpy as np
+import torch
+from matplotlib.image import imread
+
+from dsdiff.data.batch import Batch
+from dsdiff.training.pictures import HEAD, save_samples
+
+
+def test_samples_are_named_and_black_outside_the_brain(tmp_path):
+    region = torch.zeros(2, 1, 32, 40, dtype=torch.int8)
+    region[..., 8:24, 10:30] = 1
+    grey = torch.zeros(2, 1, 32, 40)
+    batch = Batch(grey[:, None].expand(2, 3, 1, 32, 40), grey, region, torch.ones(2, 3, dtype=torch.bool))
+    named = Batch(**vars(batch) | {"cases": ("A", "B")})
+    pictures = []
+    for number, one in enumerate((batch, named)):
+        path = tmp_path / "samples" / f"{number}.png"
+        save_samples(one, grey + 6, ("t1", "t2", "flair"), path)
+        pictures.append(imread(path)[..., 0])
+    assert pictures[0].shape == (2 * 40 + HEAD, 5 * 32)
+    assert pictures[0][:HEAD].max() > 0.5  # names of the columns
+    tiles = pictures[0][HEAD:].reshape(2, 40, 5, 32)
+    assert (tiles[:, :10] == 0).all()
+    assert np.allclose(tiles[:, 15:25, :, 10:20].mean((0, 1, 3)), [0.4, 0.4, 0.4, 1, 0.4], atol=0.02)
+    assert (pictures[1] != pictures[0])[HEAD:].any()  # names of the patients
