@@ -3,9 +3,10 @@
 DATA holds the patients as cases. Fold k of the split is scored with the model folder MODELS/fold<k>, which was trained
 on the other folds; the linear regression is fitted on those other folds too. Prints every score of every patient for
 our model, a copy of T1, linear regression on the sources, and the truth blurred by 1 mm; then means with 95 % bootstrap
-intervals over patients, and what enhances falsely in each patient without enhancing tumour. `--baseline` adds other
-models of the same folds, as one-step regression without our conditioning. `--unseen MODEL` scores every case of DATA,
-such as phantoms, by one model that saw none of them. Writes the same to JSON with --out.
+intervals over patients, our model minus every other method, and what enhances falsely in each patient without enhancing
+tumour. `--baseline` adds other models of the same folds, as one-step regression without our conditioning. `--unseen
+MODEL` scores every case of DATA, such as phantoms, by one model that saw none of them. Writes the same to JSON with
+--out.
 """
 
 import argparse
@@ -182,24 +183,56 @@ def rows(patient: str, methods: Scores) -> str:
 
 
 def means(results: dict[str, Scores], whose: str) -> str:
-    """Means with 95 % intervals over patients and the standard deviation between patients, as Markdown."""
-    lines = [f"| mean [95 % interval] SD | {' | '.join(SCORES)} |", "|---" * (len(SCORES) + 1) + "|"]
+    """What `main` prints of all patients, as Markdown: means, our model minus each other method, and what is what."""
+    told = "\n".join(f"- `{name}`: {text}" for name, text in SCORES.items())
+    title = f"{len(results)} patients{whose}, each scored by a model that never saw it."
+    return "\n\n".join([title, of_methods(results), differences(results), told, without_enhancement(results)])
+
+
+def of_methods(results: dict[str, Scores]) -> str:
+    """Means with 95 % intervals over patients and the standard deviation between patients."""
+    lines = heading("mean [95 % interval] SD")
     for method in next(iter(results.values())):
         cells = []
         for name in SCORES:
-            values = [methods[method][name] for methods in results.values()]
-            mean, low, high = statistics.interval(values)
-            digits = 1 if name.startswith("psnr") else 2
+            values = column(results, method, name)
             there = [value for value in values if np.isfinite(value)]
             deviation = np.std(there, ddof=1) if len(there) > 1 else float("nan")
-            told = f"{mean:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}] {deviation:.{digits}f}"
-            cells.append(told if there else "")
+            form = ".1f" if name.startswith("psnr") else ".2f"
+            cells.append(f"{interval(values, form)} {deviation:{form}}" if there else "")
         lines.append(f"| {method} | {' | '.join(cells)} |")
-    counts = [sum(np.isfinite(methods["model"][name]) for methods in results.values()) for name in SCORES]
+    counts = [sum(np.isfinite(column(results, "model", name))) for name in SCORES]
     lines.append(f"| patients scored | {' | '.join(map(str, counts))} |")
-    told = "\n".join(f"- `{name}`: {text}" for name, text in SCORES.items())
-    title = f"{len(results)} patients{whose}, each scored by a model that never saw it."
-    return "\n".join([title, "", *lines, "", told, "", without_enhancement(results)])
+    return "\n".join(lines)
+
+
+def differences(results: dict[str, Scores]) -> str:
+    """Our model minus every other method, patient by patient: means with 95 % intervals."""
+    lines = heading("model minus")
+    for method in list(next(iter(results.values())))[1:]:
+        cells = []
+        for name in SCORES:
+            ours, theirs = column(results, "model", name), column(results, method, name)
+            values = [one - other for one, other in zip(ours, theirs, strict=True)]
+            cells.append(interval(values, "+.2f") if np.isfinite(values).any() else "")
+        lines.append(f"| {method} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def heading(first: str) -> list[str]:
+    """The first two lines of a table with a column for every score."""
+    return [f"| {first} | {' | '.join(SCORES)} |", "|---" * (len(SCORES) + 1) + "|"]
+
+
+def column(results: dict[str, Scores], method: str, name: str) -> list[float]:
+    """One score of every patient, in the order of names, as `dsdiff evaluate` has them: the bootstrap draws alike."""
+    return [results[patient][method][name] for patient in sorted(results)]
+
+
+def interval(values: list[float], form: str) -> str:
+    """Mean and interval, each printed so."""
+    mean, low, high = statistics.interval(values)
+    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
 
 
 def without_enhancement(results: dict[str, Scores]) -> str:

@@ -35,15 +35,6 @@ def test_intervals_hold_the_mean_and_leave_nan_out():
     assert (mean, np.isnan([low, high]).all()) == (0.71, True)  # one patient says nothing of others
 
 
-def test_the_order_of_patients_changes_nothing():
-    rng = np.random.default_rng(0)
-    ours, theirs = simulate(rng, 12, 0.5, seeds=3, seed_sd=0.3)
-    order = rng.permutation(12)
-    assert statistics.interval(ours[0][order].tolist())[1:] == statistics.interval(ours[0].tolist())[1:]
-    mine, again = statistics.paired(ours, theirs), statistics.paired(ours[:, order], theirs[:, order])
-    assert np.allclose([mine.low, mine.high], [again.low, again.high], rtol=0, atol=1e-12)
-
-
 @pytest.mark.parametrize("n", [12, 47])
 def test_intervals_of_a_mean_cover_at_their_nominal_rate(n):
     rng = np.random.default_rng(n)
