@@ -197,9 +197,9 @@ def of_methods(results: dict[str, Scores]) -> str:
         for name in SCORES:
             values = column(results, method, name)
             there = [value for value in values if np.isfinite(value)]
-            deviation = np.std(there, ddof=1) if len(there) > 1 else float("nan")
             form = ".1f" if name.startswith("psnr") else ".2f"
-            cells.append(f"{interval(values, form)} {deviation:{form}}" if there else "")
+            deviation = f" {np.std(there, ddof=1):{form}}" if len(there) > 1 else ""
+            cells.append(interval(values, form) + deviation)
         lines.append(f"| {method} | {' | '.join(cells)} |")
     counts = [sum(np.isfinite(column(results, "model", name))) for name in SCORES]
     lines.append(f"| patients scored | {' | '.join(map(str, counts))} |")
@@ -214,7 +214,7 @@ def differences(results: dict[str, Scores]) -> str:
         for name in SCORES:
             ours, theirs = column(results, "model", name), column(results, method, name)
             values = [one - other for one, other in zip(ours, theirs, strict=True)]
-            cells.append(interval(values, "+.2f") if np.isfinite(values).any() else "")
+            cells.append(interval(values, "+.2f"))
         lines.append(f"| {method} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -230,9 +230,9 @@ def column(results: dict[str, Scores], method: str, name: str) -> list[float]:
 
 
 def interval(values: list[float], form: str) -> str:
-    """Mean and interval, each printed so."""
-    mean, low, high = statistics.interval(values)
-    return f"{mean:{form}} [{low:{form}}, {high:{form}}]"
+    """Mean and interval, each printed so; of one patient the mean, of none nothing."""
+    mean, *ends = (f"{value:{form}}" if np.isfinite(value) else "" for value in statistics.interval(values))
+    return f"{mean} [{', '.join(ends)}]" if all(ends) else mean
 
 
 def without_enhancement(results: dict[str, Scores]) -> str:
