@@ -29,8 +29,9 @@ from dsdiff.data import cases, preprocess, slices  # noqa: E402
 from dsdiff.inference import case as case_io  # noqa: E402
 from dsdiff.inference import model as models  # noqa: E402
 from dsdiff.inference import workers  # noqa: E402
+from dsdiff.inference.predict import predict  # noqa: E402
 from dsdiff.inference.sampling import Sampling  # noqa: E402
-from dsdiff.inference.synthesize import complete, predict  # noqa: E402
+from dsdiff.inference.synthesize import complete  # noqa: E402
 
 CPU = torch.device("cpu")
 KINDS = {

@@ -9,8 +9,8 @@ from dsdiff.conditioning.condition import ConditioningConfig
 from dsdiff.conditioning.network import Conditioner, named
 from dsdiff.data import preprocess, slices
 from dsdiff.inference import model as models
+from dsdiff.inference.predict import predict
 from dsdiff.inference.sampling import Sampling
-from dsdiff.inference.synthesize import predict
 from dsdiff.volume import Volume
 
 CPU = torch.device("cpu")

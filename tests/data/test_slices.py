@@ -20,7 +20,7 @@ def test_every_brain_voxel_is_taken_once_and_put_back(prepared, multiple, slab):
         assert batch.sources.shape[1:3] == (2, slab)
         assert batch.sources.shape[3] % multiple == batch.sources.shape[4] % multiple == 0
         for box, sources in zip(batch.boxes, batch.sources, strict=True):
-            slices.put(out, sources[1, slab // 2], box)
+            slices.add(out, sources[1, slab // 2], box)
             seen.append(box.z)
     assert sorted(seen) == list(np.flatnonzero(prepared.brain.any((0, 1))))
     assert np.array_equal(out, prepared.images["t1"])

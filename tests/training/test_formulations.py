@@ -12,8 +12,9 @@ from dsdiff.data import cases, cohort
 from dsdiff.diffusion.registry import PROCESSES, SAMPLERS
 from dsdiff.errors import ConfigError
 from dsdiff.inference.model import Model
+from dsdiff.inference.predict import predict
 from dsdiff.inference.sampling import plan
-from dsdiff.inference.synthesize import predict, run
+from dsdiff.inference.synthesize import run
 from dsdiff.parts import Target
 from dsdiff.training import loop
 from dsdiff.volume import Volume

@@ -14,6 +14,9 @@ def command(
         str, typer.Option(help="Source contrasts, the one whose brain is taken first; the others may be absent.")
     ] = "t1,t2,flair",
     target: Annotated[str, typer.Option(help="The contrast to be made; no case goes without.")] = "t1ce",
+    planes: Annotated[
+        str, typer.Option(help="Planes that slices are to be read along (data.planes); each takes as much space.")
+    ] = "axial",
     split: Annotated[
         Path | None, typer.Option(metavar="SPLIT.json", help="Folds of these cases, kept in the store as split.json.")
     ] = None,
@@ -35,16 +38,23 @@ def command(
         dsdiff prepare cohort store --workers 4
 
         dsdiff train bridge-small data.root=store
+
+        dsdiff prepare cohort store --planes axial,coronal,sagittal
     """
     from rich.console import Console
 
     from dsdiff import folders
     from dsdiff.data import contact, prepare, store
+    from dsdiff.data.planes import PLANES
+    from dsdiff.errors import ConfigError
     from dsdiff.progress import say
 
     console = Console(stderr=True)
     start, *others = (name.strip() for name in contrasts.split(","))
-    settings = store.Settings((start, *others), start, target)
+    wanted = tuple(plane for plane in PLANES if plane in (name.strip() for name in planes.split(",")))
+    if len(wanted) != len(planes.split(",")):
+        raise ConfigError(f"--planes is '{planes}'; it takes {', '.join(PLANES)}, each once, between commas")
+    settings = store.Settings((start, *others), start, target, wanted)
     report = prepare.prepare(folder, root, settings, workers, console, prune)
     for line in report.lines():
         say(console, line)

@@ -10,8 +10,9 @@ from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
 from dsdiff.data import augment, style
-from dsdiff.data.augment import AugmentConfig
+from dsdiff.data.augment import AugmentConfig, Flip
 from dsdiff.data.cohort import BRAIN, LESION, Patient, Slab
+from dsdiff.data.planes import Plane
 from dsdiff.errors import InputError
 
 
@@ -63,8 +64,9 @@ def draw(
     style_dropout: float = 0.0,
     contrast_dropout: float = 0.0,
     kept: int = 0,
+    plane: Plane = "axial",
 ) -> Batch:
-    """Random slices of random patients, cropped about a random brain (or lesion) voxel.
+    """Random slices of a plane of random patients, cropped about a random brain (or lesion) voxel.
 
     style_dropout: share of the slices that are told the style to be expected in place of their own. contrast_dropout:
     share of the slices from which each contrast but number `kept` is absent, from the style that is told as well.
@@ -76,10 +78,10 @@ def draw(
     for _ in range(size):
         patient = patients[int(rng.integers(len(patients)))]
         least = LESION if rng.random() < lesion_share else BRAIN
-        candidates = patient.slices_with(least)
+        candidates = patient.slices_with(least, plane)
         if not len(candidates):
-            least, candidates = BRAIN, patient.slices_with(BRAIN)
-        whole = patient.slab(int(rng.choice(candidates)), slab)
+            least, candidates = BRAIN, patient.slices_with(BRAIN, plane)
+        whole = patient.slab(int(rng.choice(candidates)), slab, plane)
         one = _cut(whole, _corner(whole.region, least, crop, rng), crop)
         cut.append(one)
         named.append(patient.name)
@@ -102,7 +104,7 @@ def draw(
 
 
 def _corner(
-    region: Integer[np.ndarray, "x y"], least: int, crop: tuple[int, int], rng: np.random.Generator
+    region: Integer[np.ndarray, "h w"], least: int, crop: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int]:
     """First corner of a crop that holds a random voxel of the region and as much of the slice as it can."""
     voxels = np.argwhere(region >= least)
@@ -131,8 +133,10 @@ def _cut(whole: Slab, corner: tuple[int, int], crop: tuple[int, int]) -> Slab:
     return Slab(*map(cut, whole))
 
 
-def augmented(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> Batch:
+def augmented(batch: Batch, config: AugmentConfig, generator: torch.Generator, plane: Plane = "axial") -> Batch:
     """Sources, target, style and region moved alike; what scanners change, of the sources alone."""
+    if plane == "sagittal":
+        batch, config = _flipped(batch, config, generator)
     s, d = batch.sources.shape[1:3]
     told = [] if batch.styled is None else [batch.styled]
     stacked = torch.cat([batch.sources.flatten(1, 2), batch.target, *told], 1)
@@ -145,3 +149,10 @@ def augmented(batch: Batch, config: AugmentConfig, generator: torch.Generator) -
         region=region.to(batch.region.dtype),
         styled=styled if told else None,
     )
+
+
+def _flipped(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> tuple[Batch, AugmentConfig]:
+    """Sagittal slices flipped: left and right are before and behind them. The rest of the changes is left to do."""
+    mirrored = torch.rand(len(batch.sources), generator=generator) < config.flip.probability
+    sources = torch.where(mirrored[:, None, None, None, None], batch.sources.flip(2), batch.sources)
+    return replace(batch, sources=sources), config.model_copy(update={"flip": Flip(probability=0)})

@@ -7,11 +7,12 @@ from typing import NamedTuple, Protocol, runtime_checkable
 import numpy as np
 from jaxtyping import Float, Integer
 
-from dsdiff.data import cases, familiar, nearest, preprocess, style
+from dsdiff.data import cases, familiar, nearest, planes, preprocess, style
 from dsdiff.data.cases import Case
 from dsdiff.data.familiar import Measurements
 from dsdiff.data.labels import TUMOUR, enhancing_label
 from dsdiff.data.nearest import Nearest
+from dsdiff.data.planes import PLANES, Plane
 from dsdiff.data.preprocess import Scale
 from dsdiff.data.style import Code, LinearRegression
 
@@ -21,24 +22,29 @@ BRAIN, LESION, ENHANCING = 1, 2, 3  # what a voxel of a `region` is
 class Slab(NamedTuple):
     """A slice and its neighbours: robust z-scores; region as in `Slices`, and like the target of the slice alone."""
 
-    sources: Float[np.ndarray, "s d x y"]
-    target: Float[np.ndarray, "x y"]
-    region: Integer[np.ndarray, "x y"]
+    sources: Float[np.ndarray, "s d h w"]
+    target: Float[np.ndarray, "h w"]
+    region: Integer[np.ndarray, "h w"]
 
 
 @runtime_checkable
 class Slices(Protocol):
     """One case in the brain's bounding box, wherever it lies: robust z-scores as float16, slices first.
 
-    region: 0 outside, then BRAIN, LESION (all of the tumour) or ENHANCING.
+    Slices are read along any of its `planes`. region: 0 outside, then BRAIN, LESION (all of the tumour) or ENHANCING.
     """
 
-    def peak(self) -> Integer[np.ndarray, " z"]:
-        """The highest region of every slice."""
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        """Those that slices can be read along."""
         ...
 
-    def read(self, first: int, last: int, z: int) -> Slab:
-        """Sources of the slices from `first` to before `last`, target and region of slice `z`."""
+    def peak(self, plane: Plane) -> Integer[np.ndarray, " n"]:
+        """The highest region of every slice of a plane."""
+        ...
+
+    def read(self, first: int, last: int, at: int, plane: Plane) -> Slab:
+        """Sources of the slices from `first` to before `last`, target and region of slice `at` of a plane."""
         ...
 
     def whole(self) -> tuple[Float[np.ndarray, "c z x y"], Integer[np.ndarray, "z x y"]]:
@@ -56,12 +62,14 @@ class InMemory:
 
     images: Float[np.ndarray, "c z x y"]  # sources, then the target; float16
     region: Integer[np.ndarray, "z x y"]
+    planes = PLANES
 
-    def peak(self) -> Integer[np.ndarray, " z"]:
-        return self.region.max((1, 2))
+    def peak(self, plane: Plane) -> Integer[np.ndarray, " n"]:
+        return planes.sliced(self.region, plane).max((1, 2))
 
-    def read(self, first: int, last: int, z: int) -> Slab:
-        return Slab(self.images[:-1, first:last], self.images[-1, z], self.region[z])
+    def read(self, first: int, last: int, at: int, plane: Plane) -> Slab:
+        images = planes.sliced(self.images, plane)
+        return Slab(images[:-1, first:last], images[-1, at], planes.sliced(self.region, plane)[at])
 
     def whole(self) -> tuple[Float[np.ndarray, "c z x y"], Integer[np.ndarray, "z x y"]]:
         return self.images, self.region
@@ -74,6 +82,7 @@ class InMemory:
 class Patient:
     """One case as training draws it.
 
+    peaks: the highest region of every slice, by plane.
     change: what is added to the target, as a code of a style; None leaves it as it is.
     styles: codes of the target's own style and of the one to be expected, where style is to be told.
     measured: see `familiar.measure`.
@@ -81,7 +90,7 @@ class Patient:
 
     name: str
     slices: Slices
-    peak: Integer[np.ndarray, " z"]
+    peaks: dict[Plane, Integer[np.ndarray, " n"]]
     change: Code | None = None
     styles: tuple[Code, Code] | None = None
     measured: dict[str, Measurements] = field(default_factory=dict)
@@ -89,16 +98,16 @@ class Patient:
     @staticmethod
     def of(name: str, slices: Slices, measured: dict[str, Measurements] | None = None) -> "Patient":
         """The patient of some slices, its target untouched."""
-        return Patient(name, slices, slices.peak(), measured=measured or {})
+        return Patient(name, slices, {plane: slices.peak(plane) for plane in slices.planes}, measured=measured or {})
 
-    def slices_with(self, least: int) -> Integer[np.ndarray, " n"]:
-        """Slices in which some voxel's region is at least `least`."""
-        return np.flatnonzero(self.peak >= least)
+    def slices_with(self, least: int, plane: Plane = "axial") -> Integer[np.ndarray, " m"]:
+        """Slices of a plane in which some voxel's region is at least `least`."""
+        return np.flatnonzero(self.peaks[plane] >= least)
 
-    def slab(self, z: int, depth: int) -> Slab:
-        """A slice between its neighbours, which are zero beyond the first and the last; float32."""
-        first, last = max(z - depth // 2, 0), min(z + depth // 2 + 1, len(self.peak))
-        read, before = self.slices.read(first, last, z), first - (z - depth // 2)
+    def slab(self, at: int, depth: int, plane: Plane = "axial") -> Slab:
+        """A slice of a plane between its neighbours, which are zero beyond the first and the last; float32."""
+        first, last = max(at - depth // 2, 0), min(at + depth // 2 + 1, len(self.peaks[plane]))
+        read, before = self.slices.read(first, last, at, plane), first - (at - depth // 2)
         sources = np.zeros((len(read.sources), depth, *read.region.shape), np.float32)
         sources[:, before : before + last - first] = read.sources
         target = read.target.astype(np.float32)

@@ -6,8 +6,9 @@ import numpy as np
 from jaxtyping import Float, Shaped
 from matplotlib.figure import Figure
 
-from dsdiff.data import store, views
+from dsdiff.data import planes, store, views
 from dsdiff.data.cohort import LESION
+from dsdiff.data.planes import Plane
 from dsdiff.data.store import REGION, Store
 
 NAME = "contact.png"
@@ -20,6 +21,7 @@ def sheet(opened: Store) -> Figure:
 
     Patient's right on the left, anterior on top; an absent contrast is left blank.
     """
+    plane = opened.settings.planes[0]
     names = [*opened.settings.contrasts, opened.settings.target]
     which = np.unique(np.linspace(0, len(opened.entries) - 1, min(MOST, len(opened.entries))).round().astype(int))
     shown = [list(opened.entries.values())[i] for i in which]
@@ -30,27 +32,27 @@ def sheet(opened: Store) -> Figure:
     for panel in panels:
         panel.axis("off")
     for panel, entry in zip(panels, shown, strict=False):
-        z = _slice(entry.peak)
+        at = _slice(entry.peaks[plane])
         there = [name for name in names if name not in entry.absent]
-        read = store.read_arrays(store.case_file(opened.root, entry.name), dict.fromkeys((*there, REGION), z))
+        read = store.read_arrays(store.case_file(opened.root, entry.name), dict.fromkeys((*there, REGION), at), plane)
         blank = np.full(read[REGION].shape, GREYS[0], np.float32)
-        upright = [_upright(read.get(name, blank)) for name in names]
+        upright = [_upright(read.get(name, blank), plane) for name in names]
         panel.imshow(np.concatenate(upright, 1), cmap="gray", vmin=GREYS[0], vmax=GREYS[1])
-        region = np.tile(_upright(read[REGION]), (1, len(names)))
+        region = np.tile(_upright(read[REGION], plane), (1, len(names)))
         for least, colour in ((2, "tab:cyan"), (3, "tab:orange")):
             if (region >= least).any():
                 panel.contour(region >= least, [0.5], colors=colour, linewidths=0.5)
-        panel.set_title(f"{entry.name}, slice {z}", fontsize=6, pad=2)
+        panel.set_title(f"{entry.name}, slice {at}", fontsize=6, pad=2)
     return figure
 
 
-def _upright(image: Shaped[np.ndarray, "x y"]) -> Float[np.ndarray, "h w"]:
-    return views.plane(image[:, :, None].astype(np.float32), (0, 0, 0), "axial")
+def _upright(image: Shaped[np.ndarray, "h w"], plane: Plane) -> Float[np.ndarray, "H W"]:
+    return views.plane(planes.turned(image[:, :, None].astype(np.float32), plane), (0, 0, 0), plane)
 
 
 def _slice(peak: str) -> int:
     """The middle of the slices with tumour, or of all where there is none."""
-    with_tumour = [z for z, digit in enumerate(peak) if int(digit) >= LESION] or list(range(len(peak)))
+    with_tumour = [at for at, digit in enumerate(peak) if int(digit) >= LESION] or list(range(len(peak)))
     return with_tumour[len(with_tumour) // 2]
 
 

@@ -61,8 +61,9 @@ class Batches(Dataset):
         patients = self.phantoms if simulated else self.training
         kept = data.contrasts.index(data.start)
         dropouts = (data.style_dropout, data.contrast_dropout)
-        one = batches.draw(patients, 1, data.crop, data.slab, data.lesion_share, rng, *dropouts, kept)
-        return batches.augmented(one, data.augment, torch.Generator().manual_seed(int(rng.integers(2**62))))
+        plane = data.planes[int(rng.integers(len(data.planes)))]  # of one plane this draws nothing
+        one = batches.draw(patients, 1, data.crop, data.slab, data.lesion_share, rng, *dropouts, kept, plane)
+        return batches.augmented(one, data.augment, torch.Generator().manual_seed(int(rng.integers(2**62))), plane)
 
 
 def prefetched(
@@ -192,7 +193,7 @@ def _fingerprint(root: Path, data: DataConfig) -> str:
 def read(root: Path, data: DataConfig, console: Console) -> list[Patient]:
     """The patients of a store, read as they are drawn, or of a folder of cases, read into memory at once."""
     if store.is_store(root):
-        return store.open_store(root).patients(data.contrasts, data.target, data.start)
+        return store.open_store(root).patients(data.contrasts, data.target, data.start, data.planes)
     found, loaded = cases.discover(root), []
     with bars(console, count=True) as progress:
         task = progress.add_task("reading patients", total=len(found))

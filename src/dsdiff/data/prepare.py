@@ -16,6 +16,7 @@ from dsdiff import __version__
 from dsdiff.data import cases, cohort, splits, store
 from dsdiff.data.cases import Case
 from dsdiff.data.cohort import LESION, InMemory
+from dsdiff.data.planes import sliced
 from dsdiff.data.settings import DataConfig
 from dsdiff.data.store import Entry, Settings
 from dsdiff.data.style import KNOTS
@@ -42,10 +43,10 @@ class Report:
     def lines(self) -> Iterator[str]:
         """What is told at the end, line by line."""
         entries = self.entries.values()
-        n_slices, size = sum(len(entry.peak) for entry in entries), sum(entry.size for entry in entries)
-        lesions = sum(int(peak) >= LESION for entry in entries for peak in entry.peak)
+        peaks = "".join(digits for entry in entries for digits in entry.peaks.values())
+        lesions, size = sum(int(peak) >= LESION for peak in peaks), sum(entry.size for entry in entries)
         yield f"{len(entries)} cases ({len(self.made)} prepared now, {len(self.kept)} were there already)"
-        yield f"{n_slices} slices with brain, {lesions} of them with tumour; {size / 1e6:.1f} MB"
+        yield f"{len(peaks)} slices with brain, {lesions} of them with tumour; {size / 1e6:.1f} MB"
         for contrast in sorted({name for entry in entries for name in entry.absent}):
             lacking = [entry.name for entry in entries if contrast in entry.absent]
             yield f"{contrast} is absent from {len(lacking)}: {_listed(lacking)}"
@@ -144,7 +145,10 @@ def manifest(data: DataConfig) -> dict[str, str]:
     A folder of cases is prepared as it is read: by the settings of the config and today's versions, without a hash.
     """
     if data.root is None or not store.is_store(data.root):
-        told = {"settings": asdict(Settings(data.contrasts, data.start, data.target)), "versions": versions()}
+        told = {
+            "settings": asdict(Settings(data.contrasts, data.start, data.target, data.planes)),
+            "versions": versions(),
+        }
         return {"preprocessing": json.dumps(told)}
     opened = store.open_store(data.root)
     scales: dict[str, list[tuple[float, float]]] = {}
@@ -192,7 +196,6 @@ def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> 
         read = cohort.boxed(case, sources, settings.target, settings.start)
         scales = {name: (scale.centre, scale.width) for name, scale in read.scales.items()}
         absent = tuple(name for name in settings.contrasts if name not in present)
-        peak = "".join(map(str, read.region.max((1, 2))))
         styles: dict[str, dict[str, list]] = {}
         if not absent:
             images = np.stack([read.images[name] for name in (*settings.contrasts, settings.target)])
@@ -200,10 +203,10 @@ def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> 
             styles = {
                 kind: {"gram": style.gram.tolist(), "moment": style.moment.tolist()} for kind, style in found.items()
             }
-        store.write_case(read, file)
+        store.write_case(read, file, settings.planes)
         return Entry(
             case.name,
-            peak,
+            {plane: "".join(map(str, sliced(read.region, plane).max((1, 2)))) for plane in settings.planes},
             absent,
             scales,
             read.spacing,

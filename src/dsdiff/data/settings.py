@@ -6,6 +6,7 @@ from typing import Any, Literal
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from dsdiff.data.augment import AugmentConfig
+from dsdiff.data.planes import Plane
 from dsdiff.parts import Part
 
 
@@ -14,6 +15,7 @@ class DataConfig(Part):
 
     root: a folder of cases; phantoms: a folder of simulated ones, drawn `phantom_share` of the time.
     split, fold: a split file, and the fold that is kept for validation and never trained on.
+    planes: those that slices are cut along: training draws each slice in one of them, synthesis averages their answers.
     slab: neighbouring slices given with each. crop: height and width of training crops.
     lesion_share: of the training slices, how many are drawn where there is tumour.
     augment: see `data.augment`; true is its defaults, false nothing.
@@ -32,6 +34,7 @@ class DataConfig(Part):
     contrasts: tuple[str, ...] = Field(("t1", "t2", "flair"), min_length=1)
     start: str = "t1"
     target: str = "t1ce"
+    planes: tuple[Plane, ...] = Field(("axial",), min_length=1)
     slab: Literal[1, 3, 5] = 3
     crop: tuple[PositiveInt, PositiveInt] = (128, 160)
     lesion_share: float = Field(0.5, ge=0, le=1)
@@ -54,6 +57,8 @@ class DataConfig(Part):
     def _start_is_a_source_and_the_target_none(self) -> "DataConfig":
         if len(set(self.contrasts)) < len(self.contrasts):
             raise ValueError(f"contrasts {list(self.contrasts)} names one twice")
+        if len(set(self.planes)) < len(self.planes):
+            raise ValueError(f"planes {list(self.planes)} names one twice")
         if self.start not in self.contrasts:
             raise ValueError(f"start is '{self.start}', which is not among contrasts {list(self.contrasts)}")
         if self.target in self.contrasts:

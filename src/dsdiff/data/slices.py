@@ -1,4 +1,7 @@
-"""Axial slices of a prepared case: each brain slice in its own box, with its neighbours, grouped by shape."""
+"""Slices of a prepared case along its last axis: each with brain in its own box, with its neighbours, grouped by shape.
+
+They are axial as a case is prepared, and of another plane where it was turned (see `data.planes`).
+"""
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
@@ -35,7 +38,7 @@ class SliceBatch:
 
 
 def boxes(brain: Bool[np.ndarray, "x y z"], multiple: int) -> list[Box]:
-    """The box of every axial slice that holds brain, grown about its centre to multiples of `multiple`."""
+    """The box of every slice that holds brain, grown about its centre to multiples of `multiple`."""
     found = []
     for z in np.flatnonzero(brain.any((0, 1))):
         rows, columns = np.flatnonzero(brain[:, :, z].any(1)), np.flatnonzero(brain[:, :, z].any(0))
@@ -86,11 +89,11 @@ def _stacked(images: Sequence[Shaped[np.ndarray, "x y z"]]) -> Stack:
     return Stack(np.stack([image.transpose(2, 0, 1) for image in images]))
 
 
-def put(volume: Float[np.ndarray, "x y z"], image: Float[np.ndarray, "h w"], box: Box) -> None:
-    """Write one slice back where `take` took it from; what lies beyond the volume is dropped."""
+def add(volume: Float[np.ndarray, "x y z"], image: Float[np.ndarray, "h w"], box: Box) -> None:
+    """Add one slice where `take` took it from; what lies beyond the volume is dropped."""
     x0, y0 = max(box.x, 0), max(box.y, 0)
     x1, y1 = min(box.x + box.h, volume.shape[0]), min(box.y + box.w, volume.shape[1])
-    volume[x0:x1, y0:y1, box.z] = image[x0 - box.x : x1 - box.x, y0 - box.y : y1 - box.y]
+    volume[x0:x1, y0:y1, box.z] += image[x0 - box.x : x1 - box.x, y0 - box.y : y1 - box.y]
 
 
 def batches(

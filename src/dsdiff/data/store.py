@@ -1,15 +1,16 @@
 """A prepared cohort on disk: a manifest, a list of cases, and one HDF5 file for each case.
 
 A file holds every contrast and the region in the brain's box, one compressed and checksummed chunk for each slice, so
-that a slice is read without the rest. It is opened for each slab and closed again: nothing that a fork or a thread
-could share, and no memory that grows with the cohort. A case is in the store when its line stands in the list, which
-is written after the case's file was renamed into its place.
+that a slice is read without the rest; once for each plane that slices are to be read along. It is opened for each slab
+and closed again: nothing that a fork or a thread could share, and no memory that grows with the cohort. A case is in
+the store when its line stands in the list, which is written after the case's file was renamed into its place.
 """
 
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -17,30 +18,34 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Integer
 
-from dsdiff.data import cases, cohort, familiar
+from dsdiff.data import cases, cohort, familiar, planes
 from dsdiff.data.cohort import Boxed, Patient, Slab
+from dsdiff.data.planes import Plane
 from dsdiff.data.style import KNOTS, LinearRegression
 from dsdiff.errors import CaseError, ConfigError, InputError
 from dsdiff.folders import whole_file
 
 MANIFEST, LIST, FOLDER, REGION = "store.json", "cases.jsonl", "cases", "region"
-WHAT, FORMAT = "dsdiff store", 2
+WHAT, FORMAT = "dsdiff store", 3
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a store was prepared: its source contrasts, the one whose brain is taken, and the target."""
+    """How a store was prepared: its source contrasts, the one whose brain is taken, the target, and the planes that
+    slices can be read along.
+    """
 
     contrasts: tuple[str, ...] = ("t1", "t2", "flair")
     start: str = "t1"
     target: str = "t1ce"
+    planes: tuple[Plane, ...] = ("axial",)
 
 
 @dataclass(frozen=True)
 class Entry:
     """A case of the list.
 
-    peak: highest region of every slice, a digit each. absent: source contrasts that the case lacks.
+    peaks: highest region of every slice, a digit each, by plane. absent: source contrasts that the case lacks.
     scales: centre and width of every contrast: z = (intensity - centre) / width. spacing: mm along x, y, z.
     inputs: SHA-256 of every file that was read; sha256, size: of the case's file in the store.
     styles: the target's own, by kind (see `data.style`), from all source contrasts; none where one is absent.
@@ -48,7 +53,7 @@ class Entry:
     """
 
     name: str
-    peak: str
+    peaks: dict[Plane, str]
     absent: tuple[str, ...]
     scales: dict[str, tuple[float, float]]
     spacing: tuple[float, float, float]
@@ -72,21 +77,27 @@ class Stored:
     path: Path
     contrasts: tuple[str, ...]
     target: str
-    peaks: str
+    peaks: Mapping[Plane, str]
     kept_styles: Mapping[str, dict[str, list]]
 
-    def peak(self) -> Integer[np.ndarray, " z"]:
-        return np.frombuffer(self.peaks.encode(), np.uint8) - ord("0")
+    @property
+    def planes(self) -> tuple[Plane, ...]:
+        return tuple(self.peaks)
 
-    def read(self, first: int, last: int, z: int) -> Slab:
-        taken = {name: slice(first, last) for name in self.contrasts} | {self.target: z, REGION: z}
-        read = read_arrays(self.path, taken)
+    def peak(self, plane: Plane) -> Integer[np.ndarray, " n"]:
+        return np.frombuffer(self.peaks[plane].encode(), np.uint8) - ord("0")
+
+    def read(self, first: int, last: int, at: int, plane: Plane) -> Slab:
+        taken = {name: slice(first, last) for name in self.contrasts} | {self.target: at, REGION: at}
+        read = read_arrays(self.path, taken, plane)
         return Slab(np.stack([read[name] for name in self.contrasts]), read[self.target], read[REGION])
 
     def whole(self) -> tuple[Float[np.ndarray, "c z x y"], Integer[np.ndarray, "z x y"]]:
         names = (*self.contrasts, self.target)
-        read = read_arrays(self.path, dict.fromkeys((*names, REGION), slice(None)))
-        return np.stack([read[name] for name in names]), read[REGION]
+        plane = self.planes[0]
+        read = read_arrays(self.path, dict.fromkeys((*names, REGION), slice(None)), plane)
+        images = np.stack([planes.sliced(read[name], plane) for name in names])
+        return images, planes.sliced(read[REGION], plane)
 
     def style(self, kind: str = "linear") -> LinearRegression:
         if kind not in self.kept_styles:
@@ -110,8 +121,10 @@ class Store:
         inputs = [(name, self.entries[name].inputs) for name in sorted(self.entries)]
         return hashlib.sha256(json.dumps([asdict(self.settings), inputs], sort_keys=True).encode()).hexdigest()[:12]
 
-    def patients(self, contrasts: Sequence[str], target: str, start: str) -> list[Patient]:
-        """The patients, with some or all of the store's contrasts.
+    def patients(
+        self, contrasts: Sequence[str], target: str, start: str, wanted: Sequence[Plane] = ("axial",)
+    ) -> list[Patient]:
+        """The patients, with some or all of the store's contrasts, to be read along the planes that are wanted.
 
         Raises `ConfigError` where the store was prepared for something else, and `CaseError` for a case that lacks a
         contrast.
@@ -121,12 +134,17 @@ class Store:
             has = f"{', '.join(self.settings.contrasts)} to {self.settings.target}, brain of {self.settings.start}"
             needed = f"{', '.join(contrasts)} to {target}, brain of {start}"
             raise ConfigError(f"{self.root} was prepared for {has}; needed: {needed}. Prepare another store")
+        if set(wanted) - set(self.settings.planes):
+            raise ConfigError(
+                f"{self.root} was prepared for {', '.join(self.settings.planes)} slices; data.planes is "
+                f"{', '.join(wanted)}. Prepare another store with --planes {','.join(wanted)}"
+            )
         found, others = [], [name for name in self.settings.contrasts if name not in contrasts]
         for entry in self.entries.values():
             if absent := [name for name in contrasts if name in entry.absent]:
                 raise CaseError(f"case {entry.name} of {self.root} has no {absent[0]}; leave it out of data.contrasts")
             styles = entry.styles if tuple(contrasts) == self.settings.contrasts else {}
-            slices = Stored(case_file(self.root, entry.name), tuple(contrasts), target, entry.peak, styles)
+            slices = Stored(case_file(self.root, entry.name), tuple(contrasts), target, entry.peaks, styles)
             found.append(Patient.of(entry.name, slices, familiar.without(entry.measured, others)))
         return found
 
@@ -174,7 +192,8 @@ def read_manifest(root: Path) -> tuple[Settings, dict[str, str]]:
         if (told["what"], told["format"]) != (WHAT, FORMAT):
             raise ValueError(f"it is {told['what']}, format {told['format']}")
         kept = told["settings"]
-        return Settings(tuple(kept["contrasts"]), kept["start"], kept["target"]), told["versions"]
+        settings = Settings(tuple(kept["contrasts"]), kept["start"], kept["target"], tuple(kept["planes"]))
+        return settings, told["versions"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(f"{root / MANIFEST} is not the manifest of a store, format {FORMAT} ({error})") from error
 
@@ -203,23 +222,25 @@ def _entry(told: dict[str, Any]) -> Entry:
     return Entry(**told | {name: tuple(told[name]) for name in tuples} | {"scales": scales})
 
 
-def write_case(case: Boxed, file: Path) -> None:
-    """Write a case's file, whole or not at all. Raises `OutputError`."""
+def write_case(case: Boxed, file: Path, wanted: Sequence[Plane] = ("axial",)) -> None:
+    """Write a case's file, for slices of the planes that are wanted, whole or not at all. Raises `OutputError`."""
+    arrays = case.images | {REGION: case.region}
     with whole_file(file) as beside, h5py.File(beside, "w") as opened:
-        for name, array in (case.images | {REGION: case.region}).items():
+        for plane, (name, kept) in product(wanted, arrays.items()):
+            array = planes.sliced(kept, plane)
             made = opened.create_dataset(
-                name, data=array, chunks=(1, *array.shape[1:]), compression="gzip", compression_opts=1,
+                f"{plane}/{name}", data=array, chunks=(1, *array.shape[1:]), compression="gzip", compression_opts=1,
                 shuffle=True, fletcher32=True,
             )  # fmt: skip
             if name in case.scales:
                 made.attrs.update(asdict(case.scales[name]))
 
 
-def read_arrays(file: Path, taken: Mapping[str, slice | int]) -> dict[str, np.ndarray]:
-    """Some slices of some arrays of a case's file. Raises `InputError` where it is damaged."""
+def read_arrays(file: Path, taken: Mapping[str, slice | int], plane: Plane = "axial") -> dict[str, np.ndarray]:
+    """Some slices of a plane, of some arrays of a case's file. Raises `InputError` where it is damaged."""
     try:
         with h5py.File(file, "r") as opened:
-            return {name: opened[name][index] for name, index in taken.items()}
+            return {name: opened[f"{plane}/{name}"][index] for name, index in taken.items()}
     except (OSError, KeyError, RuntimeError) as error:
         raise InputError(
             f"{file} is damaged ({error}); the command that prepared it, dsdiff prepare, makes it anew"

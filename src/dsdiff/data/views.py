@@ -5,7 +5,6 @@ import numpy as np
 from jaxtyping import Bool, Shaped
 from matplotlib.colors import Colormap, ListedColormap, to_hex
 
-PLANES = ("axial", "coronal", "sagittal")
 ENHANCEMENT_COLOURS: Colormap = ListedColormap(
     matplotlib.colormaps["inferno"](np.linspace(0.35, 1, 256)), "enhancement"
 )

@@ -136,6 +136,6 @@ def condition_at(result: Result, model: Model, z: int) -> tuple[Condition, slice
 
 def on_grid(image: Float[np.ndarray, "h w"], box: slices.Box, shape: tuple[int, ...]) -> Image:
     """One slice's map in an otherwise empty volume of one slice."""
-    volume = np.full((*shape[:2], 1), np.nan, np.float32)
-    slices.put(volume, image, replace(box, z=0))
+    volume = np.zeros((*shape[:2], 1), np.float32)
+    slices.add(volume, image, replace(box, z=0))
     return volume

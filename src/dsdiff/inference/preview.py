@@ -12,11 +12,11 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from scipy import ndimage
 
+from dsdiff.data.planes import PLANES
 from dsdiff.data.preprocess import Prepared
 from dsdiff.data.views import (
     ENHANCEMENT_COLOURS,
     ENHANCEMENT_RANGE,
-    PLANES,
     SPREAD_COLOURS,
     SPREAD_RANGE,
     aspect,

@@ -1,38 +1,31 @@
 """From a case's volumes to its T1ce: the eight hops of a tensor, all visible here.
 
-nifti.read -> preprocess.apply -> slices.batches -> network.condition -> sampler(denoise) -> refinement
+nifti.read -> preprocess.apply -> assemble: (slices.batches -> network.condition -> sampler(denoise)) -> refinement
 -> preprocess.restore -> nifti.write
 """
 
-import math
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor
+from jaxtyping import Float
 
 from dsdiff import device as devices
-from dsdiff.conditioning import style as styles
-from dsdiff.data import cases, familiar, nifti, preprocess, registration, slices
+from dsdiff.data import cases, familiar, nifti, preprocess, registration
 from dsdiff.data.familiar import Measurements
 from dsdiff.data.preprocess import Prepared
-from dsdiff.data.slices import Box, SliceBatch
 from dsdiff.data.style import Code
-from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.errors import CaseError, InputError
 from dsdiff.inference import model as models
 from dsdiff.inference import reference as references
-from dsdiff.inference import workers
+from dsdiff.inference.assemble import assemble
 from dsdiff.inference.model import Model
 from dsdiff.inference.reference import Reference
 from dsdiff.inference.sampling import Sampling, plan
-from dsdiff.types import Condition
 from dsdiff.volume import Volume
 
 LEARNT_ELSEWHERE = (
@@ -149,30 +142,11 @@ def complete(
     measured = familiar.measure(prepared) if model.nearest or model.known or model.ancestors else None
     expected = model.nearest.code(measured) if model.nearest and measured else None
     code = style.code if style is not None else expected
-    mean = np.zeros(prepared.brain.shape, np.float32)
-    spread = np.zeros_like(mean) if sampling.samples > 1 or model.process.spread else None
-    styled = None if code is None else np.zeros_like(mean)
-    total = len(slices.boxes(prepared.brain, model.multiple))
-    done = 0
-    batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, model.engine.slices)
-    ceiling = None if memory is None else workers.Ceiling(memory, model.device)
-
-    def draw(batch: SliceBatch) -> tuple[tuple[Box, ...], Drawn]:
-        return batch.boxes, predict(model, batch, sampling, code)
-
     with ThreadPoolExecutor(1) as aside:
         doubts = aside.submit(doubted, prepared, model, measured)
-        for boxes, drawn in workers.in_order(draw, batches, model.engine.workers, ceiling):
-            for index, box in enumerate(boxes):
-                slices.put(mean, drawn.mean[index], box)
-                if spread is not None and drawn.std is not None:
-                    slices.put(spread, drawn.std[index], box)
-                if styled is not None and drawn.styled is not None:
-                    slices.put(styled, drawn.styled[index], box)
-            done += len(boxes)
-            progress(done / total)
+        answer = assemble(prepared, model, sampling, code, memory=memory, progress=progress)
         unlike, said = doubts.result()
-    mean *= prepared.brain
+    mean, spread, styled = answer.mean, answer.std, answer.styled
     if model.refinement and styled is not None:
         mean = model.refinement(mean, styled, prepared.brain, prepared.spacing)
     std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)
@@ -199,118 +173,3 @@ def doubted(
     found = familiar.measure(prepared) if measured is None else measured
     scores = {name: round(score, 3) for name, score in model.familiar.scores(found).items()}
     return scores, (*said, *model.familiar.doubts(found))
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """Samples of a batch of slices, robust z-scores.
-
-    expected: the standard deviation of the error that the network itself expects, where its process has `spread`.
-    styled: the slices in the style that the network was told, where it was.
-    """
-
-    samples: Float[np.ndarray, "k b h w"]
-    expected: Float[np.ndarray, "b h w"] | None
-    styled: Float[np.ndarray, "b h w"] | None = None
-
-    @property
-    def mean(self) -> Float[np.ndarray, "b h w"]:
-        """Over the samples."""
-        return self.samples.mean(0)
-
-    @property
-    def std(self) -> Float[np.ndarray, "b h w"] | None:
-        """What the network expects, else what the samples show, None for one sample."""
-        if self.expected is not None:
-            return self.expected
-        return self.samples.std(0, ddof=1) if len(self.samples) > 1 else None
-
-
-@torch.inference_mode()
-def predict(model: Model, batch: SliceBatch, sampling: Sampling, code: Code | None = None) -> Drawn:
-    """Samples of a batch of slices, by default in the average style where the model is told one.
-
-    The noise of a slice depends on seed, sample and slice alone.
-    """
-    data, process = model.config.data, model.process
-    sources = torch.from_numpy(batch.sources).to(model.device)
-    present = torch.ones(sources.shape[:2], dtype=torch.bool, device=model.device)
-    present[:, list(batch.absent)] = False
-    at = data.contrasts.index(data.start)
-
-    def styled(there: Bool[Tensor, "b s"]) -> Float[Tensor, "b 1 h w"] | None:
-        return None if code is None else styles.image(torch.from_numpy(code), sources, there)
-
-    told, alone = styled(present), None
-    cond = model.engine.condition(sources, present, told)
-    if sampling.guidance != 1:
-        start_only = present & (torch.arange(len(data.contrasts), device=model.device) == at)
-        alone = model.engine.condition(sources, start_only, styled(start_only))
-    start = sources[:, at, data.slab // 2, None]  # b 1 h w
-    brain = torch.from_numpy(batch.brain).to(model.device)
-    answer = partial(_answer, model, cond, alone, sampling.guidance)
-    times, first, expected = process.times(sampling.steps, model.sampler.spacing), None, None
-    if not process.from_noise:  # every sample begins at the start itself
-        output = answer(start, times[0])
-        first = _cleaned(process, output, start, brain, start, times[0])
-        expected = _expected(model, output, brain) if process.spread else None
-
-    def denoise(x_t: Float[Tensor, "b 1 h w"], time: float) -> Float[Tensor, "b 1 h w"]:
-        if first is not None and time == 1:
-            return first
-        return _cleaned(process, answer(x_t, time), start, brain, x_t, time)
-
-    drawn = []
-    for sample in range(sampling.samples):
-        generators = [np.random.default_rng([sampling.seed, sample, box.z]) for box in batch.boxes]
-        noise = partial(_noise, generators, start)
-        begin = noise() if process.from_noise else start
-        drawn.append(model.sampler.sample(denoise, begin, times, process, noise) * process.scale)
-    shown = None if told is None else told[:, 0].cpu().numpy()
-    return Drawn(torch.cat(drawn, 1).transpose(0, 1).cpu().numpy(), expected, shown)
-
-
-def _answer(
-    model: Model,
-    cond: Condition,
-    alone: Condition | None,
-    guidance: float,
-    x_t: Float[Tensor, "b 1 h w"],
-    time: float,
-) -> Float[Tensor, "b c h w"]:
-    """What the network says at a time; with `alone`, the condition of T1 alone, led away from what it says there."""
-    workers.go_on()
-    timesteps = model.process.timestep(torch.full((len(x_t),), time, dtype=torch.float64)).float().to(x_t.device)
-    output = model.engine(x_t, timesteps, cond)
-    if alone is None:
-        return output
-    apart = model.engine(x_t, timesteps, alone)
-    return torch.cat([apart[:, :1] + guidance * (output[:, :1] - apart[:, :1]), output[:, 1:]], 1)
-
-
-def _cleaned(
-    process: NoiseProcess,
-    output: Float[Tensor, "b c h w"],
-    start: Float[Tensor, "b 1 h w"],
-    brain: Bool[Tensor, "b 1 h w"],
-    x_t: Float[Tensor, "b 1 h w"],
-    time: float,
-) -> Float[Tensor, "b 1 h w"]:
-    """x_0 by what the network says. Outside the brain it is zero, as every target was: no loss ever told it so."""
-    times = torch.full((len(x_t),), time, dtype=torch.float64)
-    return process.x_0(process.predicted(output, start), x_t, times).where(brain, 0)
-
-
-def _expected(
-    model: Model, output: Float[Tensor, "b c h w"], brain: Bool[Tensor, "b 1 h w"]
-) -> Float[np.ndarray, "b h w"]:
-    """The standard deviation of the error that the network expects, in robust z-scores, corrected by the model's
-    calibration; of a Laplace distribution it is sqrt(2) times the mean absolute error.
-    """
-    deviation = model.process.expected_error(output) * model.process.scale * math.sqrt(2) * model.calibration
-    return deviation.where(brain, 0)[:, 0].cpu().numpy()
-
-
-def _noise(generators: list[np.random.Generator], like: Float[Tensor, "b 1 h w"]) -> Float[Tensor, "b 1 h w"]:
-    drawn = np.stack([generator.standard_normal(like.shape[1:], np.float32) for generator in generators])
-    return torch.from_numpy(drawn).to(like.device)

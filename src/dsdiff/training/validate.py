@@ -12,15 +12,15 @@ import torch
 
 from dsdiff.conditioning.network import Network
 from dsdiff.data import batch as batches
-from dsdiff.data import slices
 from dsdiff.data.cohort import BRAIN, ENHANCING, LESION, Patient
 from dsdiff.data.preprocess import Prepared
 from dsdiff.data.style import Code
 from dsdiff.evaluation import scores
 from dsdiff.evaluation.regions import Regions
+from dsdiff.inference.assemble import assemble
 from dsdiff.inference.model import Model
 from dsdiff.inference.sampling import plan
-from dsdiff.inference.synthesize import predict
+from dsdiff.inference.workers import StoppedError
 from dsdiff.training.objective import Objective
 from dsdiff.training.pictures import save_samples
 from dsdiff.training.stop import Stop
@@ -71,7 +71,8 @@ def _losses(
     generator = torch.Generator().manual_seed(trainer.config.seed)
     rng, found = np.random.default_rng(trainer.config.seed), {}
     for part in range(PARTS):
-        batch = batches.draw(patients, SLICES, data.crop, data.slab, data.lesion_share, rng)
+        plane = data.planes[part % len(data.planes)]
+        batch = batches.draw(patients, SLICES, data.crop, data.slab, data.lesion_share, rng, plane=plane)
         time = process.draw_times(SLICES, generator) if process.from_noise else torch.ones(SLICES)
         noise = torch.randn(batch.target.shape, generator=generator)
         if part % trainer.world.size == trainer.world.rank and not stop.asked:
@@ -100,16 +101,18 @@ def score(model: Model, patient: Patient, code: Code | None = None, stop: Stop |
     images, region = stacked.transpose(0, 2, 3, 1).astype(np.float32), mask.transpose(1, 2, 0)
     named = dict(zip(model.contrasts, images[:-1], strict=True))
     prepared = Prepared(named, region > 0, {}, (1.0, 1.0, 1.0), (0, 0, 0), Volume(images[0], np.eye(4)), ())
-    made, data = np.zeros(region.shape, np.float32), model.config.data
-    for batch in slices.batches(prepared, model.contrasts, data.slab, model.multiple, model.engine.slices):
+
+    def go_on(share: float) -> None:
         if stop and stop.asked:
-            return {}
-        drawn = predict(model, batch, plan(model), code).mean  # b h w
-        for image, box in zip(drawn, batch.boxes, strict=True):
-            slices.put(made, image, box)
+            raise StoppedError
+
+    try:
+        made = assemble(prepared, model, plan(model), code, progress=go_on).mean
+    except StoppedError:
+        return {}
     regions = Regions(region >= BRAIN, region >= LESION, region == ENHANCING)
     try:
-        return scores.score(made * prepared.brain, images[-1], named[data.start], regions)
+        return scores.score(made, images[-1], named[model.config.data.start], regions)
     except ValueError:  # a constant image, as of a network that has learnt nothing yet
         return dict.fromkeys(scores.SCORES, float("nan"))
 
