@@ -96,7 +96,7 @@ model: real-data $(VENV)/.dev phantoms
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/calibrate.py $(DSDIFF_REAL_DATA) --also $(DEFAULT)
 
 phantoms: $(VENV)/.dev
-	$(BIN)/dsdiff phantom $(RUNS)/phantoms -n 24 --seed 1 --target-style own
+	$(BIN)/dsdiff phantom $(RUNS)/phantoms -n 96 --seed 1 --target-style own
 
 COHORT = data.root=$(DSDIFF_REAL_DATA) data.phantoms=$(RUNS)/phantoms \
   $(if $(filter-out final,$*),data.split=models/split.json data.fold=$*)
