@@ -74,7 +74,12 @@ def test_a_run_learns_and_leaves_what_it_promises(cohort, tmp_path):
     facts = checkpoint.read(model).facts
     told, known = json.loads(facts.pop("preprocessing")), nearest.parse_known(facts.pop("known"), "model")
     assert len(known.rows) == 2
-    assert told["settings"] == {"contrasts": ["t1", "t2", "flair"], "start": "t1", "target": "t1ce"}
+    assert told["settings"] == {
+        "contrasts": ["t1", "t2", "flair"],
+        "start": "t1",
+        "target": "t1ce",
+        "planes": ["axial"],
+    }
     assert facts == {"steps": 40, "split": splits.read(cohort / "split.json").hash, "fold": 0}
     assert (run / "samples" / "step-000020.png").stat().st_size > 1000
     assert models.load(model, CPU).config == configs.portable(settings)
