@@ -102,7 +102,7 @@ def written(root: Path, seed: int) -> Entry:
     styles = {kind: {"gram": one.gram.tolist(), "moment": one.moment.tolist()} for kind, one in own.items()}
     scales = {name: (scale.centre, scale.width) for name, scale in case.scales.items()}
     return Entry(
-        file.stem, "".join(map(str, case.region.max((1, 2)))), (), scales, case.spacing, (), {},
+        file.stem, {"axial": "".join(map(str, case.region.max((1, 2))))}, (), scales, case.spacing, (), {},
         cases.file_hash(file), file.stat().st_size, styles, {},
     )  # fmt: skip
 

@@ -100,6 +100,12 @@ def test_every_plane_is_drawn_and_none_but_those_asked_for(patients, monkeypatch
     assert set(seen) == {"coronal"}
 
 
+@pytest.mark.parametrize(("named", "said"), [((), "names none"), (("axial", "axial"), "names one twice")])
+def test_a_config_names_each_plane_once(named, said):
+    with pytest.raises(ValueError, match=said):
+        DataConfig(planes=named)
+
+
 def test_prepare_takes_planes_by_name(folder, tmp_path, cli):
     code, printed = cli("prepare", folder, tmp_path / "store", "--planes", "sagittal, coronal")
     assert code == 0

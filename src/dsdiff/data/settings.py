@@ -34,7 +34,7 @@ class DataConfig(Part):
     contrasts: tuple[str, ...] = Field(("t1", "t2", "flair"), min_length=1)
     start: str = "t1"
     target: str = "t1ce"
-    planes: tuple[Plane, ...] = Field(("axial",), min_length=1)
+    planes: tuple[Plane, ...] = ("axial",)
     slab: Literal[1, 3, 5] = 3
     crop: tuple[PositiveInt, PositiveInt] = (128, 160)
     lesion_share: float = Field(0.5, ge=0, le=1)
@@ -57,8 +57,8 @@ class DataConfig(Part):
     def _start_is_a_source_and_the_target_none(self) -> "DataConfig":
         if len(set(self.contrasts)) < len(self.contrasts):
             raise ValueError(f"contrasts {list(self.contrasts)} names one twice")
-        if len(set(self.planes)) < len(self.planes):
-            raise ValueError(f"planes {list(self.planes)} names one twice")
+        if not self.planes or len(set(self.planes)) < len(self.planes):
+            raise ValueError(f"planes {list(self.planes)} names {'one twice' if self.planes else 'none'}")
         if self.start not in self.contrasts:
             raise ValueError(f"start is '{self.start}', which is not among contrasts {list(self.contrasts)}")
         if self.target in self.contrasts:

@@ -195,7 +195,9 @@ def read_manifest(root: Path) -> tuple[Settings, dict[str, str]]:
         settings = Settings(tuple(kept["contrasts"]), kept["start"], kept["target"], tuple(kept["planes"]))
         return settings, told["versions"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{root / MANIFEST} is not the manifest of a store, format {FORMAT} ({error})") from error
+        raise InputError(
+            f"{root / MANIFEST} is not the manifest of a store, format {FORMAT} ({error}); dsdiff prepare makes another"
+        ) from error
 
 
 def read_list(root: Path) -> tuple[dict[str, Entry], int]:
