@@ -9,19 +9,22 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from dsdiff.data.batch import Batch
+from dsdiff.data.planes import Plane
 
 BLACK, WHITE = -4.0, 6.0  # robust z-scores
 DPI, HEAD = 100, 22  # pixels to the inch; pixels for the names of the columns
 
 
-def save_samples(batch: Batch, x_0: Float[Tensor, "b 1 h w"], contrasts: Sequence[str], path: Path) -> None:
-    """One row a slice, named by its patient: source contrasts, predicted T1ce, acquired T1ce, in the grid that is
-    trained on; greys from BLACK to WHITE, black outside the brain.
+def save_samples(
+    batch: Batch, x_0: Float[Tensor, "b 1 h w"], contrasts: Sequence[str], path: Path, plane: Plane = "axial"
+) -> None:
+    """One row a slice of a plane, named by its patient: source contrasts, predicted T1ce, acquired T1ce, in the grid
+    that is trained on, anterior or superior on top; greys from BLACK to WHITE, black outside the brain.
     """
     middle = batch.sources[:, :, batch.sources.shape[2] // 2]  # b s h w
     shown = np.concatenate([middle, x_0, batch.target], 1)  # b (s+2) h w
     shown = np.where(batch.region.numpy() > 0, shown, BLACK)
-    tiles = np.flip(shown.transpose(0, 1, 3, 2), 2)  # anterior on top
+    tiles = np.flip(shown if plane == "sagittal" else shown.transpose(0, 1, 3, 2), 2)  # its slices are z y
     grid = np.concatenate([np.concatenate(list(row), 1) for row in tiles], 0)
     height, width = tiles.shape[2:]
     figure = Figure((grid.shape[1] / DPI, (grid.shape[0] + HEAD) / DPI), DPI, facecolor="black")

@@ -79,7 +79,7 @@ def _losses(
             loss, x_0 = objective(batch, time, noise)
             found[part] = loss.item()
             if part == 0 and picture is not None:
-                save_samples(batch, x_0.float().cpu(), data.contrasts, picture)
+                save_samples(batch, x_0.float().cpu(), data.contrasts, picture, plane)
     return found
 
 
