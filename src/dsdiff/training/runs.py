@@ -15,6 +15,7 @@ from dsdiff.training.loop import CONFIG, MODEL
 from dsdiff.training.watch import LOG, read_log
 
 SMOOTH = 0.02  # of each new loss goes into the curve
+DASHES = ("-", "--", ":", "-.")
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,9 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     columns = 2 + len(scores)
     figure = Figure(figsize=(4.6 * min(columns, 4), 3.6 * -(-columns // 4)), layout="constrained")
     axes = figure.subplots(-(-columns // 4), min(columns, 4), squeeze=False).ravel()
-    for run, colour in zip(runs, [f"C{i % 10}" for i in range(len(runs))], strict=True):
-        style = {"color": colour, "linewidth": 1.3, "label": run.name}
+    for number, run in enumerate(runs):  # ten colours, then again in dashes
+        looks = {"color": f"C{number % 10}", "linestyle": DASHES[number // 10 % len(DASHES)]}
+        style = {**looks, "linewidth": 1.3, "label": run.name}
         axes[0].plot(*run.losses, **style)
         steps, validated = [e["step"] for e in run.validations], [e["validation"] for e in run.validations]
         axes[1].plot(steps, validated, marker=".", **style)
