@@ -6,6 +6,7 @@ RUNS ?= runs
 FOLDS := 0 1 2
 FIRST := configs/shipped-first.yaml
 SECOND := configs/shipped-second.yaml
+TRAIN = OMP_NUM_THREADS=1 $(BIN)/dsdiff train
 DEFAULT := src/dsdiff/assets/models/default
 
 # Real patients for training and evaluation are never part of the repository: DSDIFF_REAL_DATA is the folder of cases.
@@ -102,15 +103,16 @@ COHORT = data.root=$(DSDIFF_REAL_DATA) data.phantoms=$(RUNS)/phantoms \
   $(if $(filter-out final,$*),data.split=models/split.json data.fold=$*)
 
 train-%: | real-data
-	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(FIRST) -o $(RUNS)/first-$* $(COHORT)
-	OMP_NUM_THREADS=1 $(BIN)/dsdiff train $(SECOND) -o $(RUNS)/second-$* $(COHORT) training.init_from=$(RUNS)/first-$*/model
+	$(TRAIN) $(FIRST) -o $(RUNS)/first-$* $(COHORT)
+	$(TRAIN) $(FIRST) -o $(RUNS)/first-$*-again $(COHORT) training.init_from=$(RUNS)/first-$*/model training.steps=4000 training.lr=3.0e-4
+	$(TRAIN) $(SECOND) -o $(RUNS)/second-$* $(COHORT) training.init_from=$(RUNS)/first-$*-again/model
 
 # The same network in one step from the three contrasts alone: what diffusion, structure and style have to beat.
 regression: real-data $(VENV)/.dev
 	$(MAKE) -j2 $(FOLDS:%=regression%)
 
 regression%: | real-data
-	OMP_NUM_THREADS=1 $(BIN)/dsdiff train configs/formulations/regression-formulation.yaml -o $(RUNS)/regression-runs/$* \
+	$(TRAIN) configs/formulations/regression-formulation.yaml -o $(RUNS)/regression-runs/$* \
 	  data.root=$(DSDIFF_REAL_DATA) data.split=models/split.json data.fold=$* conditioning.style=none data.phantom_share=0 \
 	  training.steps=1200
 	mkdir -p $(PLAIN) && rm -rf $(PLAIN)/fold$* && cp -r $(RUNS)/regression-runs/$*/model $(PLAIN)/fold$*
