@@ -133,6 +133,13 @@ def test_both_arms_have_every_method_and_the_baselines(whole):
     assert (whole / "front.png").stat().st_size > 10_000
 
 
+def test_cases_are_prepared_for_the_planes_of_the_recipe(cohort, cli, tmp_path):
+    out = tmp_path / "planes"
+    code, said = cli(*asked(cohort, "reference"), "data.planes=[axial,sagittal]", "--arm", "parameters", "-o", out)
+    assert code == 0, said
+    assert [row["name"] for row in results(out)["arms"][0]["rows"]][:2] == ["reference", plan.REGRESSION]
+
+
 def test_a_bad_candidate_does_not_lose_the_others_work(cohort, cli, tmp_path, monkeypatch):
     step = loop.Trainer.train_step
 

@@ -88,7 +88,7 @@ def fresh(asked: Asked, out: Path, device: str, allow_code: bool, console: Conso
 def _store(asked: Asked, reference: Candidate, place: Path, console: Console) -> None:
     """Prepare the cases of the comparison, and no others."""
     data = reference.config.data
-    settings = Settings(data.contrasts, data.start, data.target)
+    settings = Settings(data.contrasts, data.start, data.target, data.planes)
     report = cohorts.prepare(asked.data, place, settings, asked.jobs, console, prune=True)
     for name, reason in report.failed.items():
         raise CaseError(f"{name} of {asked.data} cannot be prepared: {reason}")
