@@ -102,10 +102,12 @@ phantoms: $(VENV)/.dev
 COHORT = data.root=$(DSDIFF_REAL_DATA) data.phantoms=$(RUNS)/phantoms \
   $(if $(filter-out final,$*),data.split=models/split.json data.fold=$*)
 
+# The first stage goes on three times from where it ended, the last two times with other draws; then the second.
 train-%: | real-data
-	$(TRAIN) $(FIRST) -o $(RUNS)/first-$* $(COHORT)
-	$(TRAIN) $(FIRST) -o $(RUNS)/first-$*-again $(COHORT) training.init_from=$(RUNS)/first-$*/model training.steps=4000 training.lr=3.0e-4
-	$(TRAIN) $(SECOND) -o $(RUNS)/second-$* $(COHORT) training.init_from=$(RUNS)/first-$*-again/model
+	$(TRAIN) $(FIRST) -o $(RUNS)/first-$*-1 $(COHORT)
+	for part in 2 3 4; do $(TRAIN) $(FIRST) -o $(RUNS)/first-$*-$$part $(COHORT) training.steps=4000 training.lr=3.0e-4 \
+	  training.init_from=$(RUNS)/first-$*-$$((part - 1))/model seed=$$((2022 + part)) || exit 1; done
+	$(TRAIN) $(SECOND) -o $(RUNS)/second-$* $(COHORT) training.init_from=$(RUNS)/first-$*-4/model
 
 # The same network in one step from the three contrasts alone: what diffusion, structure and style have to beat.
 regression: real-data $(VENV)/.dev
