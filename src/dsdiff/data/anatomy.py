@@ -253,7 +253,7 @@ def agent_sites(rng: np.random.Generator) -> dict[str, np.ndarray]:
         _paint_tube(
             plexus, millimetres(_wander(np.multiply(line, [side, 1, 1]), 1.0, rng)), radius * rng.uniform(0.7, 1.6)
         )
-    for path in _cortical_paths(csf, maps.depth, int(rng.integers(200, 420)), rng):
+    for path in _cortical_paths(csf, maps.depth, int(rng.integers(450, 1000)), rng):
         _paint_tube(vessel, path, float(rng.uniform(0.5, 1.4)))
     return {"vessel": vessel, "plexus": plexus * (csf > 0.3), "dura": _dura(csf)}
 

@@ -263,6 +263,6 @@ def texture(fractions: dict[str, np.ndarray], rng: np.random.Generator) -> np.nd
     """Relative deviation of T1 and T2 (x, y, z): a few per cent in healthy tissue, more in lesions."""
     shape = fractions["white"].shape
     healthy = 0.04 * noise(rng, shape, 25.0) + 0.035 * noise(rng, shape, 2.5)
-    ill = 0.11 * noise(rng, shape, 10.0) + 0.07 * noise(rng, shape, 4.0)
+    ill = 0.16 * noise(rng, shape, 10.0) + 0.10 * noise(rng, shape, 4.0)
     lesion = np.sum([fractions[name] for name in (*TUMOUR_TISSUES, "oedema", "hyperintensity")], axis=0)
     return np.asarray(healthy + lesion * ill, np.float32)

@@ -10,10 +10,11 @@ Sources of `RELAXATION` (T1, T2 at 1.5 T and 3 T):
                 Measured at 3 T since (PMC10696635): T1 4309 +- 147 ms, T2 1886 +- 68 ms.
   vessel        (blood) T1: Stanisz et al. 2005, MRM 54:507. T2: below its value, for venous blood; chosen.
   oedema, solid Badve et al. 2017, AJNR 38:492, at 3 T: T1 of white matter around glioblastoma 1578 +- 331 ms, T2 of
-                solid tumour 105 +- 27 ms (metastases) to 172 +- 53 ms (lower-grade glioma). The rest is chosen within
-                that spread; T1 at 1.5 T is scaled by grey matter's ratio.
+                solid tumour 105 +- 27 ms (metastases) to 172 +- 53 ms (lower-grade glioma). Chosen within that spread
+                so that both contrasts with the brain, and that of the two, are those of patients
+                (`benchmarks/phantom_contrasts.py`, docs/phantom.md).
   glioma        the same, lower-grade glioma.
-  necrosis      between solid tumour and CSF: wide scatter from patient to patient (`SCATTER`).
+  necrosis      between solid tumour and CSF, as in those patients: wide scatter (`SCATTER`).
   haemorrhage   methaemoglobin: T1 far below that of white matter; Bradley 1993, Radiology 189:15 (order of magnitude).
   plexus, dura  soft tissue with little (plexus) and much (dura) bound water; no field-specific study: chosen.
 """
@@ -48,10 +49,10 @@ RELAXATION: dict[float, dict[str, Tissue]] = {
         "vessel": Tissue(1441.0, 220.0, 0.85),
         "dura": Tissue(900.0, 40.0, 0.50),
         "plexus": Tissue(1500.0, 160.0, 0.90),
-        "oedema": Tissue(1200.0, 175.0, 0.86),
-        "solid": Tissue(1300.0, 140.0, 0.85),
+        "oedema": Tissue(1300.0, 155.0, 0.90),
+        "solid": Tissue(1330.0, 150.0, 0.92),
         "glioma": Tissue(1450.0, 165.0, 0.88),
-        "necrosis": Tissue(2000.0, 260.0, 0.94),
+        "necrosis": Tissue(1700.0, 200.0, 0.95),
         "haemorrhage": Tissue(520.0, 75.0, 0.80),
         "hyperintensity": Tissue(950.0, 120.0, 0.78),
     },
@@ -62,19 +63,25 @@ RELAXATION: dict[float, dict[str, Tissue]] = {
         "vessel": Tissue(1932.0, 200.0, 0.85),
         "dura": Tissue(1200.0, 35.0, 0.50),
         "plexus": Tissue(1900.0, 150.0, 0.90),
-        "oedema": Tissue(1578.0, 165.0, 0.86),
-        "solid": Tissue(1700.0, 130.0, 0.85),
+        "oedema": Tissue(1800.0, 170.0, 0.90),
+        "solid": Tissue(1800.0, 165.0, 0.92),
         "glioma": Tissue(1900.0, 165.0, 0.88),
-        "necrosis": Tissue(2500.0, 250.0, 0.94),
+        "necrosis": Tissue(2250.0, 280.0, 0.95),
         "haemorrhage": Tissue(700.0, 65.0, 0.80),
         "hyperintensity": Tissue(1250.0, 115.0, 0.78),
     },
 }
 
-SCATTER = {"necrosis": 0.22, "oedema": 0.15, "solid": 0.12, "glioma": 0.13, "hyperintensity": 0.08}
-"""Relative between-patient scatter of T1 and T2; `HEALTHY_SCATTER` for every tissue not named."""
+SCATTER = {
+    "necrosis": (0.15, 0.25),
+    "oedema": (0.10, 0.20),
+    "solid": (0.12, 0.22),
+    "glioma": (0.13, 0.20),
+    "hyperintensity": (0.08, 0.08),
+}
+"""Relative between-patient scatter of T1 and of T2; `HEALTHY_SCATTER` for every tissue not named."""
 
-HEALTHY_SCATTER = 0.04
+HEALTHY_SCATTER = (0.04, 0.04)
 
 RELAXIVITY = {1.5: (4.0, 4.5, 4.8), 3.0: (3.5, 4.0, 5.0)}
 """Lowest and highest r1 drawn, and r2, in plasma at 37 C; Szomolanyi et al. 2019, Invest Radiol 54:559 (r1 3 to 5 by
@@ -88,7 +95,7 @@ def draw_tissues(field: float, rng: np.random.Generator) -> dict[str, Tissue]:
     """One patient's tissues at `field` tesla: the literature's values with a small scatter of T1, T2 and density."""
     drawn = {}
     for name, mean in RELAXATION[field].items():
-        t1, t2 = np.exp(SCATTER.get(name, HEALTHY_SCATTER) * rng.normal(size=2).clip(-2, 2))
+        t1, t2 = np.exp(np.array(SCATTER.get(name, HEALTHY_SCATTER)) * rng.normal(size=2).clip(-2, 2))
         pd = 1 + 0.015 * float(rng.normal())
         drawn[name] = Tissue(float(mean.t1 * t1), float(mean.t2 * t2), float(mean.pd * pd))
     return drawn
@@ -166,7 +173,7 @@ def draw_t1_sequence(rng: np.random.Generator) -> Sequence:
 
 def draw_t2_sequence(rng: np.random.Generator) -> Sequence:
     """Turbo spin echo with a long TR."""
-    return Sequence("spin_echo", tr=float(rng.uniform(4000, 9000)), te=float(rng.uniform(85, 125)))
+    return Sequence("spin_echo", tr=float(rng.uniform(4000, 9000)), te=float(rng.uniform(90, 140)))
 
 
 def draw_flair_sequence(csf_t1: float, rng: np.random.Generator) -> Sequence:
