@@ -32,6 +32,9 @@ COARSE = 4
 
 LABELS = {"necrosis": 1, "haemorrhage": 1, "solid": 2, "oedema": 2, "enhancing": 4}
 
+GENERATION = 2
+"""Raised when the same seed comes to give another patient: phantoms of two generations are not to be mixed."""
+
 AGENT_MM = {"vessel": (0.6, 1.6), "plexus": (0.25, 0.8), "dura": (0.15, 0.9)}
 """Range of concentrations (mM) some minutes after 0.1 mmol/kg."""
 
@@ -98,6 +101,7 @@ def simulate(
     affine[:3, 3] += AFFINE[:3, :3] @ origin
     volumes = {name: Volume(_on_grid(images[name], box, shape), affine) for name in CONTRASTS}
     parameters = {
+        "generation": GENERATION,
         "seed": int(seed),
         "target_style": target_style,
         "noise": float(noise),
@@ -282,17 +286,17 @@ def _on_grid(image: np.ndarray, box: tuple[slice, ...], shape: Sequence[int]) ->
 def stands(folder: Path, seed: int, target_style: str, noise: float) -> bool:
     """Whether the patient of a seed, simulated like that, stands in a folder.
 
-    Raises `OutputError` where one simulated otherwise does, or something else by its name.
+    Raises `OutputError` where one simulated otherwise or by an older dsdiff does, or something else by its name.
     """
     target = folder / case_name(seed)
     if not target.exists():
         return False
     try:
         told = json.loads((target / f"{target.name}_phantom.json").read_text(encoding="utf-8"))
-        found = {name: told[name] for name in ("target_style", "noise")}
+        found = {"target_style": told["target_style"], "noise": told["noise"], "generation": told.get("generation", 1)}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise OutputError(f"{target} is no phantom; it is left alone (choose another folder)") from error
-    if found != (asked := {"target_style": target_style, "noise": noise}):
+    if found != (asked := {"target_style": target_style, "noise": noise, "generation": GENERATION}):
         raise OutputError(f"{target} was simulated with {found}, not {asked}; choose another folder or seed")
     return True
 
