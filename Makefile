@@ -74,7 +74,7 @@ PLAIN := $(RUNS)/regression
 eval-real: real-data $(VENV)/.dev
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(DSDIFF_REAL_DATA) --out $(RUNS)/eval-real.json \
 	  $(if $(wildcard $(PLAIN)/fold2),--baseline "one-step regression" $(PLAIN))
-	$(BIN)/dsdiff phantom $(RUNS)/eval-phantoms -n 12 --seed 101 --target-style own
+	$(BIN)/dsdiff phantom $(RUNS)/eval-phantoms -n 36 --seed 101 --target-style own
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(RUNS)/eval-phantoms --unseen $(DEFAULT) --out $(RUNS)/eval-phantoms.json
 
 # Every small backbone that is installed, UNet first; stopped, it goes on. SEEDS=3 later adds a seed to what is there.

@@ -1,7 +1,7 @@
 """Make the phantom that comes with the package: python benchmarks/demo_case.py [SEED]
 
 A phantom that no model was trained on (seeds of 1000 and more are kept for that), its intensities rounded to steps of
-the noise so that the whole case stays under 4 MB.
+the noise so that the whole case stays under 4 MB. The one in the package is of generation 1 (docs/phantom.md).
 """
 
 import argparse
