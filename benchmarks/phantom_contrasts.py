@@ -6,6 +6,7 @@ the share of the brain outside tumours that enhances. Mean and standard deviatio
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,8 @@ def main() -> None:
     with bars(Console(stderr=True), count=True) as progress:
         for folder in (args.phantoms, args.real):
             found = [case for case in cases.discover(folder) if "seg" in case.named]
+            if not found:
+                sys.exit(f"{folder} holds no case with a segmentation; both folders need some")
             columns.append([measure(case) for case in progress.track(found, description=folder.name)])
     print(f"{'':34} {'phantoms':>14} {'patients':>14}   ({len(columns[0])} and {len(columns[1])} cases)")
     for name in columns[0][0]:
