@@ -11,8 +11,8 @@ Sources of `RELAXATION` (T1, T2 at 1.5 T and 3 T):
   vessel        (blood) T1: Stanisz et al. 2005, MRM 54:507. T2: below its value, for venous blood; chosen.
   oedema, solid Badve et al. 2017, AJNR 38:492, at 3 T: T1 of white matter around glioblastoma 1578 +- 331 ms, T2 of
                 solid tumour 105 +- 27 ms (metastases) to 172 +- 53 ms (lower-grade glioma). Chosen within that spread
-                so that both contrasts with the brain, and that of the two, are those of patients
-                (`benchmarks/phantom_contrasts.py`, docs/phantom.md).
+                so that their contrasts with the brain, and with each other, come close to those of patients
+                (`benchmarks/phantom_contrasts.py`, docs/phantom.md). Density, and T1 and T2 at 1.5 T, by the same.
   glioma        the same, lower-grade glioma.
   necrosis      between solid tumour and CSF, as in those patients: wide scatter (`SCATTER`).
   haemorrhage   methaemoglobin: T1 far below that of white matter; Bradley 1993, Radiology 189:15 (order of magnitude).
