@@ -14,12 +14,11 @@ from rich.console import Console
 
 from dsdiff.data import cases, preprocess
 from dsdiff.data.cases import Case
-from dsdiff.evaluation import metrics
+from dsdiff.evaluation import enhancement, metrics
 from dsdiff.evaluation.regions import regions
 from dsdiff.progress import bars
 
 SOURCES = ("t1", "t2", "flair")
-ENHANCING = 1.5  # robust standard deviations of T1ce minus T1
 LEAST = 50  # voxels below which a median would be noise
 LABELS = {1: "necrosis", 2: "oedema"}
 
@@ -37,8 +36,8 @@ def measure(case: Case) -> dict[str, float]:
         level = {name: median(scaled[contrast], part) for name, part in parts.items()}
         found |= {f"{contrast} {name}": value for name, value in level.items()}
         found |= {f"{contrast} enhancing - {name}": level["enhancing"] - level[name] for name in LABELS.values()}
-    gain = scaled["t1ce"] - scaled["t1"]
-    return found | {"% that enhances outside tumours": 100 * float((gain[where.healthy] > ENHANCING).mean())}
+    enhances = scaled["t1ce"] - scaled["t1"] > enhancement.THRESHOLD
+    return found | {"% that enhances outside tumours": 100 * float(enhances[where.healthy].mean())}
 
 
 def median(image: np.ndarray, part: np.ndarray) -> float:

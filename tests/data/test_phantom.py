@@ -14,10 +14,8 @@ from dsdiff.errors import InputError, OutputError
 SLAB = (176, 208, 64)
 """A window that holds the whole brain in the plane and 64 slices of it: the same physics in less time."""
 
-RING, HEALTHY = (
-    39,
-    11,
-)  # seeds of a patient with a ring-enhancing tumour that has not bled and of a healthy one, on SLAB
+RING, HEALTHY = 39, 11
+"""Seeds of a patient with a ring-enhancing tumour that has not bled and of a healthy one, on SLAB."""
 
 
 @pytest.fixture(scope="module")
