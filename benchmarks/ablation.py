@@ -95,7 +95,7 @@ def job(
 def scored(place: Path, wanted: Sequence[str]) -> bool:
     """Whether all of these patients have been scored: a quick look at fewer is no result."""
     file = place / "scores.json"
-    return file.is_file() and set(wanted) <= set(json.loads(file.read_text())["variants"][""])
+    return file.is_file() and set(wanted) <= set(json.loads(file.read_text(encoding="utf-8"))["variants"][""])
 
 
 def score_all(held_out: list[Patient], wanted: Sequence[str], model: Model, references: bool) -> dict[str, Found]:
@@ -216,7 +216,7 @@ def main() -> None:
     args = parser.parse_args()
     split = splits.read(args.split)
     if args.kept is not None:
-        kept = json.loads(args.kept.read_text())
+        kept = json.loads(args.kept.read_text(encoding="utf-8"))
         print(table(*gathered(kept), args.steps, split.hash, args.arms[0]))
         return
     if args.out is None:
@@ -244,7 +244,7 @@ def main() -> None:
         print(f"stopped after {args.hours} hours; the same command goes on", flush=True)
     names = [f"{arm.name}/seed{seed}/fold{fold}" for arm, seed, fold in todo if (arm, seed, fold) not in failed]
     files = {name: args.out / name / "scores.json" for name in names}
-    kept = {name: json.loads(file.read_text()) for name, file in files.items() if file.is_file()}
+    kept = {name: json.loads(file.read_text(encoding="utf-8")) for name, file in files.items() if file.is_file()}
     told = table(*gathered(kept), args.steps, split.hash, arms[0].name)
     write_whole(args.out / "table.md", told + "\n")
     print(told)

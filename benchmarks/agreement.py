@@ -82,7 +82,7 @@ def main() -> None:
         print(f"{rows[-1]['case']}: {rows[-1]['psnr']:.1f} dB", file=sys.stderr)
     facts = {"engine": other.engine.says, "model": other.hash, "date": str(date.today())}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
+    args.out.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
     print(other.engine.says, table(rows), sep="\n\n")
 
 

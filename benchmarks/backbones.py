@@ -54,7 +54,7 @@ def train(name: str, steps: int, phantoms: Path, out: Path) -> None:
         return
     line = command(name, steps, phantoms, out)
     print("dsdiff", *line[3:], flush=True)
-    with (out / f"{name}.log").open("a") as log:
+    with (out / f"{name}.log").open("a", encoding="utf-8") as log:
         subprocess.run(line, env=os.environ | {"OMP_NUM_THREADS": "1"}, stderr=log, check=True)
 
 
@@ -69,12 +69,12 @@ def synthesise(name: str, case: cases.Case, out: Path) -> None:
     truth, t1 = (preprocess.to_canonical(volumes[contrast]).array for contrast in ("t1ce", "t1"))
     whole = result.prepared.whole
     found = scores.score(whole(result.z), truth, t1, regions(whole(result.prepared.brain), labels))
-    log = [json.loads(line) for line in (out / name / "log.jsonl").read_text().splitlines()]
+    log = [json.loads(line) for line in (out / name / "log.jsonl").read_text(encoding="utf-8").splitlines()]
     curve = [row["validation"] for row in log if "validation" in row]
     size = sum(p.numel() for p in model.network.parameters() if p.requires_grad) / 1e6
     facts = {"parameters": size, "steps": log[-1]["step"], "curve": curve, "seconds": seconds}
     np.save(out / name / "z.npy", result.z)
-    (out / name / "result.json").write_text(json.dumps(facts | found))
+    (out / name / "result.json").write_text(json.dumps(facts | found), encoding="utf-8")
 
 
 def table(names: list[str], out: Path) -> str:
@@ -83,7 +83,7 @@ def table(names: list[str], out: Path) -> str:
     head = f"| backbone | parameters | steps | {validation} | CPU s a volume | PSNR fit | AUC tumour |"
     lines = [head, "|---" * 9 + "|"]
     for name in names:
-        r = json.loads((out / name / "result.json").read_text())
+        r = json.loads((out / name / "result.json").read_text(encoding="utf-8"))
         lines.append(
             f"| `{name}` | {r['parameters']:.2f} M | {r['steps']} | {r['curve'][0]:.4f} | {min(r['curve']):.4f} | "
             f"{r['curve'][-1]:.4f} | "
@@ -133,7 +133,7 @@ def main() -> None:
             splits.make([case.name for case in cases.discover(args.phantoms)], 3, 2024), args.out / "split.json"
         )
     plan_file = args.out / "plan.json"
-    plan = json.loads(plan_file.read_text()) if plan_file.exists() else {}
+    plan = json.loads(plan_file.read_text(encoding="utf-8")) if plan_file.exists() else {}
     for path in sorted(BACKBONES.glob("*-small.yaml")):
         name = path.stem.removesuffix("-small")
         if name not in plan and (not args.only or name in args.only):
@@ -142,7 +142,7 @@ def main() -> None:
                 plan[name] = int(args.minutes * 60 / budget.seconds_per_step(config, "cpu"))
             except ConfigError as error:
                 print(f"{name} left out: {error}", flush=True)
-    plan_file.write_text(json.dumps(plan))
+    plan_file.write_text(json.dumps(plan), encoding="utf-8")
     names = [name for name in plan if not args.only or name in args.only]
     with ThreadPoolExecutor(args.jobs) as pool:
         list(pool.map(lambda name: train(name, plan[name], args.phantoms, args.out), names))

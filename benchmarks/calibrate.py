@@ -72,7 +72,7 @@ def factor(found: list[np.ndarray]) -> float:
 def write(folder: Path, told: dict[str, float | str]) -> None:
     """Put what was found into a model's facts."""
     held = checkpoint.read(folder)
-    card = (folder / checkpoint.CARD).read_text()
+    card = (folder / checkpoint.CARD).read_text(encoding="utf-8")
     checkpoint.save(folder, held.weights, held.config, card, {**held.facts, **told})
     print(f"{folder}: {told}")
 

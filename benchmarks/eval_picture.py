@@ -51,7 +51,7 @@ def main() -> None:
     parser.add_argument("--models", type=Path, default=Path("models/folds"))
     parser.add_argument("--split", type=Path, default=Path("models/split.json"))
     args = parser.parse_args()
-    found = json.loads(args.scores.read_text())["patients"]
+    found = json.loads(args.scores.read_text(encoding="utf-8"))["patients"]
     auc = {name: methods["model"]["auc_tumour"] for name, methods in found.items()}
     ranked = sorted((name for name in auc if auc[name] is not None), key=lambda name: -auc[name])
     middle = len(ranked) // 2

@@ -117,7 +117,7 @@ def machine(threads: int, clock: str) -> dict[str, object]:
     model = next(
         (line.split(":")[1].strip() for line in cpuinfo() if line.startswith("model name")), platform.machine()
     )
-    load = Path("/proc/loadavg").read_text().split()[0] if Path("/proc/loadavg").exists() else "unknown"
+    load = Path("/proc/loadavg").read_text(encoding="utf-8").split()[0] if Path("/proc/loadavg").exists() else "unknown"
     versions = {name: version(name) for name in ("torch", "monai", "diffusers")}
     return {"cpu": model, "threads": threads, "clock": clock, "load": load, "date": str(date.today()), **versions}
 
@@ -125,7 +125,7 @@ def machine(threads: int, clock: str) -> dict[str, object]:
 def cpuinfo() -> list[str]:
     """Lines of Linux's description of the processor; none elsewhere."""
     place = Path("/proc/cpuinfo")
-    return place.read_text().splitlines() if place.exists() else []
+    return place.read_text(encoding="utf-8").splitlines() if place.exists() else []
 
 
 def main() -> None:
@@ -150,7 +150,7 @@ def main() -> None:
         todo, args.rounds, clock, threads
     )
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(found, indent=1) + "\n")
+    args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     preview.save(draw(found), args.picture)
     print(table(found))
 

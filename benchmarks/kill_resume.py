@@ -46,7 +46,7 @@ def command(processes: int, recipe: Path, run: Path) -> list[str]:
 
 def start(line: list[str], log: Path) -> subprocess.Popen:
     """Start a command, with one thread a process."""
-    with log.open("a") as file:
+    with log.open("a", encoding="utf-8") as file:
         return subprocess.Popen(line, env=os.environ | {"OMP_NUM_THREADS": "1"}, stdout=file, stderr=file)
 
 
@@ -55,7 +55,7 @@ def kill(process: subprocess.Popen) -> None:
     found = [process.pid]
     for pid in found:
         for children in Path(f"/proc/{pid}/task").glob("*/children"):
-            found += [int(child) for child in children.read_text().split()]
+            found += [int(child) for child in children.read_text(encoding="utf-8").split()]
     for pid in found:
         os.kill(pid, signal.SIGKILL)
     process.wait()
@@ -110,7 +110,7 @@ def main() -> None:
             whole = nib.load(file)
             nib.save(whole.slicer[..., 60:100], cohort / name / file.name.replace(PHANTOM.name, name))
     splits.write(splits.make(["A", "B", "C"], 3, 0), split)
-    recipe.write_text(RECIPE % {"cohort": cohort, "split": split, "steps": given.steps})
+    recipe.write_text(RECIPE % {"cohort": cohort, "split": split, "steps": given.steps}, encoding="utf-8")
     rng, failed = random.Random(given.seed), False
     print("| processes | seconds left alone | killed at step | state then at step | tensors that differ |")
     print("|---" * 5 + "|")

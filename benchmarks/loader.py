@@ -110,7 +110,7 @@ def written(root: Path, seed: int) -> Entry:
 def grown(root: Path, first: int, last: int) -> None:
     """Add patients to a store: `ORIGINALS` of them simulated, the others copies by other names."""
     known, _ = store.read_list(root)
-    with (root / store.LIST).open("a") as listed:
+    with (root / store.LIST).open("a", encoding="utf-8") as listed:
         for seed in range(first, last):
             if seed < ORIGINALS:
                 entry = known[f"simulated-{seed:04d}"] = written(root, seed)
@@ -123,7 +123,7 @@ def grown(root: Path, first: int, last: int) -> None:
 
 def resident(pid: int) -> tuple[float, float]:
     """MB that a process holds, and MB of them that it shares with no other."""
-    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()[1:]
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines()[1:]
     held = {line.split(":")[0]: int(line.split()[1]) / 1024 for line in lines}
     return held["Rss"], held["Private_Clean"] + held["Private_Dirty"]
 
@@ -210,7 +210,7 @@ def main() -> None:
             for size in args.sizes
         }
         facts = {"load": os.getloadavg(), "cores": os.cpu_count(), "CPU ms a batch": costs, "waiting": shares}
-        (args.out / "waiting.json").write_text(json.dumps(facts, indent=1) + "\n")
+        (args.out / "waiting.json").write_text(json.dumps(facts, indent=1) + "\n", encoding="utf-8")
         print(f"| slices a step | CPU ms a batch | {' | '.join(f'{n} workers' for n in args.workers)} |")
         print("|---" * (2 + len(args.workers)) + "|")
         for size, row in shares.items():
@@ -218,7 +218,7 @@ def main() -> None:
             print(f"| {size} | {costs[size]:.1f} | {' | '.join(cells)} |", flush=True)
     if args.only != "waiting":
         rows = growth()
-        (args.out / "growth.json").write_text(json.dumps(rows, indent=1) + "\n")
+        (args.out / "growth.json").write_text(json.dumps(rows, indent=1) + "\n", encoding="utf-8")
         draw(rows, args.out / "growth.png")
 
 

@@ -182,10 +182,10 @@ def main() -> None:
                 runs[point].append(synth(inputs, args.model, options))
                 print(f"round {number + 1}: {point[0]} {point[1]}: {runs[point][-1]}", file=sys.stderr)
     rows = medians(runs)
-    load = Path("/proc/loadavg").read_text().split()[0] if Path("/proc/loadavg").exists() else "unknown"
+    load = Path("/proc/loadavg").read_text(encoding="utf-8").split()[0] if Path("/proc/loadavg").exists() else "unknown"
     facts = {"case": case.name, "model": args.model, "date": str(date.today()), "cores": os.cpu_count(), "load": load}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
+    args.out.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
     if any(row["sweep"] in SWEEPS for row in rows):
         preview.save(draw(rows, clock), args.picture)
     print(table(rows, clock))

@@ -104,7 +104,9 @@ def main() -> None:
     kinds = operations(model, prepared)
     facts = {"case": case.name, "engine": says, "threads": torch.get_num_threads(), "date": str(date.today())}
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(facts | {"stages": laps.rows, "operations_ms": kinds}, indent=1) + "\n")
+    args.out.write_text(
+        json.dumps(facts | {"stages": laps.rows, "operations_ms": kinds}, indent=1) + "\n", encoding="utf-8"
+    )
     print(f"{says}, {torch.get_num_threads()} side by side\n")
     print("| stage | s (wall) | s (CPU) | peak GB |\n|---|---|---|---|")
     for row in laps.rows:

@@ -94,8 +94,8 @@ def finished(log: Path) -> list[Line]:
     """The lines written so far; a torn last one is dropped from the file."""
     if not log.is_file():
         return []
-    lines = [line for line in log.read_text().splitlines(keepends=True) if line.endswith("}\n")]
-    log.write_text("".join(lines))
+    lines = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
+    log.write_text("".join(lines), encoding="utf-8")
     return [json.loads(line) for line in lines]
 
 
@@ -107,7 +107,11 @@ def complete(todo: list[Job], log: Path, workers: int) -> list[Line]:
     done = {(line["hash"], line["steps"], line["case"]) for line in lines}
     missing = [(folder, case, n) for folder, case, n in todo if (hashes[folder], n, case.name) not in done]
     log.parent.mkdir(parents=True, exist_ok=True)
-    with ProcessPoolExecutor(workers) as pool, bars(Console(stderr=True)) as progress, log.open("a") as file:
+    with (
+        ProcessPoolExecutor(workers) as pool,
+        bars(Console(stderr=True)) as progress,
+        log.open("a", encoding="utf-8") as file,
+    ):
         task = progress.add_task("synthesising", total=len(missing))
         for future in as_completed([pool.submit(score_steps, *job) for job in missing]):
             lines.append(future.result())

@@ -162,7 +162,9 @@ def main() -> None:
     }
     shutil.rmtree(place)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps({"patients": len(paths), "stored": facts, "reads": reads}, indent=1) + "\n")
+    args.out.write_text(
+        json.dumps({"patients": len(paths), "stored": facts, "reads": reads}, indent=1) + "\n", encoding="utf-8"
+    )
     print(f"| {len(paths)} patients | {' | '.join(facts['HDF5'])} |\n|---|---|---|---|")
     for name, one in facts.items():
         print(f"| {name} | {' | '.join(f'{value:.2f}' for value in one.values())} |")

@@ -279,7 +279,7 @@ def main() -> None:
         "growth": growth(given.quick),
     }
     given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(found, indent=1) + "\n")
+    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
     draw(found, given.picture)
     print(tables(found))
 

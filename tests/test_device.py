@@ -40,6 +40,14 @@ def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
         device.pick("cuda:9")
 
 
+@pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
+def test_gpus_before_ampere_compute_no_bf16_but_emulate_it(monkeypatch, capability, native):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    monkeypatch.setattr(torch.version, "hip", None)
+    assert device.has_bf16(torch.device("cuda:0")) == native
+
+
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps are shared where the C library is glibc")
 def test_threads_allocate_from_two_heaps_and_by_themselves_from_more():
     def heaps(which):

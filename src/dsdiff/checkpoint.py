@@ -45,8 +45,8 @@ def save(
     stored = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu() for k, v in weights.items()}
     with folders.whole(folder) as unfinished:
         _save_tensors(stored, unfinished / WEIGHTS, facts)
-        (unfinished / CONFIG).write_text(config)
-        (unfinished / CARD).write_text(card)
+        (unfinished / CONFIG).write_text(config, encoding="utf-8")
+        (unfinished / CARD).write_text(card, encoding="utf-8")
 
 
 def read(folder: Path) -> ModelFolder:
@@ -57,7 +57,7 @@ def read(folder: Path) -> ModelFolder:
     half, facts = read_state(folder / WEIGHTS)
     weights = {k: v.float() if v.is_floating_point() else v for k, v in half.items()}
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes() + (folder / CONFIG).read_bytes())
-    return ModelFolder(weights, (folder / CONFIG).read_text(), digest.hexdigest()[:12], facts)
+    return ModelFolder(weights, (folder / CONFIG).read_text(encoding="utf-8"), digest.hexdigest()[:12], facts)
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], facts: Facts) -> None:

@@ -43,7 +43,8 @@ def pick(name: str = "auto") -> torch.device:
 def has_bf16(device: torch.device) -> bool:
     """Whether the device computes convolutions in bfloat16 natively."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
+        # torch.cuda.is_bf16_supported() is true of emulation too, which has no convolutions before Ampere.
+        return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
     capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent from older torch
     return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
@@ -102,8 +103,10 @@ def peak_memory(device: torch.device) -> int:
         torch.cuda.reset_peak_memory_stats(device)
         return peak
     if CLEAR.exists():
-        peak = next(int(line.split()[1]) for line in STATUS.read_text().splitlines() if line.startswith("VmHWM"))
-        CLEAR.write_text("5")
+        peak = next(
+            int(line.split()[1]) for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
+        )
+        CLEAR.write_text("5", encoding="utf-8")
         return peak * 1024
     import resource  # absent from Windows
 

@@ -63,7 +63,7 @@ def whole_file(file: Path) -> Iterator[Path]:
 def write_whole(file: Path, text: str) -> None:
     """Write a text file, whole or not at all. Raises what `whole_file` raises."""
     with whole_file(file) as beside:
-        beside.write_text(text)
+        beside.write_text(text, encoding="utf-8")
 
 
 @contextmanager
@@ -154,7 +154,7 @@ def refuse_replacing(target: Path, what: str, names: Sequence[str]) -> None:
 
 def _says(facts: Path, what: str) -> bool:
     try:
-        return bool(json.loads(facts.read_text())["what"] == what)
+        return bool(json.loads(facts.read_text(encoding="utf-8"))["what"] == what)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 

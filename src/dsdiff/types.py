@@ -1,7 +1,8 @@
 """What flows between the rooms: Condition, Prediction and the Backbone protocol.
 
 Axis letters: b batch, s source contrast, d neighbouring slice (the slab), c channel, h w in-plane, x y z voxel, k step.
-In a slice h runs from the patient's left to right and w from posterior to anterior.
+In an axial slice h is x, from the patient's left to right, and w is y, from posterior to anterior; h, w of a coronal
+slice are x, z and of a sagittal one z, y.
 """
 
 from collections.abc import Hashable

@@ -1,3 +1,7 @@
+import errno
+import os
+from pathlib import Path
+
 import nibabel as nib
 import numpy as np
 import pytest
@@ -122,3 +126,24 @@ def test_a_resection_cavity_is_no_enhancing_tumour(tmp_path, name, label):
     write_case(tmp_path, name)
     (case,) = cases.discover(tmp_path)
     assert np.unique(cases.load(case, ("seg",))["seg"].array).tolist() == [0, label]
+
+
+def test_childrens_labels_of_2024_are_not_taken_for_adults(tmp_path):
+    write_case(tmp_path, "BraTS-PED-00027-000")
+    (case,) = cases.discover(tmp_path)
+    with pytest.raises(InputError, match="numbers tissues otherwise since 2024"):
+        cases.load(case, ("seg",))
+
+
+def test_a_folder_that_cannot_be_read_hides_no_patient(tmp_path, monkeypatch):
+    write_case(tmp_path, "P01"), write_case(tmp_path, "P02")
+    scan = os.scandir
+
+    def refused(place):
+        if Path(place).name == "P02":
+            raise PermissionError(errno.EACCES, "Permission denied", str(place))
+        return scan(place)
+
+    monkeypatch.setattr(os, "scandir", refused)  # root may read whatever its mode says
+    with pytest.raises(InputError, match=r"P02 cannot be read \(Permission denied\)"):
+        cases.discover(tmp_path)

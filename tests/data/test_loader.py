@@ -62,4 +62,4 @@ def test_phantoms_and_patients_are_mixed_at_their_share(patients):
 
 def test_a_part_keeps_its_names(patients):
     batch = drawn(patients).at(1)
-    assert batch.part(torch.tensor([2, 0])).cases == (batch.cases[2], batch.cases[0])
+    assert batch.part(slice(1, 3)).cases == batch.cases[1:3]

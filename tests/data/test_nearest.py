@@ -65,7 +65,7 @@ def test_a_training_patient_is_told_what_the_others_say(known):
     swapped = LinearRegression.of(found.gram, -found.moment, found.knots)
     other = nearest.Nearest(known.names, known.middle, known.width, known.rows, (swapped, *known.regressions[1:]))
     own, _ = patient("a", 0)
-    assert np.array_equal(known.code(own, besides=0), other.code(own, besides=0))
+    assert np.array_equal(known.code(own, besides=[0]), other.code(own, besides=[0]))
     assert not np.allclose(known.code(own), other.code(own))
 
 

@@ -202,8 +202,11 @@ def test_what_stands_by_a_phantoms_name_is_that_phantom_or_refused(tmp_path: Pat
     (target / f"{target.name}_phantom.json").write_text(json.dumps(told))
     with pytest.raises(OutputError, match="'generation': 1"):  # of a dsdiff that gave this seed another patient
         phantom.stands(tmp_path, 7, "own", 1.0)
+    with pytest.raises(OutputError, match="of generation 1"):  # for any seed
+        phantom.same_generation(tmp_path)
     told["generation"] = phantom.GENERATION
     (target / f"{target.name}_phantom.json").write_text(json.dumps(told))
     assert phantom.stands(tmp_path, 7, "own", 1.0)
+    phantom.same_generation(tmp_path)
     with pytest.raises(OutputError, match="was simulated with"):
         phantom.stands(tmp_path, 7, "same", 1.0)

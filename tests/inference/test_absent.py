@@ -80,6 +80,12 @@ def test_a_case_without_flair_says_so(model, tmp_path):
     assert facts["absent"] == ["flair"]
     assert set(facts["inputs"]) == {"t1", "t2"}
     assert case_io.is_finished(tmp_path / "out", case, model, plan(model))
+    made = tmp_path / "out" / "P01" / "P01_desc-synthT1ce_T1w.nii.gz"
+    whole_bytes = made.read_bytes()
+    made.write_bytes(whole_bytes[:-9])
+    assert not case_io.is_finished(tmp_path / "out", case, model, plan(model))
+    made.write_bytes(whole_bytes)
+    assert case_io.is_finished(tmp_path / "out", case, model, plan(model))
     write_case(tmp_path / "whole", "P01")
     (whole,) = cases.discover(tmp_path / "whole")
     assert not case_io.is_finished(tmp_path / "out", whole, model, plan(model))

@@ -107,6 +107,13 @@ def test_an_export_gives_the_t1ce_of_its_model(to, model, exports, monkeypatch):
     assert model.hash in (folder / "README.md").read_text()
 
 
+def test_what_others_leave_in_the_folder_does_not_change_its_hash(exports, tmp_path):
+    folder = shutil.copytree(exports("onnx"), tmp_path / "fetched")
+    (folder / ".cache" / "hub").mkdir(parents=True)
+    (folder / ".DS_Store").touch()
+    assert models.load(folder, CPU).hash == models.load(exports("onnx"), CPU).hash
+
+
 def test_bf16_is_tried_as_bf16(model, exports):
     near = exported.read_facts(exports("openvino")).check
     if not devices.has_bf16(CPU):

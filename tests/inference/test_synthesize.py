@@ -118,6 +118,10 @@ def test_unknown_and_damaged_models_are_refused(model_folder, tmp_path):
     )
     with pytest.raises(ModelError, match="do not make a model"):
         models.load(tmp_path, cpu)
+    config = (model_folder / "config.yaml").read_text()
+    (tmp_path / "config.yaml").write_text(config.replace("target: t1ce", "target: swi"))
+    with pytest.raises(ModelError, match="makes swi; what is written and scored here is t1ce alone"):
+        models.load(tmp_path, cpu)
     (tmp_path / "config.yaml").write_text("backbone: {target: os.system, params: {command: ls}}\n")
     with pytest.raises(ModelError, match=r"'os\.system' is unknown"):
         models.load(tmp_path, cpu)

@@ -108,6 +108,20 @@ def test_the_held_out_fold_is_never_trained_on(cohort):
     assert patients.phantoms == []
 
 
+def test_another_visit_of_who_is_held_out_is_not_trained_on_either(tmp_path):
+    first, second, later = (f"BraTS-GLI-0000{patient}-00{visit}" for patient, visit in ((1, 0), (2, 0), (1, 1)))
+    for seed, name in enumerate((first, second, later)):
+        write_case(tmp_path / "patients", name, seed)
+    splits.write(splits.Split(((first,), (second,)), 0), tmp_path / "split.json")
+    patients = gathered(config(tmp_path))
+    assert [p.name for p in patients.held_out] == [first]
+    assert [p.name for p in patients.training] == [second]
+    phantoms = config(tmp_path).data.model_copy(update={"root": tmp_path / "two", "phantoms": tmp_path / "later"})
+    write_case(tmp_path / "two", first), write_case(tmp_path / "two", second), write_case(tmp_path / "later", later)
+    with pytest.raises(ConfigError, match=rf"holds cases of the fold that is held out \({later}\)"):
+        loader.gather(phantoms, "none", QUIET)
+
+
 def test_a_fold_that_holds_everybody_out_leaves_nobody_to_train_on(cohort, tmp_path):
     (name,) = splits.read(cohort / "split.json").held_out(0)
     write_case(tmp_path, name)

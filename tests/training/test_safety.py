@@ -225,6 +225,9 @@ def test_a_judge_that_saw_nothing_better_ends_the_run(cohort, tmp_path):
         assert judge.is_best(step, Validation(loss, 0, {})) == best
     again = Judge(settings.training, judge.facts)
     assert (again.best, again.waited, again.satisfied, again.due(4), again.due(6)) == (2.0, 1, False, False, True)
+    of_gain = Judge(config(cohort, judge="gain", validate_volumes=1).training, {})
+    for gain, best in ((0.6, True), (1.1, True), (2.5, False), (0.95, True)):  # nearest to 1
+        assert of_gain.is_best(0, Validation(0.0, 0, {"gain": gain})) == best
     loop.train(settings, tmp_path / "run", CPU, QUIET)  # nothing is learnt
     log = read_log(tmp_path / "run" / LOG)
     assert log[-1]["step"] < 40

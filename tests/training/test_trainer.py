@@ -48,6 +48,27 @@ def test_fp16_scales_the_loss_and_a_resume_takes_up_the_scale(tmp_path):
     assert all(torch.equal(a[name], b[name]) for name in a)
 
 
+def test_a_resume_lays_moments_out_as_their_weights(tmp_path, monkeypatch):
+    """As on CUDA, whose fused optimiser refuses moments of other strides than the weights'."""
+
+    def channels_last(trainer):
+        trainer.network.to(memory_format=torch.channels_last)
+
+    monkeypatch.setattr(Trainer, "_place", channels_last)
+    trainer = stepped(Trainer(config(), CPU), 2)
+    state.save(trainer, tmp_path, {})
+    resumed = Trainer(config(), CPU)
+    state.resume(resumed, tmp_path, Console(quiet=True))
+    strides = [
+        (p.stride(), of["exp_avg"].stride(), of["exp_avg_sq"].stride()) for p, of in resumed.optimizer.state.items()
+    ]
+    assert any(len(of_weights) == 4 for of_weights, *_ in strides)
+    assert all(of_weights == first == second for of_weights, first, second in strides)
+    stepped(trainer, 4), stepped(resumed, 4)
+    a, b = (one.network.state_dict() for one in (trainer, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
 def test_dropout_follows_from_the_generator_and_the_part_alone():
     params = {**TINY["backbone"]["params"], "dropout": 0.5}
     dropping = configs.parse({**TINY, "backbone": {"target": "unet", "params": params}}, "test")

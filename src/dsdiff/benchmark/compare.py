@@ -13,6 +13,7 @@ from dsdiff.benchmark import budget, kept, profile, scoring
 from dsdiff.benchmark.plan import Arms, Candidate, Method
 from dsdiff.benchmark.scoring import Scores
 from dsdiff.benchmark.work import Failed
+from dsdiff.data.cases import patient_of
 from dsdiff.errors import DsdiffError
 from dsdiff.evaluation import cohort, measures, protocols, statistics
 from dsdiff.evaluation.statistics import Difference, Runs, Verdict
@@ -172,7 +173,9 @@ def gather(
     Raises `DsdiffError` where the reference of an arm is not complete: there is nothing to compare with.
     """
     found, unscored = [], dict[str, str]()
-    patients = sorted({case.name for run in next(iter(arms.values()))[0].runs for case in scoring.held_out(run)})
+    patients = sorted(
+        {patient_of(case.name) for run in next(iter(arms.values()))[0].runs for case in scoring.held_out(run)}
+    )
     for title, methods in arms.items():
         rows, missing = [], dict[str, str]()
         for method in methods:
@@ -223,7 +226,8 @@ def _row(
 
 
 def _matrices(by_seed: Sequence[Scores], patients: Sequence[str]) -> dict[str, Runs]:
-    """Every score as seeds x patients, NaN where there is none."""
+    """Every score as seeds x patients, each the mean of a patient's visits, NaN where there is none."""
+    by_seed = [cohort.of_patients(found) for found in by_seed]
     names = dict.fromkeys(name for scores in by_seed for found in scores.values() for name in found)
     nothing: dict[str, float] = {}
     return {

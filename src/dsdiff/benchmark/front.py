@@ -126,6 +126,6 @@ def inline(text: str) -> Markup:
 def save(figure: Figure, folder: Path) -> str:
     """Write front.svg and front.png; returns the SVG."""
     text = svg(figure)
-    (folder / "front.svg").write_text(text)
+    (folder / "front.svg").write_text(text, encoding="utf-8")
     figure.savefig(folder / "front.png", metadata={"Software": None})
     return text

@@ -15,7 +15,7 @@ def write(facts: object, file: Path) -> None:
 
 def once(file: Path, key: str, job: Callable[[], Any]) -> Any:
     """What a job gives, the first time; what the file says under this key ever after."""
-    known = json.loads(file.read_text()) if file.is_file() else {}
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if key not in known:
         known[key] = job()
         write(known, file)

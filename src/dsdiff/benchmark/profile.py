@@ -168,5 +168,7 @@ def _free(device: str) -> int:
     if torch.device(devices.pick(device)).type == "cuda":
         return torch.cuda.mem_get_info()[0]
     if MEMORY.exists():
-        return 1024 * next(int(line.split()[1]) for line in MEMORY.read_text().splitlines() if "MemAvailable" in line)
+        return 1024 * next(
+            int(line.split()[1]) for line in MEMORY.read_text(encoding="utf-8").splitlines() if "MemAvailable" in line
+        )
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

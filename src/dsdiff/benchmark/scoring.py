@@ -72,7 +72,7 @@ def finish(run: Run, protocol: str, device: str) -> None:
 
 def _train(run: Run, device: str) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / LOG).open("a") as log:
+    with (run.folder / LOG).open("a", encoding="utf-8") as log:
         loop.train(run.config, run.folder, devices.pick(device), Console(file=log))
 
 
@@ -102,7 +102,7 @@ def trained_on(run: Run) -> str | None:
         found = checkpoint.read(run.folder / MODEL).facts.get("store")
     else:
         scores = run.folder / SCORES
-        found = json.loads(scores.read_text()).get("store") if scores.is_file() else None
+        found = json.loads(scores.read_text(encoding="utf-8")).get("store") if scores.is_file() else None
     return None if found is None else str(found)
 
 
@@ -117,7 +117,7 @@ def read(run: Run, protocol: str) -> Scored | None:
     model than the one that stands there, on other files, by another version of the scores. A model that was thrown away
     once it was scored is not missed."""
     try:
-        found = json.loads((run.folder / SCORES).read_text())
+        found = json.loads((run.folder / SCORES).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     model, wanted = run.folder / MODEL, _made_by(held_out(run), protocol)
@@ -172,7 +172,7 @@ def baselines(runs: Sequence[Run], protocol: str, file: Path) -> None:
 
 def read_baselines(runs: Sequence[Run], protocol: str, file: Path) -> dict[str, Scores] | None:
     """What `baselines` wrote of these very runs; None where it is something else or nothing."""
-    found = json.loads(file.read_text()) if file.is_file() else {}
+    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     if found.get("of") != _asked(runs, protocol):
         return None
     return {name: _numbers(scores) for name, scores in found["scores"].items()}

@@ -51,7 +51,7 @@ def baselines_of(runs: Sequence[Run], protocol: str, out: Path, failed: Failed) 
 
 def unscored_baselines(out: Path) -> dict[str, str]:
     """The patients on whom the baselines could not be scored, and why."""
-    failed = json.loads((out / BASELINES).read_text()).get("failed", {})
+    failed = json.loads((out / BASELINES).read_text(encoding="utf-8")).get("failed", {})
     return {f"baselines: {patient}": why for patient, why in failed.items()}
 
 

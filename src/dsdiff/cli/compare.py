@@ -182,7 +182,7 @@ def _write(found: "Comparison", out: Path) -> None:
     scores, text = compare.judged(found.facts["protocol"]), tables.markdown(found)
     with folders.filled(out, REPORT) as folder:
         drawing = front.save(front.draw(found.arms, scores), folder)
-        (folder / "report.html").write_text(page.page(found, drawing, scores))
+        (folder / "report.html").write_text(page.page(found, drawing, scores), encoding="utf-8")
         compare.write_json(found, folder / REPORT[0])
-        (folder / "table.md").write_text(text)
+        (folder / "table.md").write_text(text, encoding="utf-8")
     typer.echo(text)

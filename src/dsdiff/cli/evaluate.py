@@ -104,7 +104,7 @@ def _write(results: "Results", found: "Pairs", folder: Path, console: "Console")
             progress.advance(task)
             return drawn
 
-        (folder / "report.html").write_text(report.page(results, draw))
+        (folder / "report.html").write_text(report.page(results, draw), encoding="utf-8")
     cohort.write_csv(results, folder / "patients.csv")
     cohort.write_json(results, folder / "summary.json")
 

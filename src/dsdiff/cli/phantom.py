@@ -21,7 +21,7 @@ def command(
     Each gets T1, T1ce, T2, FLAIR, segmentation and the true enhancement. Tissue maps (ICBM) are deformed at random,
     given tumours of many looks, and imaged by the signal equations of spin echo, gradient echo and inversion recovery.
     Needs: pip install 'dsdiff-mri[phantom]'. The same seed gives the same patient; phantoms that stand in OUT already
-    are kept; others by their names are refused.
+    are kept; others by their names, and a folder with phantoms of an older dsdiff, are refused.
 
     Example: dsdiff phantom phantoms -n 20 --seed 0
     """
@@ -31,6 +31,7 @@ def command(
     from dsdiff.progress import bars, say
 
     console = Console(stderr=True)
+    phantom.same_generation(out)
     with bars(console) as progress:
         task = progress.add_task("simulating", total=number)
         for one in range(seed, seed + number):

@@ -31,11 +31,12 @@ class Batch:
     styled: Float[Tensor, "b 1 h w"] | None = None
     cases: tuple[str, ...] = ()
 
-    def part(self, index: Integer[Tensor, " n"]) -> "Batch":
-        """Some of the slices."""
-        styled = None if self.styled is None else self.styled[index]
-        named = tuple(self.cases[i] for i in index.tolist()) if self.cases else ()
-        return Batch(self.sources[index], self.target[index], self.region[index], self.present[index], styled, named)
+    def part(self, taken: slice) -> "Batch":
+        """Some of the slices, as views: what is page-locked stays so."""
+        tensors: dict[str, Any] = {
+            name: value[taken] for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        return replace(self, **tensors, cases=self.cases[taken])
 
     def pin_memory(self) -> "Batch":
         """The same in page-locked memory, from which a GPU copies while it computes."""

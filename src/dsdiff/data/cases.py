@@ -124,9 +124,12 @@ def file_hash(path: Path) -> str:
 
 
 def files_below(folder: Path) -> list[Path]:
-    """Every file below a folder by name, hidden folders left out, links to folders followed once."""
+    """Every file below a folder by name, hidden folders left out, links to folders followed once.
+
+    Raises `InputError` where a folder cannot be read: its patients would be missed without a word.
+    """
     found, visited = [], set()
-    for place, below, there in os.walk(folder, followlinks=True):
+    for place, below, there in os.walk(folder, followlinks=True, onerror=_refuse):
         real = os.path.realpath(place)
         if real in visited:
             below.clear()
@@ -135,6 +138,10 @@ def files_below(folder: Path) -> list[Path]:
         below[:] = [name for name in below if not name.startswith(".")]
         found += [Path(place, name) for name in there]
     return sorted(found)
+
+
+def _refuse(error: OSError) -> None:
+    raise InputError(f"{error.filename} cannot be read ({error.strerror}); make it readable, or move it") from error
 
 
 def _case(name: str, files: Mapping[str, list[Path]]) -> Case:

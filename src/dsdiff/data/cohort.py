@@ -8,7 +8,7 @@ import numpy as np
 from jaxtyping import Float, Integer
 
 from dsdiff.data import cases, familiar, nearest, planes, preprocess, style
-from dsdiff.data.cases import Case
+from dsdiff.data.cases import Case, patient_of
 from dsdiff.data.familiar import Measurements
 from dsdiff.data.labels import TUMOUR, enhancing_label
 from dsdiff.data.nearest import Nearest
@@ -201,15 +201,19 @@ def in_style(patients: Sequence[Patient], wanted: LinearRegression) -> list[Pati
 
 
 def with_styles(patients: Sequence[Patient], kind: str) -> tuple[list[Patient], Styles]:
-    """The patients with the codes of their targets' own styles and of those that the others let one expect: of curves
-    the nearest patients', else the average. Raises `ValueError` where there are none.
+    """The patients with the codes of their targets' own styles and of those that the other patients, not other visits,
+    let one expect: of curves the nearest patients', else the average. Raises `ValueError` where there are none.
     """
     own = [patient.slices.style(kind) for patient in patients]
     average = LinearRegression.merged(own).weights
-    known = nearest.learn([patient.measured for patient in patients], own) if kind == "curves" else None
+    visits: dict[str, list[int]] = {}
+    for i, patient in enumerate(patients):
+        visits.setdefault(patient_of(patient.name), []).append(i)
+    several = kind == "curves" and len(visits) > 1
+    known = nearest.learn([patient.measured for patient in patients], own) if several else None
     told = [
-        replace(p, styles=(one.weights, known.code(p.measured, besides=i) if known else average))
-        for i, (p, one) in enumerate(zip(patients, own, strict=True))
+        replace(p, styles=(one.weights, known.code(p.measured, visits[patient_of(p.name)]) if known else average))
+        for p, one in zip(patients, own, strict=True)
     ]
     return told, Styles(average, known)
 

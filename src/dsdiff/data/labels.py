@@ -30,7 +30,14 @@ def whole_numbers(labels: Float[np.ndarray, "x y z"], file: Path) -> Float[np.nd
 def without_cavity(labels: Float[np.ndarray, "x y z"], case: str) -> Float[np.ndarray, "x y z"]:
     """Labels of a case by a name that BraTS gives since 2023, its resection cavity (4) as tumour that does not enhance:
     where nothing else enhances it would be read as the enhancing tumour of 2021.
+
+    Raises `InputError` for the labels of children since 2024, where 1 enhances, 3 is a cyst and 4 is oedema.
     """
+    if case.startswith("BraTS-PED-") and (labels == 4).any():
+        raise InputError(
+            f"the segmentation of {case} holds 4: BraTS-PED numbers tissues otherwise since 2024; renumber them as 1 "
+            "(necrosis, cyst and what does not enhance), 2 (oedema) and 3 (enhancing)"
+        )
     return np.where(labels == 4, 1, labels) if SINCE_2023.match(case) else labels
 
 

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, Dataset
 from dsdiff.data import batch as batches
 from dsdiff.data import cases, cohort, splits, store
 from dsdiff.data.batch import Batch
+from dsdiff.data.cases import patient_of
 from dsdiff.data.cohort import Cohort, Patient
 from dsdiff.data.settings import DataConfig
 from dsdiff.errors import ConfigError, DsdiffError
@@ -124,7 +125,8 @@ def gather(data: DataConfig, told: str, console: Console) -> Cohort:
     real = read(data.root, data, console) if data.root else []
     phantoms = read(data.phantoms, data, console) if data.phantoms else []
     held_out = _held_out(data, real, phantoms, console)
-    training = [patient for patient in real if patient.name not in held_out]
+    unseen = set(map(patient_of, held_out))  # later visits too
+    training = [patient for patient in real if patient_of(patient.name) not in unseen]
     held, styles = [patient for patient in real if patient.name in held_out], None
     if not training and not phantoms:
         raise ConfigError(
@@ -158,12 +160,16 @@ def _held_out(
     held_out = split.held_out(data.fold)
     if lost := sorted(set(held_out) - names):
         raise ConfigError(f"{data.split} names cases that {data.root} does not hold: {', '.join(lost[:3])}")
-    if both := sorted(set(held_out) & {patient.name for patient in phantoms}):
+    unseen = set(map(patient_of, held_out))
+    if both := sorted(patient.name for patient in phantoms if patient_of(patient.name) in unseen):
         raise ConfigError(
             f"data.phantoms {data.phantoms} holds cases of the fold that is held out ({', '.join(both[:3])}): they "
             "would be trained on"
         )
-    if beside := sorted(names.difference(*split.folds)):
+    beside = sorted(names.difference(*split.folds))
+    if visits := [name for name in beside if patient_of(name) in unseen]:
+        say(console, f"visits of patients that are held out, in no fold of {data.split}, left out: {', '.join(visits)}")
+    if beside := [name for name in beside if name not in visits]:
         listed = ", ".join(beside[:5]) + " ..." * (len(beside) > 5)
         say(console, f"{len(beside)} patients of {data.root} are in no fold of {data.split}, and trained on: {listed}")
     return held_out

@@ -65,10 +65,10 @@ class Nearest(Known):
 
     regressions: tuple[LinearRegression, ...]
 
-    def code(self, measured: Measured, besides: int | None = None) -> Code:
-        """The style to be expected of a case that measures so, by all patients, or by all besides one of them."""
+    def code(self, measured: Measured, besides: Sequence[int] = ()) -> Code:
+        """The style to be expected of a case that measures so, by all patients besides some."""
         squared = self._squared(measured)
-        kept = np.arange(len(self.rows)) != (-1 if besides is None else besides)
+        kept = ~np.isin(np.arange(len(self.rows)), besides)
         unit = max(float(np.median(squared[kept])), 1e-12)
         weights = np.exp(-(squared - squared[kept].min()) / (2 * NEAR**2 * unit)) * kept
         return LinearRegression.merged(self.regressions, (weights / weights.sum()).tolist()).weights

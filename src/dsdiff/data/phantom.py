@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -291,14 +292,25 @@ def stands(folder: Path, seed: int, target_style: str, noise: float) -> bool:
     target = folder / case_name(seed)
     if not target.exists():
         return False
-    try:
-        told = json.loads((target / f"{target.name}_phantom.json").read_text(encoding="utf-8"))
-        found = {"target_style": told["target_style"], "noise": told["noise"], "generation": told.get("generation", 1)}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise OutputError(f"{target} is no phantom; it is left alone (choose another folder)") from error
-    if found != (asked := {"target_style": target_style, "noise": noise, "generation": GENERATION}):
+    if (found := _told(target)) != (asked := {"target_style": target_style, "noise": noise, "generation": GENERATION}):
         raise OutputError(f"{target} was simulated with {found}, not {asked}; choose another folder or seed")
     return True
+
+
+def same_generation(folder: Path) -> None:
+    """Raises `OutputError` where a phantom of an older dsdiff stands in a folder; its tissues differ (ADR 14)."""
+    for file in sorted(folder.glob("*/phantom-*_phantom.json")):
+        if (found := _told(file.parent)["generation"]) != GENERATION:
+            raise OutputError(f"{file.parent} is of generation {found}, not {GENERATION}; choose another folder")
+
+
+def _told(target: Path) -> dict[str, Any]:
+    """How the phantom in a folder says that it was simulated."""
+    try:
+        told = json.loads((target / f"{target.name}_phantom.json").read_text(encoding="utf-8"))
+        return {"target_style": told["target_style"], "noise": told["noise"], "generation": told.get("generation", 1)}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise OutputError(f"{target} is no phantom; it is left alone (choose another folder)") from error
 
 
 def write(phantom: Phantom, folder: Path) -> Path:

@@ -87,7 +87,11 @@ def _prepared(
     entries, _ = store.read_list(root)
     made, kept, failed, others = [], [], {}, []
     todo = [(case, entries.get(case.name)) for case in found]
-    with writing(root), bars(console, count=True) as progress, (root / store.LIST).open("a") as listed:
+    with (
+        writing(root),
+        bars(console, count=True) as progress,
+        (root / store.LIST).open("a", encoding="utf-8") as listed,
+    ):
         task = progress.add_task("preparing", total=len(todo))
         for name, outcome in _outcomes(todo, root, settings, workers):
             progress.advance(task)

@@ -65,7 +65,7 @@ def write(split: Split, path: Path) -> None:
 def read(path: Path) -> Split:
     """Read a split. Raises `ConfigError` where the file is no split or was changed after it was hashed."""
     try:
-        data = json.loads(Path(path).read_text())
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
         split = Split(tuple(tuple(map(str, fold)) for fold in data["folds"]), int(data["seed"]))
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ConfigError(f"{path} is not a split file ({error})") from error

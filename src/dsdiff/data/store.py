@@ -188,7 +188,7 @@ def open_store(root: Path) -> Store:
 def read_manifest(root: Path) -> tuple[Settings, dict[str, str]]:
     """How a store was prepared, and by which versions. Raises `InputError` where that is not told."""
     try:
-        told = json.loads((root / MANIFEST).read_text())
+        told = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
         if (told["what"], told["format"]) != (WHAT, FORMAT):
             raise ValueError(f"it is {told['what']}, format {told['format']}")
         kept = told["settings"]
@@ -206,7 +206,7 @@ def read_list(root: Path) -> tuple[dict[str, Entry], int]:
     A last line without its end is one that was being written when something stopped: no case yet.
     """
     entries, torn = {}, 0
-    text = (root / LIST).read_text() if (root / LIST).is_file() else ""
+    text = (root / LIST).read_text(encoding="utf-8") if (root / LIST).is_file() else ""
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
             entry = _entry(json.loads(line))

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from dsdiff import source
+from dsdiff.data.cases import patient_of
 from dsdiff.evaluation import patient, statistics, uncertainty
 from dsdiff.evaluation.pairs import Pairs
 from dsdiff.evaluation.protocols import PROTOCOLS
@@ -39,6 +40,10 @@ class Results:
     def values(self, name: str) -> list[float]:
         """One score of every patient; NaN where a patient lacks it."""
         return [scores.get(name, float("nan")) for scores in self.patients.values()]
+
+    def by_patient(self, name: str) -> list[float]:
+        """One score of every patient, the mean of a patient's visits where there are several."""
+        return [scores.get(name, float("nan")) for scores in of_patients(self.patients).values()]
 
     def names(self) -> list[str]:
         """Every score that some patient has, in the order of scoring."""
@@ -96,17 +101,32 @@ def _provenance(volume: Path) -> tuple[str, tuple[str, ...]]:
     nothing where there is none.
     """
     try:
-        told = json.loads((volume.parent / "provenance.json").read_text())
+        told = json.loads((volume.parent / "provenance.json").read_text(encoding="utf-8"))
         return f"{told['model']['name']} {told['model']['hash']}", tuple(map(str, told.get("warnings", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "", ()
+
+
+def of_patients(by_case: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Scores by case as means over each patient's visits (`cases.patient_of`): patients are what is drawn at random."""
+    visits: dict[str, list[Scores]] = {}
+    for case, scores in by_case.items():
+        visits.setdefault(patient_of(case), []).append(scores)
+    return {patient: _mean(found) if len(found) > 1 else found[0] for patient, found in visits.items()}
+
+
+def _mean(visits: Sequence[Scores]) -> Scores:
+    """Every score's mean over the visits that have it."""
+    names = dict.fromkeys(name for scores in visits for name in scores)
+    finite = {name: [v for scores in visits if np.isfinite(v := scores.get(name, np.nan))] for name in names}
+    return {name: float(np.mean(values)) if values else float("nan") for name, values in finite.items()}
 
 
 def summary(results: Results) -> Summary:
     """Of every score: number of patients, mean, 95 % bootstrap interval over patients, SD, median, least and most."""
     found: Summary = {}
     for name in results.names():
-        values = np.array([value for value in results.values(name) if np.isfinite(value)])
+        values = np.array([value for value in results.by_patient(name) if np.isfinite(value)])
         if not len(values):
             continue
         mean, low, high = statistics.interval(values.tolist())
@@ -125,7 +145,7 @@ def summary(results: Results) -> Summary:
 
 def volume_agreement(results: Results) -> statistics.Agreement | None:
     """Bland-Altman of the enhancing volume in the tumour, synthetic minus acquired, in ml."""
-    return statistics.agreement(results.values("enhancing_ml"), results.values("enhancing_ml_truth"))
+    return statistics.agreement(results.by_patient("enhancing_ml"), results.by_patient("enhancing_ml_truth"))
 
 
 def calibration(results: Results) -> dict[float, float]:
@@ -138,7 +158,7 @@ def calibration(results: Results) -> dict[float, float]:
 def write_csv(results: Results, path: Path) -> None:
     """One row a patient, worst first, then those that could not be scored with the reason; empty where NaN."""
     names = results.names()
-    with path.open("w", newline="") as file:
+    with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "protocol", "fit", *names, "error"])
         for case in results.ranked():
@@ -166,7 +186,7 @@ def write_json(results: Results, path: Path) -> None:
         "failed": results.failed,
         "without_prediction": list(results.without_prediction),
     }
-    path.write_text(json.dumps(finite(facts), indent=1) + "\n")
+    path.write_text(json.dumps(finite(facts), indent=1) + "\n", encoding="utf-8")
 
 
 def finite(value: Any) -> Any:

@@ -28,14 +28,15 @@ OURS = re.compile(r".*_desc-(synth|std)T1ce_T1w\.nii\.gz|preview\.png|comparison
 def is_finished(out: Path, case: Case, model: Model, sampling: Sampling, style: Reference | None = None) -> bool:
     """Whether the result of these inputs, this model and these settings stands in `out`."""
     try:
-        found = json.loads((out / case.name / PROVENANCE).read_text())
+        found = json.loads((out / case.name / PROVENANCE).read_text(encoding="utf-8"))
         told = ("synth", "std") if model.process.spread or sampling.samples > 1 else ("synth",)
-        whole = all((out / case.name / file_of(case, what)).is_file() for what in told)
+        written = {what: cases.file_hash(out / case.name / file_of(case, what)) for what in told}
         inputs = {name: cases.file_hash(case.files[name]) for name in model.wanted(case.files)}
         made = (found["model"]["hash"], found["versions"]["dsdiff"])
         same_sampling = {name: found.get(name) for name in asdict(sampling)} == asdict(sampling)
         same_style = found.get("style") == described(model, style.says if style else None)
         same_inputs = {name: entry["sha256"] for name, entry in found["inputs"].items()} == inputs
+        whole = found["outputs"] == written
         return whole and made == (model.hash, __version__) and same_sampling and same_style and same_inputs
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
@@ -93,10 +94,11 @@ def _write(result: Result, case: Case, folder: Path, model: Model) -> None:
             for volume, what, description in volumes
         ]
         preview.save(picture(result, case.name, model), folder / "preview.png")
-        facts = provenance(result, case, model)
-        (folder / PROVENANCE).write_text(json.dumps(facts, indent=2) + "\n")
         for volume in packed:
             volume.result()
+    facts = provenance(result, case, model)
+    facts["outputs"] = {what: cases.file_hash(folder / file_of(case, what)) for _, what, _ in volumes}
+    (folder / PROVENANCE).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
 def picture(result: Result, name: str, model: Model) -> Any:

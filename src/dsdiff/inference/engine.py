@@ -7,7 +7,7 @@ it within what `docs/performance.md` measures. An engine is one function of a ne
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -17,7 +17,7 @@ from dsdiff import device as devices
 from dsdiff.conditioning.network import Network
 from dsdiff.errors import ConfigError
 from dsdiff.inference.exported import ExportedNetwork
-from dsdiff.types import Condition
+from dsdiff.types import Condition, Prediction
 
 SLICES = {"cpu": 4, "mps": 4, "cuda": 16}  # computed at once
 
@@ -127,9 +127,10 @@ class Captured(nn.Module):
         super().__init__()
         self.network = network
 
-    def forward(self, *args: object) -> object:
+    def forward(self, *args: object) -> Prediction:
         torch.compiler.cudagraph_mark_step_begin()
-        return self.network(*args)
+        answer: Prediction = self.network(*args)
+        return replace(answer, value=answer.value.clone())  # the graph's own memory is written over by the next replay
 
 
 ENGINES: dict[str, Callable[[Network, torch.device], Engine]] = {"eager": eager, "fast": fast, "compiled": compiled}

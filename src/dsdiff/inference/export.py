@@ -75,12 +75,12 @@ def export(
         progress("writing", 0.3)
         for name, file in exported.graph_files(folder, facts).items():
             kind.write(traced[name], file)
-        (folder / checkpoint.CONFIG).write_text(configs.dump(configs.portable(model.config)))
+        (folder / checkpoint.CONFIG).write_text(configs.dump(configs.portable(model.config)), encoding="utf-8")
         exported.write_facts(folder, facts)
         progress("comparing", 0.8)
         facts = facts.model_copy(update={"check": _compared(model, network, folder, facts, batches)})
         exported.write_facts(folder, facts)
-        (folder / checkpoint.CARD).write_text(card(facts))
+        (folder / checkpoint.CARD).write_text(card(facts), encoding="utf-8")
     return facts
 
 

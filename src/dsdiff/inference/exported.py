@@ -134,14 +134,14 @@ def is_one(folder: Path) -> bool:
 def read_facts(folder: Path) -> Facts:
     """What an exported model says of itself. Raises `ModelError` where it is damaged."""
     try:
-        return Facts.model_validate_json((folder / FACTS).read_text())
+        return Facts.model_validate_json((folder / FACTS).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:  # pydantic's errors are ValueErrors
         raise ModelError(f"{folder / FACTS} does not describe an exported model; export it again") from error
 
 
 def write_facts(folder: Path, facts: Facts) -> None:
     """What `read_facts` reads."""
-    (folder / FACTS).write_text(facts.model_dump_json(indent=2) + "\n")
+    (folder / FACTS).write_text(facts.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
 def graph_files(folder: Path, facts: Facts) -> dict[str, Path]:
@@ -180,9 +180,9 @@ def load(folder: Path, inject: Inject, device: torch.device, precision: str | No
 
 
 def digest(folder: Path) -> str:
-    """First 12 hex digits of the SHA-256 over every file but the card, in the order of their names."""
+    """First 12 hex digits of the SHA-256 over every file but the card and hidden ones, in the order of their names."""
     hashed = hashlib.sha256()
     for file in sorted(folder.iterdir()):
-        if file.name != checkpoint.CARD:
+        if file.is_file() and file.name != checkpoint.CARD and not file.name.startswith("."):
             hashed.update(file.name.encode() + b"\0" + file.read_bytes())
     return hashed.hexdigest()[:12]

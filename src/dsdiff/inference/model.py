@@ -32,6 +32,7 @@ from dsdiff.inference.exported import ExportedNetwork
 from dsdiff.inference.refine import Refinement
 
 DEFAULT = "default"
+TARGET = "t1ce"
 
 
 @dataclass(frozen=True)
@@ -124,7 +125,7 @@ def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto")
 
 def _exported(folder: Path, device: torch.device, engine: str) -> Model:
     try:
-        config = _parsed((folder / checkpoint.CONFIG).read_text(), folder)
+        config = _parsed((folder / checkpoint.CONFIG).read_text(encoding="utf-8"), folder)
     except (ConfigError, OmegaConfBaseException, YAMLError, OSError) as error:
         raise ModelError(f"{folder}: its config is no model's ({str(error).splitlines()[0]})") from error
     network = exported.load(folder, config.conditioning.inject, device)
@@ -164,4 +165,7 @@ def _name(folder: Path) -> str:
 
 
 def _parsed(text: str, folder: Path) -> RunConfig:
-    return configs.parse(OmegaConf.to_container(OmegaConf.create(text), resolve=False), f"{folder}/config.yaml")
+    config = configs.parse(OmegaConf.to_container(OmegaConf.create(text), resolve=False), f"{folder}/config.yaml")
+    if config.data.target != TARGET:
+        raise ModelError(f"{folder} makes {config.data.target}; what is written and scored here is {TARGET} alone")
+    return config

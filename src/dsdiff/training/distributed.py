@@ -155,8 +155,8 @@ def whole(tensor: Tensor) -> Tensor:
 
 
 def shared_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which every process holds, shared out as another is."""
-    placed = tensor.to(like.device)
+    """A whole tensor, which every process holds, shared out and laid out in memory as another is: a fused optimiser
+    takes no moments whose strides are not those of their weights."""
     if not isinstance(like, DTensor):
-        return placed
-    return distribute_tensor(placed, like.device_mesh, like.placements, src_data_rank=None)
+        return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

@@ -31,8 +31,9 @@ def _card(trainer: Trainer, number: int) -> tuple[str, checkpoint.Facts]:
     if len(settings.ema) > 1:
         facts["ema"] = settings.ema[number]
     slices = settings.batch_size * settings.accumulate * trainer.world.size
+    before = "" if settings.init_from is None else ", after those of the model it began with"
     card = (
-        f"# A dsdiff model\n\n{n / 1e6:.2f} M parameters, {trainer.step} steps of {slices} slices. "
+        f"# A dsdiff model\n\n{n / 1e6:.2f} M parameters, {trainer.step} steps of {slices} slices{before}. "
         f"{unseen} Not evaluated yet. Research use, not for diagnosis.\n"
     )
     return card, facts

@@ -8,9 +8,9 @@ from dsdiff.training.validate import Validation
 
 
 class Judge:
-    """Keeps the best validation: of the loss the least, of any score the largest. `facts` is what a resume restores.
+    """Keeps the best validation: of the loss the least, of the gain the one nearest to 1, of other scores the largest.
 
-    ema: number of the average that the last validation found best.
+    ema: number of the average that the last validation found best. `facts` is what a resume restores.
     """
 
     def __init__(self, settings: TrainingConfig, facts: Facts) -> None:
@@ -37,7 +37,8 @@ class Judge:
     def is_best(self, step: int, found: Validation) -> bool:
         """Take note of a validation; whether it is the best so far."""
         name = self.settings.judge
-        score = found.loss if name == "loss" else -found.volumes.get(name, math.nan)
+        told = found.loss if name == "loss" else found.volumes.get(name, math.nan)
+        score = told if name == "loss" else abs(1 - told) if name == "gain" else -told
         better = score < self.best  # never true of NaN
         self.best, self.waited = (score, 0) if better else (self.best, self.waited + 1)
         self.validated, self.ema = step, found.ema

@@ -163,7 +163,7 @@ def claim(run: Path, config: RunConfig) -> None:
         told = "; ".join(f"{key}: {there} there, {here} here" for key, (there, here) in [*different.items()][:5])
         more = f" (and {len(different) - 5} more)" * (len(different) > 5)
         raise ConfigError(f"{run} belongs to another config: {told}{more}. Give another folder with -o")
-    if not written.is_file() or written.read_text() != resolved:  # keys may have been added since
+    if not written.is_file() or written.read_text(encoding="utf-8") != resolved:  # keys may have been added since
         write_whole(written, resolved)
 
 

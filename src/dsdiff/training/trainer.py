@@ -53,14 +53,15 @@ class Trainer:
         self.scaler = torch.amp.GradScaler(self.device.type, enabled=settings.precision == "fp16")
 
     def _place(self) -> None:
-        """On its device, in the layout in which its convolutions are fastest (on a CPU it is of no use), compiled."""
+        """On its device, in the layout in which its convolutions are fastest (on a CPU it is of no use, and FSDP shards
+        no other than the plain one), compiled."""
         on_cuda = self.device.type == "cuda"
         if self.config.training.compile and not on_cuda:
             raise ConfigError(
                 f"training.compile is for CUDA; this is {self.device.type}, where it costs more than it gains"
             )
         self.network.to(self.device)
-        if on_cuda:
+        if on_cuda and self.config.training.strategy != "fsdp":
             self.network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if self.config.training.compile:
             self.network.backbone.compile()
@@ -80,7 +81,7 @@ class Trainer:
             torch.manual_seed(generator.initial_seed() + self.world.rank * len(parts) + number)  # dropout
             with distributed.accumulating(self.wrapped, last=number == len(parts) - 1):
                 loss, _ = self.wrapped(batch.part(part), time[part], noise[part])
-                loss = loss * len(part) / len(time)
+                loss = loss * len(time[part]) / len(time)
                 self.scaler.scale(loss).backward()
             found.append(loss.detach())
         self.scaler.unscale_(self.optimizer)
@@ -94,13 +95,14 @@ class Trainer:
             average.update(self.network, self.step)
         return mean
 
-    def _drawn(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, Sequence[Tensor]]:
-        """Times and noise of this process' slices, and the numbers of the slices part by part."""
+    def _drawn(self, batch: Batch, generator: torch.Generator) -> tuple[Tensor, Tensor, list[slice]]:
+        """Times and noise of this process' slices, and which of the slices are in which part."""
         n = len(batch.target)
         time = self.process.draw_times(n * self.world.size, generator)
         noise = torch.randn((n * self.world.size, *batch.target.shape[1:]), generator=generator)
         mine = slice(self.world.rank * n, (self.world.rank + 1) * n)
-        return time[mine], noise[mine], torch.arange(n).chunk(self.config.training.accumulate)
+        size = math.ceil(n / self.config.training.accumulate)
+        return time[mine], noise[mine], [slice(first, first + size) for first in range(0, n, size)]
 
     def _finite(self, losses: list[Tensor], norm: Tensor, batch: Batch) -> float:
         """The mean over the processes of what the parts' losses add up to.

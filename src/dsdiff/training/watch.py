@@ -30,7 +30,9 @@ class Watch:
         self.settings, self.console, self.slices = settings, console, slices
         if first:
             forget_after(run / LOG, step)
-        self.log = (run / LOG if first else Path(os.devnull)).open("a", buffering=1)  # a line at a time
+        self.log = (run / LOG if first else Path(os.devnull)).open(
+            "a", buffering=1, encoding="utf-8"
+        )  # a line at a time
         self.board = writer(run / TENSORBOARD, step) if settings.tensorboard and first else None
         self.bars = bars(console, count=True)
         self.task = self.bars.add_task("training", total=settings.steps, completed=step)
@@ -83,7 +85,7 @@ def writer(folder: Path, step: int) -> Any:
 def read_log(log: Path) -> list[dict[str, Any]]:
     """What a run logged, a dict a line; a last line that a killed run did not finish is left out."""
     entries = []
-    for line in log.read_text().splitlines() if log.is_file() else []:
+    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
         try:
             entries.append(json.loads(line))
         except ValueError:
