@@ -11,7 +11,7 @@ from conftest import LPS, TINY, patient, wake, write_case
 
 from dsdiff import config as configs
 from dsdiff.data import cases, cohort, familiar, loader, splits, style
-from dsdiff.errors import ConfigError
+from dsdiff.errors import ConfigError, InputError
 from dsdiff.evaluation import metrics
 from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
@@ -115,7 +115,7 @@ def test_a_style_goes_from_training_to_the_command_line(folder, tmp_path, cli, t
     kept = models.load(model, CPU).network.conditioner.average_style
     assert torch.allclose(kept, torch.from_numpy(patients.styles.average).float(), atol=2e-3)
     assert patients.held_out[0].styles is None
-    with pytest.raises(ConfigError, match="holds 6 cases; the reference of a style is one"):
+    with pytest.raises(InputError, match="holds 6 cases; the reference of a style is one"):
         reference.read(folder, trained)
     for out, options in (("average", ()), ("B", ("--style", folder / "B0"))):
         code, said = cli("synth", folder / "A0", "-o", tmp_path / out, "--model", model, *options)

@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from dsdiff.errors import ConfigError
-
 
 def command(
     case: Annotated[Path, typer.Argument(metavar="CASE", help="The folder of one case (BraTS or BIDS names).")],
@@ -33,12 +31,10 @@ def command(
     from dsdiff.inference import model as models
     from dsdiff.progress import bars, say
 
-    found = cases.discover(case)
-    if len(found) != 1:
-        raise ConfigError(f"{case} holds {len(found)} cases; explain takes one")
+    one = cases.only(case, "what is explained")
     folders.refuse_picture(out)
     devices.set_threads(threads)
-    loaded, one = models.load(model, devices.pick(device)), found[0]
+    loaded = models.load(model, devices.pick(device))
     wanted = loaded.wanted(one.named)
     prepared = preprocess.apply(cases.load(one, wanted), loaded.config.data.start)
     steps = loaded.sampler.steps or loaded.process.usual_steps(samples)

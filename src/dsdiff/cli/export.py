@@ -5,8 +5,6 @@ from typing import Annotated
 
 import typer
 
-from dsdiff.errors import ConfigError
-
 
 def command(
     model: Annotated[str, typer.Argument(metavar="MODEL", help="A shipped model's name or a model folder.")],
@@ -46,15 +44,13 @@ def command(
     from dsdiff.progress import bars, say
 
     devices.set_threads(threads)
-    found = cases.discover(check) if check is not None else [None]
-    if len(found) != 1:
-        raise ConfigError(f"--check takes one case; {check} holds {len(found)}")
+    case = cases.only(check, "what --check takes") if check is not None else None
     console = Console(stderr=True)
     loaded = models.load(model, torch.device("cpu"))
     with bars(console) as progress:
         task = progress.add_task("", total=1.0)
         facts = export.export(
-            loaded, out, to, precision=precision, check=found[0],
+            loaded, out, to, precision=precision, check=case,
             progress=lambda doing, share: progress.update(task, description=doing, completed=share),
         )  # fmt: skip
     for taken, near in facts.check.items():

@@ -103,6 +103,13 @@ def discover(folder: Path) -> list[Case]:
     return sorted(cases, key=lambda case: case.name)
 
 
+def only(folder: Path, what: str) -> Case:
+    """The one case in a folder, for what needs one. Raises `InputError` for several, and what `discover` raises."""
+    if len(found := discover(folder)) != 1:
+        raise InputError(f"{folder} holds {len(found)} cases; {what} is one: give its own folder")
+    return found[0]
+
+
 def named(folder: Path, names: Sequence[str]) -> list[Case]:
     """The cases of a folder by these names. Raises `InputError` where it lacks some, and what `discover` raises."""
     found = {case.name: case for case in discover(folder)}

@@ -4,10 +4,7 @@ import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
-from dsdiff.data import cases, preprocess, style
-from dsdiff.data.labels import TUMOUR
+from dsdiff.data import cases, cohort
 from dsdiff.data.style import Code
 from dsdiff.errors import CaseError, ConfigError
 from dsdiff.inference.model import Model
@@ -34,20 +31,9 @@ def read(folder: Path, model: Model) -> Reference:
     """
     if model.config.conditioning.style == "none":
         raise ConfigError(f"model {model.name} was trained without conditioning.style: it has one style")
-    found = cases.discover(folder)
-    if len(found) != 1:
-        raise ConfigError(f"{folder} holds {len(found)} cases; the reference of a style is one")
-    (case,), data = found, model.config.data
-    with_labels = (*model.contrasts, data.target, *(("seg",) if "seg" in case.named else ()))
+    case, data = cases.only(folder, "the reference of a style"), model.config.data
     try:
-        volumes = cases.load(case, with_labels)
+        patient = cohort.load(case, model.contrasts, data.target, data.start)
     except CaseError as error:
         raise ConfigError(f"the reference of a style, {folder}: {error}") from error
-    seg = volumes.pop("seg", None)
-    prepared = preprocess.apply(volumes, data.start)
-    healthy = prepared.brain
-    if seg is not None:
-        healthy = healthy & ~np.isin(preprocess.to_canonical(seg).array[prepared.box], TUMOUR)
-    sources = [prepared.images[contrast] for contrast in model.contrasts]
-    kind = model.config.conditioning.style
-    return Reference(case.name, style.own_style(sources, prepared.images[data.target], healthy, kind).weights)
+    return Reference(case.name, patient.slices.style(model.config.conditioning.style).weights)
