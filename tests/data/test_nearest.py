@@ -1,5 +1,7 @@
 """The style to be expected of a case is that of the patients whose sources are like its own."""
 
+import json
+
 import numpy as np
 import pytest
 
@@ -45,6 +47,25 @@ def test_a_case_gets_the_style_of_its_like(known, site):
         code = known.code(patient(site, seed)[0])
         assert slope(code) == pytest.approx(SITES[site][1], abs=0.15)
         assert code[1] + code[3] == pytest.approx(0.5, abs=0.1)
+
+
+def test_phantoms_are_told_by_phantoms_and_patients_by_patients(known):
+    """Phantoms halfway between the sites, with a style of their own."""
+    of_phantoms = [patient("a", 50 + seed)[1] for seed in range(4)]
+    steep = [LinearRegression.of(one.gram, 3 * one.moment, one.knots) for one in of_phantoms]
+    middle = [{"contrast": {"correlation": 0.0, "darkest": 0.1 * k}, "detail": {"roughness": 0.0}} for k in range(4)]
+    both = nearest.beside(known, [*middle, {}], [*steep, of_phantoms[0]])  # the last was not measured
+    assert (len(both.rows), both.simulated) == (len(known.rows) + 4, 4)
+    assert slope(both.code(middle[0])) == pytest.approx(
+        3 * slope(LinearRegression.merged(of_phantoms).weights), rel=0.05
+    )
+    for case in (patient("a", 90)[0], patient("b", 91)[0], {}):
+        assert np.array_equal(both.code(case), known.code(case))
+    again = nearest.parse(both.dump(), "here")
+    assert again.simulated == 4
+    assert np.allclose(again.code(middle[1]), both.code(middle[1]), atol=1e-3)
+    with pytest.raises(ModelError, match="simulated"):
+        nearest.parse(json.dumps(json.loads(both.dump()) | {"simulated": len(both.rows)}), "here")
 
 
 def test_its_own_patients_are_known_again(known):

@@ -139,6 +139,12 @@ def test_curves_of_the_nearest_patients_are_told_where_no_reference_is(tmp_path)
     patients = loader.gather(config.data, "curves", loop.Console(quiet=True))
     assert all(np.array_equal(*one.styles) for one in patients.held_out)  # expected, and never its own
     assert not any(np.array_equal(*one.styles) for one in patients.training)
+    for seed in (20, 21):
+        write_case(tmp_path / "phantoms", f"F{seed}", seed)
+    mixed = loader.gather(
+        config.data.model_copy(update={"phantoms": tmp_path / "phantoms"}), "curves", loop.Console(quiet=True)
+    )
+    assert (patients.styles.nearest.simulated, mixed.styles.nearest.simulated) == (0, 2)
     model = models.load(loop.train(config, tmp_path / "run", CPU, loop.Console(quiet=True)), CPU)
     wake(model.network)
     volumes = {name: Volume(patient(9)[name], LPS) for name in SOURCES}

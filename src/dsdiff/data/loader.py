@@ -9,7 +9,7 @@ import json
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, repeat
 from pathlib import Path
 
@@ -19,7 +19,7 @@ from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
 from dsdiff.data import batch as batches
-from dsdiff.data import cases, cohort, splits, store
+from dsdiff.data import cases, cohort, nearest, splits, store
 from dsdiff.data.batch import Batch
 from dsdiff.data.cases import patient_of
 from dsdiff.data.cohort import Cohort, Patient
@@ -140,6 +140,9 @@ def gather(data: DataConfig, told: str, console: Console) -> Cohort:
             phantoms, styles = cohort.with_styles(phantoms, told)
         if training:
             training, styles = cohort.with_styles(training, told)
+            if styles.nearest is not None and phantoms:
+                measured, theirs = zip(*((one.measured, one.slices.style(told)) for one in phantoms), strict=True)
+                styles = replace(styles, nearest=nearest.beside(styles.nearest, measured, theirs))
         assert styles is not None
         if told == "curves" and styles.nearest is None:
             console.print(

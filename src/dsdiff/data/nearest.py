@@ -2,12 +2,13 @@
 
 A site has its own sequences, for T1ce as for the others. How a case's contrasts relate to one another, their noise and
 their detail tell something of where it comes from: the regressions of the training patients (see `data.style`) are
-summed, each weighted by a Gaussian of its distance in these measurements (see `familiar.measure`).
+summed, each weighted by a Gaussian of its distance in these measurements (see `familiar.measure`). Phantoms that were
+trained on tell theirs to phantoms alone: simulated scanners are not those of hospitals.
 """
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ GROUPS = ("contrast", "detail")
 FAR = 3.0  # deviations beyond which one measurement counts no more
 SAME = 0.01  # in deviations: nearer than this it is the same patient
 NEAR = 0.35  # width of the Gaussian, in root median squared distances
+CLEARLY = 0.75  # of the squared distance to the nearest patient: a case nearer than this to a phantom is one (ADR 10)
 Measured = Mapping[str, Measurements]
 
 
@@ -61,21 +63,25 @@ class Known:
 
 @dataclass(frozen=True)
 class Nearest(Known):
-    """The training patients, with the regressions of their targets."""
+    """The training patients, then as many phantoms as are `simulated`, with the regressions of their targets."""
 
     regressions: tuple[LinearRegression, ...]
+    simulated: int = 0
 
     def code(self, measured: Measured, besides: Sequence[int] = ()) -> Code:
-        """The style to be expected of a case that measures so, by all patients besides some."""
+        """The style to be expected of a case that measures so: by all patients besides some, or by the phantoms."""
         squared = self._squared(measured)
-        kept = ~np.isin(np.arange(len(self.rows)), besides)
-        unit = max(float(np.median(squared[kept])), 1e-12)
-        weights = np.exp(-(squared - squared[kept].min()) / (2 * NEAR**2 * unit)) * kept
-        return LinearRegression.merged(self.regressions, (weights / weights.sum()).tolist()).weights
+        real = np.arange(len(self.rows)) < len(self.rows) - self.simulated
+        is_phantom = self.simulated > 0 and squared[~real].min() < CLEARLY * squared[real].min()
+        kept = np.flatnonzero((~real if is_phantom else real) & ~np.isin(np.arange(len(real)), besides))
+        near = squared[kept]
+        weights = np.exp(-(near - near.min()) / (2 * NEAR**2 * max(float(np.median(near)), 1e-12)))
+        return LinearRegression.merged([self.regressions[i] for i in kept], (weights / weights.sum()).tolist()).weights
 
     def told(self) -> dict[str, Any]:
         """What JSON keeps of measurements and regressions."""
         return super().told() | {
+            "simulated": self.simulated,
             "knots": self.regressions[0].knots,
             "grams": _rounded(np.stack([one.gram for one in self.regressions])),
             "moments": _rounded(np.stack([one.moment for one in self.regressions])),
@@ -99,6 +105,15 @@ def learn(patients: Sequence[Measured], regressions: Sequence[LinearRegression])
     return None if found is None or len(patients) < FEWEST else Nearest(**vars(found), regressions=tuple(regressions))
 
 
+def beside(patients: Nearest, phantoms: Sequence[Measured], regressions: Sequence[LinearRegression]) -> Nearest:
+    """The same with phantoms, those that measure all that the patients do."""
+    flat = [_flat(phantom) for phantom in phantoms]
+    pairs = [(one, of) for one, of in zip(flat, regressions, strict=True) if set(patients.names) <= set(one)]
+    rows = [_held(np.array([one[n] for n in patients.names]), patients.middle, patients.width) for one, _ in pairs]
+    told = (*patients.regressions, *(of for _, of in pairs))
+    return replace(patients, rows=np.stack([*patients.rows, *rows]), regressions=told, simulated=len(pairs))
+
+
 def parse_known(text: str, where: str) -> Known:
     """What `Known.dump` wrote, or `Nearest.dump`. Raises `ModelError` for anything else."""
     try:
@@ -120,9 +135,10 @@ def parse(text: str, where: str) -> Nearest:
         grams, moments = (np.array(held[name], np.float64) for name in ("grams", "moments"))
         knots = next(kind for kind in KNOTS.values() if list(kind) == held["knots"])
         parts = tuple(LinearRegression.of(gram, moment, knots) for gram, moment in zip(grams, moments, strict=True))
-        if len(parts) != len(found.rows):
-            raise ValueError(f"{len(parts)} regressions of {len(found.rows)} patients")
-        return Nearest(**vars(found), regressions=parts)
+        simulated = int(held.get("simulated", 0))
+        if len(parts) != len(found.rows) or not 0 <= simulated < len(parts):
+            raise ValueError(f"{len(parts)} regressions of {len(found.rows)} patients, {simulated} of them simulated")
+        return Nearest(**vars(found), regressions=parts, simulated=simulated)
     except (ValueError, KeyError, TypeError, StopIteration) as error:
         raise ModelError(f"{where} does not say what styles its training patients had ({error})") from error
 

@@ -33,7 +33,7 @@ COARSE = 4
 
 LABELS = {"necrosis": 1, "haemorrhage": 1, "solid": 2, "oedema": 2, "enhancing": 4}
 
-GENERATION = 2
+GENERATION = 3
 """Raised when the same seed comes to give another patient: phantoms of two generations are not to be mixed."""
 
 AGENT_MM = {"vessel": (0.6, 1.6), "plexus": (0.25, 0.8), "dura": (0.15, 0.9)}
