@@ -1,7 +1,7 @@
 """Make the phantom that comes with the package: python benchmarks/demo_case.py [SEED]
 
 A phantom that no model was trained on (seeds of 1000 and more are kept for that), its intensities rounded to steps of
-the noise so that the whole case stays under 4 MB. The one in the package is of generation 1 (docs/phantom.md).
+the noise so that the whole case stays under 4 MB.
 """
 
 import argparse
@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from dsdiff.data import phantom
+from dsdiff.data import phantom, phantom_folder
 
 PLACE = Path("src/dsdiff/assets/phantom")
 LEVELS = 40  # grey levels from the background to the brain's 99.9th percentile
@@ -33,7 +33,7 @@ def main() -> None:
     made = phantom.simulate(args.seed, noise=NOISE)
     volumes = {name: volume.with_array(rounded(volume.array)) for name, volume in made.volumes.items()}
     shutil.rmtree(args.out / made.case, ignore_errors=True)
-    folder = phantom.write(replace(made, volumes=volumes), args.out)
+    folder = phantom_folder.write(replace(made, volumes=volumes), args.out)
     for path in folder.glob("*.gz"):
         path.write_bytes(gzip.compress(gzip.decompress(path.read_bytes()), 9, mtime=0))
     size = sum(path.stat().st_size for path in folder.iterdir())

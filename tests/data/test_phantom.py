@@ -7,8 +7,9 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from dsdiff.data import anatomy, lesions, phantom
-from dsdiff.data.phantom import CONTRASTS, Phantom, simulate, write
+from dsdiff.data import anatomy, lesions, phantom, phantom_folder
+from dsdiff.data.phantom import CONTRASTS, Phantom, simulate
+from dsdiff.data.phantom_folder import same_generation, stands, write
 from dsdiff.errors import InputError, OutputError
 
 SLAB = (176, 208, 64)
@@ -152,7 +153,7 @@ def test_write_that_fails_leaves_nothing(healthy: Phantom, tmp_path: Path, monke
     def full_disk(*_: object) -> None:
         raise OSError("no space left")
 
-    monkeypatch.setattr(phantom.nifti, "write", full_disk)
+    monkeypatch.setattr(phantom_folder.nifti, "write", full_disk)
     with pytest.raises(OutputError, match="no space"):
         write(healthy, tmp_path)
     assert not list(tmp_path.iterdir())
@@ -193,20 +194,20 @@ def test_smooth_fields_have_unit_variance_and_no_mean() -> None:
 
 
 def test_what_stands_by_a_phantoms_name_is_that_phantom_or_refused(tmp_path: Path) -> None:
-    assert not phantom.stands(tmp_path, 7, "same", 1.0)
+    assert not stands(tmp_path, 7, "same", 1.0)
     target = tmp_path / phantom.case_name(7)
     target.mkdir()
     with pytest.raises(OutputError, match="is no phantom"):
-        phantom.stands(tmp_path, 7, "same", 1.0)
+        stands(tmp_path, 7, "same", 1.0)
     told = {"seed": 7, "target_style": "own", "noise": 1.0}
     (target / f"{target.name}_phantom.json").write_text(json.dumps(told))
     with pytest.raises(OutputError, match="'generation': 1"):  # of a dsdiff that gave this seed another patient
-        phantom.stands(tmp_path, 7, "own", 1.0)
+        stands(tmp_path, 7, "own", 1.0)
     with pytest.raises(OutputError, match="of generation 1"):  # for any seed
-        phantom.same_generation(tmp_path)
+        same_generation(tmp_path)
     told["generation"] = phantom.GENERATION
     (target / f"{target.name}_phantom.json").write_text(json.dumps(told))
-    assert phantom.stands(tmp_path, 7, "own", 1.0)
-    phantom.same_generation(tmp_path)
+    assert stands(tmp_path, 7, "own", 1.0)
+    same_generation(tmp_path)
     with pytest.raises(OutputError, match="was simulated with"):
-        phantom.stands(tmp_path, 7, "same", 1.0)
+        stands(tmp_path, 7, "same", 1.0)

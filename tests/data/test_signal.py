@@ -81,7 +81,7 @@ def test_healthy_contrast_is_what_a_radiologist_expects(field: float) -> None:
 
 
 @pytest.mark.parametrize("field", [1.5, 3.0])
-def test_solid_tumour_is_about_as_bright_as_its_oedema_as_in_patients(field: float) -> None:
+def test_solid_tumour_is_a_little_brighter_on_flair_than_its_oedema_as_in_patients(field: float) -> None:
     """Oedema is mixed with white matter (lesions.Plan.oedema_amount), so that the tumour is the brighter on FLAIR."""
     rng = np.random.default_rng(2)
     table = RELAXATION[field]
@@ -90,7 +90,7 @@ def test_solid_tumour_is_about_as_bright_as_its_oedema_as_in_patients(field: flo
         solid, oedema, white = (
             flair.signal(t.pd, t.t1, t.t2) for t in (table[n] for n in ("solid", "oedema", "white"))
         )
-        assert 0.85 * oedema + 0.15 * white < solid < 1.1 * oedema
+        assert 0.85 * oedema + 0.15 * white < solid < 1.2 * oedema
 
 
 def test_unknown_sequence_is_refused() -> None:

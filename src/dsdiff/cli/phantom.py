@@ -27,15 +27,15 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff.data import phantom
+    from dsdiff.data import phantom, phantom_folder
     from dsdiff.progress import bars, say
 
     console = Console(stderr=True)
-    phantom.same_generation(out)
+    phantom_folder.same_generation(out)
     with bars(console) as progress:
         task = progress.add_task("simulating", total=number)
         for one in range(seed, seed + number):
-            if not phantom.stands(out, one, target_style, noise):
-                phantom.write(phantom.simulate(one, target_style=target_style, noise=noise), out)
+            if not phantom_folder.stands(out, one, target_style, noise):
+                phantom_folder.write(phantom.simulate(one, target_style=target_style, noise=noise), out)
             progress.advance(task)
     say(console, f"{number} phantoms in {out}")
