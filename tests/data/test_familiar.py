@@ -43,7 +43,9 @@ def cohort() -> list[Volumes]:
 
 @pytest.fixture(scope="module")
 def known(cohort: list[Volumes]) -> Familiar:
-    learnt = familiar.learn([familiar.measure(preprocess.apply(volumes)) for volumes in cohort[1:]])
+    learnt = familiar.learn(
+        {f"P{i}": familiar.measure(preprocess.apply(volumes)) for i, volumes in enumerate(cohort[1:])}
+    )
     assert learnt is not None
     return learnt
 
@@ -100,7 +102,17 @@ def test_what_was_learnt_is_read_back_alike(cohort: list[Volumes], known: Famili
 
 
 def test_few_patients_teach_nothing(cohort: list[Volumes]) -> None:
-    assert familiar.learn([familiar.measure(preprocess.apply(cohort[0]))] * (familiar.FEWEST - 1)) is None
+    one = familiar.measure(preprocess.apply(cohort[0]))
+    assert familiar.learn({f"P{i}": one for i in range(familiar.FEWEST - 1)}) is None
+    assert familiar.learn({f"BraTS-GLI-00001-00{i}": one for i in range(familiar.FEWEST)}) is None  # one patient
+
+
+def test_another_visit_does_not_tell_how_far_apart_patients_are(cohort):
+    found = [familiar.measure(preprocess.apply(one)) for one in cohort]
+    measured, visits = ({f"BraTS-GLI-{i:05}-{visit}": one for i, one in enumerate(found)} for visit in ("000", "001"))
+    alone, twice = familiar.learn(measured), familiar.learn(measured | visits)
+    for name, group in alone.groups.items():
+        assert twice.groups[name].limit == pytest.approx(group.limit, rel=1e-6)
 
 
 @pytest.mark.parametrize("shift", [(0, 0, 0), (2, 0, 0), (0, -3, 0), (-2, 3, 0)])

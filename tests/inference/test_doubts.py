@@ -26,7 +26,7 @@ def volumes(seed: int) -> dict[str, Volume]:
 @pytest.fixture(scope="module")
 def folder(model_folder, tmp_path_factory):
     """The tiny model, with what nine patients are like."""
-    known = familiar.learn([familiar.measure(preprocess.apply(volumes(seed))) for seed in range(9)])
+    known = familiar.learn({f"P{seed}": familiar.measure(preprocess.apply(volumes(seed))) for seed in range(9)})
     held = checkpoint.read(model_folder)
     made = tmp_path_factory.mktemp("models") / "knows"
     checkpoint.save(made, held.weights, held.config, "# knows\n", {"familiar": known.dump()})

@@ -9,7 +9,7 @@ training patient, each measured against the others.
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import combinations, permutations
 from typing import Any
@@ -18,6 +18,7 @@ import numpy as np
 from jaxtyping import Bool, Float
 from scipy import ndimage
 
+from dsdiff.data.cases import patient_of
 from dsdiff.data.preprocess import Prepared
 from dsdiff.errors import ModelError
 
@@ -175,14 +176,18 @@ class Familiar:
         return json.dumps({name: asdict(group) for name, group in self.groups.items()})
 
 
-def learn(patients: Sequence[dict[str, Measurements]]) -> Familiar | None:
-    """What these patients are like, None where there are too few to say."""
-    if len(patients) < FEWEST:
+def learn(cases: Mapping[str, dict[str, Measurements]]) -> Familiar | None:
+    """What these cases are like, by their names, None where the patients are too few to say. How far apart patients are
+    is told by each one's distance to the others, its own other visits left out.
+    """
+    whose = [patient_of(name) for name in cases]
+    if len(set(whose)) < FEWEST:
         return None
     groups = {}
     for name in QUESTIONS:
-        rows = [patient[name] for patient in patients]
-        apart = [_fit(rows[:i] + rows[i + 1 :]).distance(row) for i, row in enumerate(rows)]
+        rows = [case[name] for case in cases.values()]
+        others = {one: _fit([row for row, of in zip(rows, whose, strict=True) if of != one]) for one in set(whose)}
+        apart = [others[one].distance(row) for row, one in zip(rows, whose, strict=True)]
         groups[name] = _fit(rows, MARGIN * max(apart))
     return Familiar(groups)
 

@@ -122,12 +122,12 @@ class Trainer:
         """Keep what the training patients are like, and if the network is told styles those of their targets: the
         average one goes with the weights.
         """
-        measured = [patient.measured for patient in patients.training]
-        if like := familiar.learn([one for one in measured if one]):
+        measured = {patient.name: patient.measured for patient in patients.training}
+        if like := familiar.learn({name: one for name, one in measured.items() if one}):
             self.knowledge["familiar"] = like.dump()
         if patients.styles is not None and patients.styles.nearest is not None:
             self.knowledge["nearest"] = patients.styles.nearest.dump()
-        elif known := nearest.known(measured):
+        elif known := nearest.known(list(measured.values())):
             self.knowledge["known"] = known.dump()
         if patients.styles is not None:
             code = torch.from_numpy(patients.styles.average).float()
