@@ -63,17 +63,6 @@ def test_cases_are_paired_by_name_and_ranked_worst_first(made, truth):
     assert copy["auc_brain"] == pytest.approx(0.5, abs=0.01)
 
 
-def test_patients_are_what_is_counted_not_their_visits():
-    scores = {"BraTS-GLI-00001-000": 1.0, "BraTS-GLI-00001-001": 2.0, "BraTS-GLI-00002-000": 3.0}
-    results = cohort.Results(
-        "brain", False, {case: {"ssim": score, "psnr_brain": np.inf} for case, score in scores.items()}
-    )
-    results.patients["BraTS-GLI-00002-001"] = {"ssim": np.nan}
-    found = cohort.summary(results)["ssim"]
-    assert (found["n"], found["mean"], found["least"]) == (2, 2.25, 1.5)
-    assert results.by_patient("ssim") == [1.5, 3.0]
-
-
 def test_a_case_that_cannot_be_scored_does_not_stop_the_others(made, truth):
     synthesised(made, "C", np.zeros((44, 52, 24)))
     synthesised(made, "D", patient(3)["t1ce"])

@@ -153,7 +153,7 @@ def test_curves_of_the_nearest_patients_are_told_where_no_reference_is(tmp_path)
     assert np.array_equal(made.z, run(volumes, model, style=reference.Reference("expected", expected)).z)
     average = model.network.conditioner.average_style.double().numpy()
     assert not np.array_equal(made.z, run(volumes, model, style=reference.Reference("average", average)).z)
-    assert case_io.described(model, None) == "of the training patients most like it"
+    assert case_io.described(model, None) == "of the training cases most like it"
     hidden = splits.read(tmp_path / "split.json").held_out(0)
     seen = next(seed for seed in range(5) if f"A{seed}" not in hidden)
     again = run({name: Volume(patient(seen)[name].astype(np.int16).astype(np.float32), LPS) for name in SOURCES}, model)

@@ -127,7 +127,7 @@ def described(model: Model, reference: str | None) -> str | None:
         return None
     if reference is not None:
         return f"of {reference}"
-    return "average" if model.nearest is None else "of the training patients most like it"
+    return "average" if model.nearest is None else "of the training cases most like it"
 
 
 def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
