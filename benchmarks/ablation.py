@@ -34,6 +34,7 @@ from rich.console import Console
 
 from dsdiff import config as configs
 from dsdiff.data import loader, splits
+from dsdiff.data.cases import patient_of
 from dsdiff.data.cohort import Patient
 from dsdiff.data.style import Code
 from dsdiff.evaluation import scores, statistics
@@ -126,7 +127,8 @@ def neighbour(patient: Patient, others: list[Patient]) -> Patient | None:
     """The next patient of the same collection, by the letters that names begin with."""
     collection = re.split(r"\d{3,}|_[A-Z]{3}_\d", patient.name)[0]
     alike = [other for other in others if other.name.startswith(collection)]
-    return alike[(alike.index(patient) + 1) % len(alike)] if len(alike) > 1 else None
+    after = alike[alike.index(patient) + 1 :] + alike[: alike.index(patient)]
+    return next((other for other in after if patient_of(other.name) != patient_of(patient.name)), None)
 
 
 def gathered(kept: dict[str, dict[str, Any]]) -> tuple[dict[str, BySeed], dict[str, float]]:
@@ -182,7 +184,10 @@ def differences(
         patients = [name for name in everyone[arm] if name in everyone[first]]
         seeds = sorted(set(found[arm]) & set(found[first]))
         pair = [matrix(found[which], seeds, patients, score) for which in (arm, first)]
-        told.append(statistics.paired(*pair, family=len(others), same_seeds=True))
+        try:
+            told.append(statistics.paired(*pair, family=len(others), same_seeds=True))
+        except ValueError:  # fewer than two patients have the score
+            return ["-"] * len(others)
     sure = [p < 0.05 for p in statistics.holm([one.p for one in told])]
     return [
         f"**{cell}**" if found_it and not one.low <= 0 <= one.high else cell

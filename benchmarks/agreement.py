@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from dsdiff.data import cases, nifti, preprocess
+from dsdiff.data import cases, preprocess
 from dsdiff.evaluation import scores
 from dsdiff.evaluation.regions import regions
 from dsdiff.inference import model as models
@@ -25,7 +25,7 @@ from dsdiff.inference.synthesize import Result, complete
 
 def score(result: Result, case: cases.Case, volumes: dict) -> dict[str, float]:
     """The scores of a result against the patient's own T1ce."""
-    labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array if "seg" in case.files else None
+    labels = preprocess.to_canonical(cases.load(case, ("seg",))["seg"]).array if "seg" in case.named else None
     truth, t1 = (preprocess.to_canonical(volumes[contrast]).array for contrast in ("t1ce", "t1"))
     whole = result.prepared.whole
     return scores.score(whole(result.z), truth, t1, regions(whole(result.prepared.brain), labels))

@@ -23,7 +23,7 @@ from matplotlib.figure import Figure
 
 from dsdiff import config as configs
 from dsdiff.benchmark import budget
-from dsdiff.data import cases, nifti, preprocess, splits, views
+from dsdiff.data import cases, preprocess, splits, views
 from dsdiff.data.labels import enhancing_label
 from dsdiff.errors import ConfigError
 from dsdiff.evaluation import scores
@@ -65,7 +65,7 @@ def synthesise(name: str, case: cases.Case, out: Path) -> None:
     since = time.process_time()
     result = run({contrast: volumes[contrast] for contrast in model.contrasts}, model)
     seconds = time.process_time() - since
-    labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array
+    labels = preprocess.to_canonical(cases.load(case, ("seg",))["seg"]).array
     truth, t1 = (preprocess.to_canonical(volumes[contrast]).array for contrast in ("t1ce", "t1"))
     whole = result.prepared.whole
     found = scores.score(whole(result.z), truth, t1, regions(whole(result.prepared.brain), labels))
@@ -95,7 +95,7 @@ def table(names: list[str], out: Path) -> str:
 def picture(names: list[str], case: cases.Case, out: Path) -> None:
     """The slice with most enhancing tumour: T1, the acquired T1ce and every backbone's, enhancement below each."""
     prepared = preprocess.apply(cases.load(case, ("t1", "t2", "flair", "t1ce")))
-    labels = preprocess.to_canonical(nifti.read(case.files["seg"])).array[prepared.box]
+    labels = preprocess.to_canonical(cases.load(case, ("seg",))["seg"]).array[prepared.box]
     point = (0, 0, int((labels == enhancing_label(labels)).sum((0, 1)).argmax()))
     t1, brain = prepared.images["t1"], prepared.brain
     images = {"T1": t1, "acquired T1ce": prepared.images["t1ce"]}

@@ -29,6 +29,7 @@ from dsdiff.data import cases, preprocess, splits
 from dsdiff.data.cases import Case
 from dsdiff.data.style import LinearRegression
 from dsdiff.evaluation import baselines, enhancement, metrics, scores, statistics, texture, uncertainty
+from dsdiff.evaluation.cohort import of_patients
 from dsdiff.evaluation.metrics import Image
 from dsdiff.evaluation.regions import Regions, regions
 from dsdiff.inference import model as models
@@ -225,8 +226,8 @@ def heading(first: str) -> list[str]:
 
 
 def column(results: dict[str, Scores], method: str, name: str) -> list[float]:
-    """One score of every patient, in the order of names, as `dsdiff evaluate` has them: the bootstrap draws alike."""
-    return [results[patient][method][name] for patient in sorted(results)]
+    """One score of every patient (the mean of visits), in the order of names as in `dsdiff evaluate`: drawn alike."""
+    return [scores[name] for scores in of_patients({case: results[case][method] for case in sorted(results)}).values()]
 
 
 def interval(values: list[float], form: str) -> str:

@@ -14,6 +14,7 @@ START = time.perf_counter(), time.process_time()
 import argparse  # noqa: E402
 import json  # noqa: E402
 import tempfile  # noqa: E402
+from dataclasses import replace  # noqa: E402
 from datetime import date  # noqa: E402
 from importlib.resources import files  # noqa: E402
 from pathlib import Path  # noqa: E402
@@ -92,9 +93,10 @@ def main() -> None:
     says = model.engine.says
     laps.lap("load the model")
     (case,) = cases.discover(Path(str(args.case)))
+    hashes = {name: cases.file_hash(case.files[name]) for name in model.wanted(case.files)}
     volumes = cases.load(case, model.wanted(case.files))
     laps.lap("read")
-    prepared = preprocess.apply(volumes, model.config.data.start)
+    prepared = replace(preprocess.apply(volumes, model.config.data.start), hashes=hashes)
     laps.lap("preprocess")
     result = complete(prepared, model)
     laps.lap("network")

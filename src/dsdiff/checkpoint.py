@@ -40,8 +40,10 @@ def save(
 ) -> None:
     """Write a model folder, whole or not at all; floating-point weights are stored as `dtype`.
 
-    Raises `OutputError` where it cannot be written.
+    Raises `OutputError` where it cannot be written, or something stands there that is no model folder.
     """
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / WEIGHTS).is_file():
+        raise OutputError(f"{folder} holds files and is no model folder; it is left alone (choose another place)")
     stored = {k: (v.to(dtype) if v.is_floating_point() else v).contiguous().cpu() for k, v in weights.items()}
     with folders.whole(folder) as unfinished:
         _save_tensors(stored, unfinished / WEIGHTS, facts)
@@ -55,9 +57,24 @@ def read(folder: Path) -> ModelFolder:
         if not (folder / name).is_file():
             raise ModelError(f"{folder} is not a model folder: it has no {name}")
     half, facts = read_state(folder / WEIGHTS)
+    if not isinstance(facts, dict):
+        raise ModelError(f"{folder / WEIGHTS} does not tell facts but {facts!r:.40}")
+    try:
+        config = (folder / CONFIG).read_text(encoding="utf-8")
+    except (OSError, ValueError) as error:
+        raise ModelError(f"{folder / CONFIG} cannot be read ({error})") from error
     weights = {k: v.float() if v.is_floating_point() else v for k, v in half.items()}
     digest = hashlib.sha256((folder / WEIGHTS).read_bytes() + (folder / CONFIG).read_bytes())
-    return ModelFolder(weights, (folder / CONFIG).read_text(encoding="utf-8"), digest.hexdigest()[:12], facts)
+    return ModelFolder(weights, config, digest.hexdigest()[:12], facts)
+
+
+def facts_of(folder: Path) -> Facts:
+    """What the training of a model folder noted, its weights left unread; nothing where there is none, or damaged."""
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            return dict(json.loads((file.metadata() or {}).get("facts", "{}")))
+    except (SafetensorError, OSError, ValueError, TypeError):
+        return {}
 
 
 def save_state(path: Path, tensors: dict[str, Tensor], facts: Facts) -> None:

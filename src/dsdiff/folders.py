@@ -132,7 +132,7 @@ def refuse_foreign(target: Path, facts: str, what: str, ours: re.Pattern[str]) -
 
 def refuse_unwritable(target: Path) -> None:
     """Raise `OutputError` where nothing can be written at a place that does not exist yet, before long work is done."""
-    above = next(place for place in target.absolute().parents if place.exists())
+    above = next((place for place in target.absolute().parents if place.exists()), target)  # of / there is none
     with writing(target):
         Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=above)).rmdir()
 

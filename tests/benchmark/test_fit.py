@@ -17,7 +17,7 @@ def test_need_by_hand():
     counted = Counted(parameters=1000, macs=0, activations=500)
     assert fit.need(config(), counted, half=False) == Need(20_000.0, 1500.0)
     assert fit.need(config(ema=[0.9, 0.99]), counted, half=True) == Need(26_000.0, 750.0)
-    assert fit.need(config(strategy="fsdp"), counted, half=True, processes=4) == Need(7_000.0, 750.0)
+    assert fit.need(config(strategy="fsdp"), counted, half=True, processes=4) == Need(11_000.0, 750.0)
     assert Need(20_000.0, 1000.0).of(8) == 28_000
 
 

@@ -31,6 +31,7 @@ def touch(folder, *names):
         (["P7/P7_T1.nii", "P7/P7_T2.nii", "P7/P7_T2_FLAIR.nii"], "P7", "flair t1 t2"),
         (["P7/T1.nii", "P7/T2.nii", "P7/T2-FLAIR.nii.gz", "P7/._T1.nii", ".trash/P7_t1.nii"], "P7", "flair t1 t2"),
         (["sub-01/anat/sub-01_T1w.nii.gz", "deriv/sub-01_desc-synthT1ce_T1w.nii.gz"], "sub-01", "t1"),
+        (["sub-01_desc-synthstrip_T1w.nii.gz", "sub-01_desc-stdspace_T2w.nii.gz"], "sub-01", "t1 t2"),
     ],
 )  # fmt: skip
 def test_the_names_of_the_field_are_known(tmp_path, names, case, contrasts):

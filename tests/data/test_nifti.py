@@ -18,6 +18,8 @@ def saved(tmp_path, array, affine=OBLIQUE, codes=(1, 2), image_class=nib.Nifti1I
     image.set_qform(affine, codes[0])
     image.set_sform(affine, codes[1])
     image.header["descrip"] = b"DOE^JANE"
+    if "data_type" in image.header.structarr.dtype.names:
+        image.header["data_type"] = b"DOE^JANE"
     nib.save(image, tmp_path / name)
     return tmp_path / name
 
@@ -57,6 +59,15 @@ def test_free_text_is_replaced(tmp_path):
     raw = gzip.decompress((tmp_path / "b.nii.gz").read_bytes())
     assert b"JANE" not in raw
     assert nib.load(tmp_path / "b.nii.gz").header["descrip"].item().startswith(b"synthetic")
+
+
+def test_a_unit_of_length_that_nobody_defined_becomes_mm(tmp_path):
+    path = saved(tmp_path, np.ones((3, 4, 5), np.int16), name="a.nii")
+    image = nib.load(path)
+    image.header["xyzt_units"] = 14
+    nib.save(image, path)
+    nifti.write(nifti.read(path), tmp_path / "b.nii.gz")
+    assert nib.load(tmp_path / "b.nii.gz").header.get_xyzt_units()[0] == "mm"
 
 
 def test_the_same_volume_gives_the_same_bytes(tmp_path):

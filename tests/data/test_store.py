@@ -137,6 +137,26 @@ def test_a_case_that_fails_now_leaves_the_store(place):
     assert list(files(place)) == ["P0.h5"]
 
 
+def test_a_file_that_cannot_be_read_for_once_costs_the_store_nothing(place):
+    t1, aside = place / "cohort" / "P1" / "P1_t1.nii.gz", place / "aside.nii.gz"
+    t1.rename(aside)
+    t1.symlink_to(place / "nowhere.nii.gz")
+    report = again(place)
+    assert list(report.failed) == ["P1"]
+    assert list(store.open_store(place / "store").entries) == ["P0", "P1", "P2"]
+    t1.unlink()
+    aside.rename(t1)
+    assert again(place).kept == ("P0", "P1", "P2")
+
+
+@pytest.mark.parametrize(
+    ("asked", "says"), [("t1,flare", "no file's name tells 'flare'"), ("t1,t2,t1", "twice"), ("t1,t1ce", "target")]
+)
+def test_a_store_that_no_training_could_use_is_refused(place, cli, asked, says):
+    code, said = cli("prepare", place / "cohort", place / "other", "--contrasts", asked)
+    assert (code, says in said, (place / "other").exists()) == (2, True, False)
+
+
 def test_a_case_that_is_gone_is_named_and_taken_out_when_asked(place, cli):
     shutil.rmtree(place / "cohort" / "P1")
     code, said = cli("prepare", place / "cohort", place / "store")

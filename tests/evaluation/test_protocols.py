@@ -20,6 +20,13 @@ IMAGE = (TRUTH + RNG.normal(0, 50, BRAIN.shape)) * BRAIN
 WHERE = regions(BRAIN, LABELS)
 
 
+@pytest.mark.parametrize("fit", [False, True])
+@pytest.mark.parametrize("name", protocols.PROTOCOLS)
+def test_identical_volumes_have_no_finite_psnr(name, fit):
+    found = protocols.likeness(TRUTH, TRUTH, WHERE, name, fit)
+    assert np.isinf([value for key, value in found.items() if key.startswith("psnr")]).all()
+
+
 def test_brain_is_what_eval_real_prints():
     found, plain = protocols.likeness(IMAGE, TRUTH, WHERE, "brain", False), scores.score(IMAGE, TRUTH, T1, WHERE)
     assert found["psnr_brain"] == plain["psnr"]

@@ -14,3 +14,4 @@ def test_patients_are_what_is_counted_not_their_visits():
     found = cohort.summary(results)["ssim"]
     assert (found["n"], found["mean"], found["least"]) == (2, 2.25, 1.5)
     assert results.by_patient("ssim") == [1.5, 3.0]
+    assert results.count == 2

@@ -1,7 +1,9 @@
 """Cases overlapped: the same files as alone, and one that fails stops no other."""
 
 import gc
+import json
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from dsdiff.errors import InputError, OutputError
 from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
 from dsdiff.inference.cohort import synthesize_cases
+from dsdiff.inference.synthesize import complete
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +78,32 @@ def test_two_cases_are_held_at_most(model, todo, tmp_path, monkeypatch):
     good = [todo[0], todo[2]] * 3
     assert len([case for case, _ in synthesize_cases(good, tmp_path / "many", model)]) == 6
     assert max(held) == 2
+
+
+def test_provenance_tells_the_files_that_were_read(model, todo, tmp_path):
+    case, t1 = todo[0], todo[0].files["t1"]
+    before = cases.file_hash(t1)
+    prepared = case_io.read(case, tmp_path / "out", model)
+    t1.write_bytes(b"another patient's, meanwhile")
+    result = complete(prepared, model)
+    for name in ("t2", "flair"):
+        case.files[name].unlink()
+    case_io.write(result, case, tmp_path / "out", model)
+    told = json.loads((tmp_path / "out" / "A" / "provenance.json").read_text())
+    assert told["inputs"]["t1"]["sha256"] == before
+    assert not case_io.is_finished(tmp_path / "out", case, model, result.sampling)
+
+
+def test_what_another_engine_made_is_not_what_was_asked_for(model, todo, tmp_path):
+    result = case_io.synthesize_case(todo[0], tmp_path, model)
+    assert case_io.is_finished(tmp_path, todo[0], model, result.sampling)  # auto takes what there is
+    made = tmp_path / "A" / "provenance.json"
+    made.write_text(made.read_text().replace(model.engine.says, "another"))
+    assert case_io.is_finished(tmp_path, todo[0], model, result.sampling)
+    assert not case_io.is_finished(tmp_path, todo[0], replace(model, computed_by="eager"), result.sampling)
+
+
+def test_names_are_letters_and_no_formulas(model, todo, tmp_path):
+    odd = replace(todo[0], name="cost$$a\\frac{$")
+    case_io.synthesize_case(odd, tmp_path, model)
+    assert (tmp_path / odd.name / "preview.png").is_file()

@@ -5,6 +5,7 @@ import torch
 from conftest import LPS, patient
 
 import dsdiff
+from dsdiff import checkpoint
 from dsdiff.errors import CaseError, ConfigError, GeometryError, InputError, ModelError
 from dsdiff.inference import model as models
 from dsdiff.inference.sampling import Sampling, plan
@@ -122,6 +123,15 @@ def test_unknown_and_damaged_models_are_refused(model_folder, tmp_path):
     (tmp_path / "config.yaml").write_text(config.replace("target: t1ce", "target: swi"))
     with pytest.raises(ModelError, match="makes swi; what is written and scored here is t1ce alone"):
         models.load(tmp_path, cpu)
+    for odd in (b"5\n", b"\xff\xfe", b"- 1\n", b"a: &x [*x]\n"):
+        (tmp_path / "config.yaml").write_bytes(odd)
+        with pytest.raises(ModelError):
+            models.load(tmp_path, cpu)
+    held = checkpoint.read(model_folder)
+    for facts in ({"calibration": "abc"}, []):
+        checkpoint.save(tmp_path / "odd", held.weights, held.config, "", facts)
+        with pytest.raises(ModelError):
+            models.load(tmp_path / "odd", cpu)
     (tmp_path / "config.yaml").write_text("backbone: {target: os.system, params: {command: ls}}\n")
     with pytest.raises(ModelError, match=r"'os\.system' is unknown"):
         models.load(tmp_path, cpu)

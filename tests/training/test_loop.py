@@ -11,12 +11,13 @@ from dsdiff import config as configs
 from dsdiff.config import TrainingConfig
 from dsdiff.data import loader, nearest, prepare, splits
 from dsdiff.data.store import Settings
-from dsdiff.errors import ConfigError, DsdiffError, ModelError
+from dsdiff.errors import ConfigError, DsdiffError, ModelError, OutputError
 from dsdiff.inference import model as models
 from dsdiff.training import loop, state
 from dsdiff.training.ema import EMA
 from dsdiff.training.stop import Stop
 from dsdiff.training.validate import validate
+from dsdiff.training.watch import LOG
 
 CPU, QUIET = torch.device("cpu"), Console(quiet=True)
 
@@ -153,7 +154,9 @@ def test_a_run_is_bound_to_its_store_and_its_model_stays_as_it_is(tmp_path):
 
 
 def test_another_configs_folder_is_refused_with_the_difference(cohort, tmp_path):
+    loop.claim(tmp_path / "run", config(cohort, lr=1e-2))  # and then nothing was trained
     loop.claim(tmp_path / "run", config(cohort))
+    (tmp_path / "run" / LOG).touch()
     with pytest.raises(ConfigError, match=r"another config: training\.lr: 0\.0003 there, 0\.001 here"):
         loop.claim(tmp_path / "run", config(cohort, lr=1e-3))
 
@@ -199,6 +202,10 @@ def test_model_folders_are_checked(tmp_path):
         checkpoint.read(tmp_path)
     folder = tmp_path / "model"
     checkpoint.save(folder, {"w": torch.arange(3.0)}, "seed: 1\n", "card", {"fold": 2})
+    assert checkpoint.facts_of(folder) == {"fold": 2}
+    (tmp_path / "thesis.txt").touch()
+    with pytest.raises(OutputError, match="is no model folder; it is left alone"):
+        checkpoint.save(tmp_path, {}, "", "", {})
     held = checkpoint.read(folder)
     assert held.facts == {"fold": 2}
     assert held.weights["w"].dtype == torch.float32

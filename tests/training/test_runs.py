@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import pytest
 from conftest import TINY
@@ -28,6 +29,10 @@ def test_runs_are_listed_best_first_and_drawn(tmp_path):
     assert lines[2].split(" | ")[:5] == ["| two", "2 of 4 (unfinished)", "0.7500", "0.2000", "2"]
     assert lines[2].endswith("| 18.500 |")
     assert lines[3].split(" | ")[:5] == ["| a/one", "4 of 4", "0.5208", "0.5000", "4"]
+    (asked,) = (replace(run, judge="psnr") for run in runs.find(tmp_path / "two"))
+    asked.log.append({"step": 3, "validation": 0.3, "volumes": {"psnr": 19.0}})
+    assert asked.best is not None
+    assert asked.best["step"] == 3  # by its own judge, not by the loss
     runs.draw(found, tmp_path / "runs.png")
     assert imread(tmp_path / "runs.png").std() > 0.02
     with pytest.raises(InputError, match="holds no run"):

@@ -228,6 +228,9 @@ def test_a_judge_that_saw_nothing_better_ends_the_run(cohort, tmp_path):
     of_gain = Judge(config(cohort, judge="gain", validate_volumes=1).training, {})
     for gain, best in ((0.6, True), (1.1, True), (2.5, False), (0.95, True)):  # nearest to 1
         assert of_gain.is_best(0, Validation(0.0, 0, {"gain": gain})) == best
+    unknown = Judge(config(cohort, judge="auc_tumour", validate_volumes=1, patience=1).training, {})
+    assert not unknown.is_best(0, Validation(0.0, 0, {"auc_tumour": float("nan")}))
+    assert not unknown.satisfied  # no tumour enhances: that says nothing of the weights
     loop.train(settings, tmp_path / "run", CPU, QUIET)  # nothing is learnt
     log = read_log(tmp_path / "run" / LOG)
     assert log[-1]["step"] < 40

@@ -46,7 +46,8 @@ def need(config: RunConfig, counted: profile.Counted, half: bool, processes: int
     """What training takes at the size `counted` was counted at; `half`: in bf16 or fp16 rather than fp32."""
     share = processes if config.training.strategy == "fsdp" else 1
     own = profile.TRAINING_BYTES - COPY + 4 * (len(config.training.ema) - 1)
-    weights = counted.parameters * (own / share + COPY * half)
+    validating = 4 if share > 1 else 0  # the averaged network is put together on every GPU
+    weights = counted.parameters * (own / share + COPY * half + validating)
     return Need(float(weights), PEAK * counted.activations * (1 if half else 2))
 
 

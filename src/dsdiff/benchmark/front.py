@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from dsdiff.benchmark.compare import Arm, Judged, Row
+from dsdiff.data.views import plain
 
 # A colour of the drawing -> the page's; where there is no page, the colour stands.
 COLOURS = {"#1b1f24": "var(--ink)", "#5a626c": "var(--soft)", "#e1e5ea": "var(--line)", "#1f5fbf": "var(--blue)"}
@@ -101,7 +102,7 @@ def _label(axis: Axes, points: Sequence[tuple[str, float, float]]) -> None:
         to_right, middle = spot.left > x, (spot.low + spot.high) / 2
         line = {"arrowstyle": "-", "color": LINE, "linewidth": 0.8} if abs(middle - y) > 2 * TALL else None
         axis.annotate(
-            name, (x, y), (spot.left if to_right else spot.right, middle), "axes fraction", "axes fraction",
+            plain(name), (x, y), (spot.left if to_right else spot.right, middle), "axes fraction", "axes fraction",
             fontsize=7.5, color=INK, ha="left" if to_right else "right", va="center", arrowprops=line,
         )  # fmt: skip
 

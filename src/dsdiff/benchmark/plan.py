@@ -169,6 +169,12 @@ def existing(root: Path, reference: str | None, cases: Path | None = None) -> Ar
         run = Run(folder, config, cases or _cases_of(config, folder))
         kept = {key: value for key, value in flat(run.config).items() if key not in OF_A_RUN}
         groups.setdefault(repr((run.config.training.steps, sorted(kept.items()))), []).append(run)
+    if len(several := {int(checkpoint.facts_of(folder / MODEL).get("processes", 1)) for folder in folders}) > 1:
+        numbers = " and ".join(map(str, sorted(several)))
+        raise ConfigError(
+            f"the runs of {root} were trained by {numbers} processes, and a step sees as many times its slices: give "
+            "the folder of those that were trained alike"
+        )
     found = [_method_of(runs, root, set(folders)) for runs in groups.values()]
     diffuse = [
         m for m in found if m.candidate.config.process.target != "regression"

@@ -30,7 +30,7 @@ def do(arms: Arms, out: Path, protocol: str, device: str, jobs: int, console: Co
     reference = one_of_each_fold(next(iter(arms.values()))[0].runs)
     baselines = out / BASELINES
     work: dict[Path, Callable[[], None]] = {run.folder: _finishing(run, protocol, device) for run in ordered}
-    if scoring.read_baselines(reference, protocol, baselines) is None:
+    if scoring.read_baselines(reference, protocol, baselines) is None or unscored_baselines(out):
         work[baselines] = lambda: apart(scoring.baselines, reference, protocol, baselines)
     return _some_at_a_time(work, jobs, out, console)
 

@@ -119,7 +119,8 @@ def _say(results: "Results", out: Path, console: "Console") -> None:
 
     summed = cohort.summary(results)
     fitted = ", fitted" if results.fit else ""
-    tell(f"protocol {results.protocol}{fitted}, {len(results.patients)} patients, mean [95 %]:")
+    patients = f"{results.count} patient{'s' * (results.count != 1)}"
+    tell(f"protocol {results.protocol}{fitted}, {patients}, mean [95 %]:")
     volumes = ("false_ml", "enhancing_ml", "enhancing_ml_truth")
     for name in (results.main, "ssim_tumour", "auc_brain", "auc_tumour", "gain", "detection", *volumes):
         if name in summed:

@@ -95,6 +95,11 @@ def run() -> None:
         command = told.ctx.command_path if told.ctx else "dsdiff"
         _say(f"{told.format_message()} (see {command} --help)")
         sys.exit(2)
+    except PermissionError as error:
+        if "--debug" in sys.argv:
+            raise
+        _say(f"{error.filename} may not be read or written by this user; change its permissions, or give another place")
+        sys.exit(2)
     except Exception as error:
         if "--debug" in sys.argv:
             raise

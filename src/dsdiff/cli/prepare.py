@@ -41,12 +41,17 @@ def command(
 
         dsdiff prepare cohort store --planes axial,coronal,sagittal
     """
+    from dataclasses import asdict
+
+    from pydantic import ValidationError
     from rich.console import Console
 
     from dsdiff import folders
-    from dsdiff.data import contact, prepare, store
+    from dsdiff.data import cases, contact, prepare, store
     from dsdiff.data.planes import PLANES
+    from dsdiff.data.settings import DataConfig
     from dsdiff.errors import ConfigError
+    from dsdiff.parts import explain
     from dsdiff.progress import say
 
     console = Console(stderr=True)
@@ -54,7 +59,15 @@ def command(
     wanted = tuple(plane for plane in PLANES if plane in (name.strip() for name in planes.split(",")))
     if len(wanted) != len(planes.split(",")):
         raise ConfigError(f"--planes is '{planes}'; it takes {', '.join(PLANES)}, each once, between commas")
+    if unknown := sorted({start, *others, target} - {*cases.NAMES.values()}):
+        raise ConfigError(
+            f"no file's name tells '{unknown[0]}'; known are {', '.join(sorted({*cases.NAMES.values()}))}"
+        )
     settings = store.Settings((start, *others), start, target, wanted)
+    try:
+        DataConfig(**asdict(settings))  # what no training could ask of the store is said now
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
     report = prepare.prepare(folder, root, settings, workers, console, prune)
     for line in report.lines():
         say(console, line)

@@ -90,7 +90,11 @@ def command(
     memory: Memory = None,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
     resume: Annotated[
-        bool, typer.Option("--resume", help="Skip the cases whose result by the same model and settings stands in OUT.")
+        bool,
+        typer.Option(
+            "--resume",
+            help="Skip the cases whose result by the same model, settings and --engine (auto: any) stands in OUT.",
+        ),
     ] = False,
     allow_code: Annotated[
         str | None,

@@ -28,6 +28,7 @@ BIDS = re.compile(
     r"^(?P<case>sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?P<entities>(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_[A-Za-z0-9]+$"
 )
 FLAIR = re.compile(r"(?<![a-z0-9])t2[_\-]?flair$", re.IGNORECASE)  # one contrast, not a T2
+OURS = re.compile(r"_desc-(synth|std)T1ce_T1w$")  # a skull-stripper's desc-synthstrip is not
 VISIT = re.compile(r"^(?P<patient>sub-[A-Za-z0-9]+|BraTS-[A-Za-z]+-\d+)(?:_ses-[A-Za-z0-9]+|-\d{3})$")
 LAST_WORD = re.compile(r"^(?:(?P<case>.*)[_\-. ])?(?P<word>[A-Za-z0-9]+)$")
 
@@ -49,7 +50,7 @@ class Case:
 def contrast_of(path: Path) -> tuple[str, str] | None:
     """(case, contrast) that a file's name tells, or None if it tells none; what dsdiff itself wrote counts as none."""
     stem = FLAIR.sub("flair", NIFTI.sub("", path.name))
-    if not NIFTI.search(path.name) or stem.startswith(".") or "desc-synth" in stem or "desc-std" in stem:
+    if not NIFTI.search(path.name) or stem.startswith(".") or OURS.search(stem):
         return None
     word = LAST_WORD.match(stem)
     contrast = NAMES.get(word["word"].lower()) if word else None
@@ -125,9 +126,12 @@ def bundled() -> Case:
 
 
 def file_hash(path: Path) -> str:
-    """SHA-256 of a file, in hex."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    """SHA-256 of a file, in hex. Raises `InputError` where it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path} cannot be read ({error.strerror or error})") from error
 
 
 def files_below(folder: Path) -> list[Path]:

@@ -27,7 +27,8 @@ def sheet(opened: Store) -> Figure:
     shown = [list(opened.entries.values())[i] for i in which]
     rows = -(-len(shown) // ACROSS)
     figure = Figure((ACROSS * len(names) * TILE, rows * 1.45 * TILE + 0.4), dpi=110, layout="constrained")
-    figure.suptitle(f"{opened.root.name}: {len(shown)} of {len(opened.entries)} cases; {', '.join(names)}", fontsize=9)
+    of = f"{len(shown)} of {len(opened.entries)} cases"
+    figure.suptitle(views.plain(f"{opened.root.name}: {of}; {', '.join(names)}"), fontsize=9)
     panels = figure.subplots(rows, ACROSS, squeeze=False).ravel()
     for panel in panels:
         panel.axis("off")
@@ -42,7 +43,7 @@ def sheet(opened: Store) -> Figure:
         for least, colour in ((2, "tab:cyan"), (3, "tab:orange")):
             if (region >= least).any():
                 panel.contour(region >= least, [0.5], colors=colour, linewidths=0.5)
-        panel.set_title(f"{entry.name}, slice {at}", fontsize=6, pad=2)
+        panel.set_title(views.plain(f"{entry.name}, slice {at}"), fontsize=6, pad=2)
     return figure
 
 

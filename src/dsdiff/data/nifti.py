@@ -93,12 +93,12 @@ def _image(volume: Volume, description: str) -> nib.Nifti1Image:
         header.set_data_dtype(volume.array.dtype)
         image = image_class(volume.array, None, header)  # no affine: the header's own forms stay as they are
     header = image.header
-    for text in ("descrip", "aux_file", "intent_name", "db_name"):
-        if text in header.structarr.dtype.names:  # NIfTI-2 has no db_name
+    for text in ("descrip", "aux_file", "intent_name", "data_type", "db_name"):
+        if text in header.structarr.dtype.names:  # NIfTI-2 lacks the last two
             header[text] = b""
     header["descrip"] = description.encode()[:79]
     header["cal_min"] = header["cal_max"] = 0
     header.set_slope_inter(1, 0)
-    if header.get_xyzt_units()[0] == "unknown":
+    if int(header["xyzt_units"]) % 8 not in (1, 2, 3):  # no unit of length
         header.set_xyzt_units("mm")
     return image

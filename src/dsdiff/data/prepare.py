@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
 from functools import partial
 from importlib.metadata import version
@@ -20,7 +21,7 @@ from dsdiff.data.planes import sliced
 from dsdiff.data.settings import DataConfig
 from dsdiff.data.store import Entry, Settings
 from dsdiff.data.style import KNOTS
-from dsdiff.errors import ConfigError, OutputError
+from dsdiff.errors import ConfigError, DsdiffError, OutputError
 from dsdiff.folders import LOCK, alone, write_whole, writing
 from dsdiff.progress import bars
 from dsdiff.signals import deaf, unheard
@@ -95,9 +96,10 @@ def _prepared(
         task = progress.add_task("preparing", total=len(todo))
         for name, outcome in _outcomes(todo, root, settings, workers):
             progress.advance(task)
-            if isinstance(outcome, str):
-                failed[name] = outcome
-                entries.pop(name, None)  # what was made of other files than are there now
+            if isinstance(outcome, _Failure):
+                failed[name] = outcome.reason
+                if outcome.others:
+                    entries.pop(name, None)
             elif outcome is None:
                 kept.append(name)
             else:
@@ -169,10 +171,21 @@ def versions() -> dict[str, str]:
     return {"dsdiff": __version__} | {name: version(name) for name in ("numpy", "scipy", "nibabel", "h5py")}
 
 
+@dataclass(frozen=True)
+class _Failure:
+    """Why a case could not be prepared; others: its files are not those that what stands in the store was made of."""
+
+    reason: str
+    others: bool
+
+
 def _outcomes(
     todo: Sequence[tuple[Case, Entry | None]], root: Path, settings: Settings, workers: int
-) -> Iterator[tuple[str, Entry | str | None]]:
-    """Name of every case, as they are finished, and what `_one` says of it."""
+) -> Iterator[tuple[str, Entry | _Failure | None]]:
+    """Name of every case, as they are finished, and what `_one` says of it.
+
+    Raises `DsdiffError` where a worker was killed.
+    """
     job = partial(_one, root=root, settings=settings)
     if workers == 1:
         yield from ((case.name, job(case, known)) for case, known in todo)
@@ -183,18 +196,25 @@ def _outcomes(
                 running = {pool.submit(job, case, known): case.name for case, known in todo}
             for done in as_completed(running):
                 yield running[done], done.result()
+        except BrokenProcessPool as error:
+            raise DsdiffError(
+                "a process that prepares cases was killed, most likely for want of memory: what was prepared stands; "
+                "the same command with fewer --workers goes on"
+            ) from error
         finally:
             pool.shutdown(cancel_futures=True)
 
 
-def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> Entry | str | None:
+def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> Entry | _Failure | None:
     """The entry of a case that was prepared now, None where it stands in the store as its files are, or what failed."""
+    others = False
     try:
         present = [name for name in settings.contrasts if name in case.named]
         sources = [settings.start, *(name for name in present if name != settings.start)]
         read_ones = (*sources, settings.target, "seg")
         inputs = {name: cases.file_hash(case.files[name]) for name in read_ones if name in case.files}
         file = store.case_file(root, case.name)
+        others = known is not None and known.inputs != inputs
         if known is not None and known.inputs == inputs and file.is_file() and cases.file_hash(file) == known.sha256:
             return None
         read = cohort.boxed(case, sources, settings.target, settings.start)
@@ -222,7 +242,7 @@ def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> 
             read.measured,
         )
     except Exception as error:  # one odd case must not stop the others
-        return str(error) or type(error).__name__
+        return _Failure(str(error) or type(error).__name__, others)
 
 
 def keep_split(path: Path, root: Path, report: Report) -> None:

@@ -6,7 +6,7 @@ agent and to outliers, and undone by one multiplication and one addition. What i
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import combinations
 
 import numpy as np
@@ -45,6 +45,7 @@ class Prepared:
     corner: tuple[int, int, int]  # of the box in the whole volume, on RAS+ axes
     grid: Volume  # that of the inputs as they were read, and of every output; blank
     warnings: tuple[str, ...]
+    hashes: Mapping[str, str] = field(default_factory=dict)  # SHA-256 of the files it was read from, by contrast
 
     @property
     def box(self) -> tuple[slice, slice, slice]:

@@ -13,6 +13,11 @@ SPREAD_RANGE = (0.0, 2.5)  # robust standard deviations
 ENHANCEMENT_RANGE = (0.5, 4.0)  # robust z-scores: below the first nothing is drawn, above the second it saturates
 
 
+def plain(text: str) -> str:
+    """A name or a path for a picture, letter by letter: what stands between two $ is no formula to matplotlib then."""
+    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
+
+
 def gradient(colours: Colormap, low: float = 0.0, high: float = 1.0) -> str:
     """The part of a colour map from one share of its range to another, as a CSS background."""
     stops = (to_hex(colours(share)) for share in np.linspace(low, high, 9))

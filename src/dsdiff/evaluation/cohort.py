@@ -33,6 +33,11 @@ class Results:
     doubts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what it warns of -> the patients
 
     @property
+    def count(self) -> int:
+        """How many patients were scored, whatever their visits."""
+        return len({*map(patient_of, self.patients)})
+
+    @property
     def main(self) -> str:
         """The likeness that patients are ranked by where enhancement cannot rank them."""
         return f"psnr_{PROTOCOLS[self.protocol].widest}"

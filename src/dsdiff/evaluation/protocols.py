@@ -60,7 +60,8 @@ def _matched(image: Image, truth: Image, regions: Regions) -> Pair:
     """The truth as it is, the image at its median and median absolute deviation; both zero outside the brain."""
     brain = regions.brain
     centre, width = metrics.robust_scale(truth, brain)
-    matched = np.where(brain, metrics.robust(image, brain) * width + centre, 0)
+    same = np.array_equal(image[brain], truth[brain])  # identical as they are, not up to rounding
+    matched = np.where(brain, image if same else metrics.robust(image, brain) * width + centre, 0)
     target = np.where(brain, truth, 0).astype(np.float64)
     return Pair(matched, target, float(np.ptp(target)))
 
@@ -120,7 +121,7 @@ def _pair(
     scale: Callable[[Image, Image, Regions], Pair], image: Image, truth: Image, regions: Regions, fit: bool
 ) -> Pair:
     pair = scale(image, truth, regions)
-    if not fit:
+    if not fit or np.array_equal(pair.image, pair.truth):
         return pair
     fitted = metrics.linear_fit(pair.image, pair.truth, regions.brain)
     return Pair(np.where(regions.brain, fitted, pair.image), pair.truth, pair.peak)

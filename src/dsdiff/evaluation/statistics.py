@@ -17,6 +17,7 @@ from scipy import stats
 
 LEVEL, POWER = 0.95, 0.8
 DRAWS = 2000
+FEW = 6  # patients, below which Student's t is taken: means of bootstrap draws never leave the range of the data
 MATCHED = 3  # seeds that both methods share, from which on they are compared seed by seed: of two t is too wide
 Runs = Float[np.ndarray, "s p"]  # one score of every patient under every seed
 OtherRuns = Float[np.ndarray, "r p"]  # the same patients, another number of seeds
@@ -57,7 +58,7 @@ class Agreement:
 
 
 def interval(values: Sequence[float], seed: int = 0, draws: int = DRAWS) -> tuple[float, float, float]:
-    """Mean and 95 % interval over patients, NaN left out: an expanded percentile bootstrap, as in `paired`.
+    """Mean and 95 % interval over patients, NaN left out: a bootstrap, or of few Student's t, as in `paired`.
 
     NaN without a value; of one patient there is a mean and no interval.
     """
@@ -69,7 +70,10 @@ def interval(values: Sequence[float], seed: int = 0, draws: int = DRAWS) -> tupl
 
 
 def _means(values: Float[np.ndarray, " p"], rng: np.random.Generator, draws: int) -> Float[np.ndarray, " d"]:
-    """Means of bootstrap draws."""
+    """Means of bootstrap draws; of few patients Student's t about the mean, in random order."""
+    n = len(values)
+    if n < FEW:
+        return values.mean() + stats.sem(values) * stats.t.ppf((rng.permutation(draws) + 0.5) / draws, n - 1)
     return values[rng.integers(len(values), size=(draws, len(values)))].mean(1)
 
 
@@ -86,7 +90,7 @@ def paired(
     Rows are seeds (the two may have different numbers), columns patients; patients with a NaN are left out. same_seeds:
     the rows of both are the same seeds in the same order. family: how many candidates are judged together, which
     `detectable` has to reckon with. The bootstrap quantiles are those of the expanded percentile interval, which small
-    cohorts need. Raises `ValueError` where fewer than two patients are left.
+    cohorts need; those under FEW patients get Student's t. Raises `ValueError` where fewer than two patients are left.
 
     Source: Hesterberg 2015 (arXiv 1411.5279), section 4.3; Welch-Satterthwaite degrees of freedom for the seeds.
     """
@@ -132,7 +136,9 @@ def _welch(parts: Sequence[tuple[float, int]]) -> tuple[float, float]:
 
 
 def _expanded(n: int) -> tuple[float, float]:
-    """Bootstrap quantiles that are as wide for n patients as Student's t is."""
+    """Quantiles of what is drawn for n patients that are as wide as Student's t is."""
+    if n < FEW:
+        return (1 - LEVEL) / 2, (1 + LEVEL) / 2
     tail = float(stats.norm.cdf(np.sqrt(n / (n - 1)) * stats.t.ppf((1 - LEVEL) / 2, n - 1)))
     return tail, 1 - tail
 

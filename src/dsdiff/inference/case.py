@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from dsdiff import __version__, folders
 from dsdiff.data import cases, nifti, preprocess
 from dsdiff.data.cases import Case
 from dsdiff.data.preprocess import Prepared
+from dsdiff.errors import InputError
 from dsdiff.inference import preview
 from dsdiff.inference.model import Model
 from dsdiff.inference.reference import Reference
@@ -31,14 +32,14 @@ def is_finished(out: Path, case: Case, model: Model, sampling: Sampling, style: 
         found = json.loads((out / case.name / PROVENANCE).read_text(encoding="utf-8"))
         told = ("synth", "std") if model.process.spread or sampling.samples > 1 else ("synth",)
         written = {what: cases.file_hash(out / case.name / file_of(case, what)) for what in told}
-        inputs = {name: cases.file_hash(case.files[name]) for name in model.wanted(case.files)}
         made = (found["model"]["hash"], found["versions"]["dsdiff"])
         same_sampling = {name: found.get(name) for name in asdict(sampling)} == asdict(sampling)
         same_style = found.get("style") == described(model, style.says if style else None)
-        same_inputs = {name: entry["sha256"] for name, entry in found["inputs"].items()} == inputs
-        whole = found["outputs"] == written
-        return whole and made == (model.hash, __version__) and same_sampling and same_style and same_inputs
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        same_inputs = {name: entry["sha256"] for name, entry in found["inputs"].items()} == _hashes(case, model)
+        same_engine = model.computed_by == "auto" or found["engine"] == model.engine.says
+        whole = found["outputs"] == written and made == (model.hash, __version__)
+        return whole and same_sampling and same_style and same_inputs and same_engine
+    except (InputError, OSError, ValueError, KeyError, TypeError, AttributeError):
         return False
 
 
@@ -68,7 +69,14 @@ def synthesize_case(
 def read(case: Case, out: Path, model: Model) -> Prepared:
     """A case as the network sees it, once it is clear that its place in `out` may be written."""
     check_place(out / case.name)
-    return preprocess.apply(cases.load(case, model.wanted(case.named)), model.config.data.start)
+    hashes = _hashes(case, model)  # before they are read: files may be others by the time the result is written
+    prepared = preprocess.apply(cases.load(case, model.wanted(case.named)), model.config.data.start)
+    return replace(prepared, hashes=hashes)
+
+
+def _hashes(case: Case, model: Model) -> dict[str, str]:
+    """Of the files that the model takes of a case, those that are there."""
+    return {name: cases.file_hash(case.files[name]) for name in model.wanted(case.files) if name in case.files}
 
 
 def check_place(target: Path) -> None:
@@ -143,8 +151,8 @@ def provenance(result: Result, case: Case, model: Model) -> dict[str, Any]:
         "precision": model.engine.precision,
         "threads": result.threads,
         "inputs": {
-            contrast: {"file": case.files[contrast].name, "sha256": cases.file_hash(case.files[contrast])}
-            for contrast in model.wanted(case.files)
+            contrast: {"file": case.files[contrast].name, "sha256": sha256}
+            for contrast, sha256 in result.prepared.hashes.items()
         },
         "absent": absent(result, model),
         "style": described(model, result.style),

@@ -10,6 +10,7 @@ from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from matplotlib.patheffects import withStroke
 
+from dsdiff.data.views import plain
 from dsdiff.inference import preview
 from dsdiff.inference.explain import Explanation, condition_at, on_grid
 from dsdiff.inference.model import Model
@@ -44,7 +45,7 @@ def draw(told: Explanation, model: Model, title: str) -> Figure:
                 _numbers(axis, told, point[2])
     if told.found:
         _bars(figure.add_subplot(grid[1, len(rows[1]) + 1 :]), told)
-    figure.text(0.01, 0.974, title, color=preview.INK, fontsize=11, va="center")
+    figure.text(0.01, 0.974, plain(title), color=preview.INK, fontsize=11, va="center")
     preview.doubt(figure, told.result.warnings, 22 * columns, 0.01, 0.945)
     low, high = preview.ENHANCEMENT_RANGE
     figure.text(

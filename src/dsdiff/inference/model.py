@@ -31,6 +31,9 @@ from dsdiff.inference.engine import Engine
 from dsdiff.inference.exported import ExportedNetwork
 from dsdiff.inference.refine import Refinement
 
+# What reading a config raises that is none: OmegaConf refuses other YAML than mappings by AssertionError.
+NO_CONFIG = (ConfigError, OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError, AssertionError)
+
 DEFAULT = "default"
 TARGET = "t1ce"
 
@@ -114,20 +117,21 @@ def load(name_or_folder: str | Path, device: torch.device, engine: str = "auto")
         config = _parsed(held.config, folder)
         network = config.build_network()
         network.load_state_dict(named(held.weights))
-    except (ConfigError, OmegaConfBaseException, YAMLError, RuntimeError) as error:
-        raise ModelError(f"{folder}: weights and config do not make a model ({str(error).splitlines()[0]})") from error
+        calibration = float(held.facts.get("calibration", 1.0))
+    except (*NO_CONFIG, RuntimeError) as error:
+        raise ModelError(f"{folder}: weights and config do not make a model ({_first_line(error)})") from error
     told = {name: str(held.facts.get(name, "")) for name in ("familiar", "nearest", "known", "ancestors", "refinement")}
     return Model(
         _name(folder), held.hash, config, network.eval().to(device), config.build_process(), config.build_sampler(),
-        device, engine, **_told(**told, where=str(folder)), calibration=float(held.facts.get("calibration", 1.0)),
+        device, engine, **_told(**told, where=str(folder)), calibration=calibration,
     )  # fmt: skip
 
 
 def _exported(folder: Path, device: torch.device, engine: str) -> Model:
     try:
         config = _parsed((folder / checkpoint.CONFIG).read_text(encoding="utf-8"), folder)
-    except (ConfigError, OmegaConfBaseException, YAMLError, OSError) as error:
-        raise ModelError(f"{folder}: its config is no model's ({str(error).splitlines()[0]})") from error
+    except NO_CONFIG as error:
+        raise ModelError(f"{folder}: its config is no model's ({_first_line(error)})") from error
     network = exported.load(folder, config.conditioning.inject, device)
     facts = network.facts
     told = _told(facts.familiar, facts.nearest, facts.known, facts.ancestors, facts.refinement, str(folder))
@@ -162,6 +166,10 @@ def _name(folder: Path) -> str:
     """What a model goes by: its folder's name, with that of the run whose model/ it is."""
     place = folder.resolve()
     return f"{place.parent.name}/{place.name}" if place.name in ("model", "best") else place.name
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _parsed(text: str, folder: Path) -> RunConfig:

@@ -20,6 +20,7 @@ from dsdiff.data.views import (
     SPREAD_COLOURS,
     SPREAD_RANGE,
     aspect,
+    plain,
     plane,
     window,
 )
@@ -110,7 +111,7 @@ def draw(
                 row[0].text(x, 0.97, side, color=FAINT, fontsize=8, transform=row[0].transAxes, va="top", ha=align)
     for axis, label in zip(axes[0], names, strict=True):
         axis.set_title(LABELS.get(label, label), color=INK, fontsize=10, pad=5)
-    figure.text(0.03, 0.974, title, color=INK, fontsize=11, va="center")
+    figure.text(0.03, 0.974, plain(title), color=INK, fontsize=11, va="center")
     doubt(figure, doubts, int(26 * len(names)), 0.03, 0.94)
     _legend(figure, spread is not None)
     return figure
@@ -121,7 +122,7 @@ def doubt(figure: Figure, doubts: Sequence[str], letters: int, x: float, y: floa
     if doubts:
         more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
         line = textwrap.shorten(f"Doubt: {doubts[0]}", letters, placeholder=" ...") + more
-        figure.text(x, y, line, color=DOUBT, fontsize=8.5, va="center")
+        figure.text(x, y, plain(line), color=DOUBT, fontsize=8.5, va="center")
 
 
 def _show_map(

@@ -6,6 +6,7 @@ from jaxtyping import Float
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from dsdiff.data.views import plain
 from dsdiff.inference import preview
 from dsdiff.inference.model import Model
 from dsdiff.inference.probe import Seen, rebuilt
@@ -38,7 +39,7 @@ def draw(seen: Seen, model: Model, title: str) -> Figure:
         row[0].set_ylabel(names[i], color=preview.FAINT, fontsize=9)
     for axis, label in zip(axes[0], columns, strict=True):
         axis.set_title(label, color=preview.INK, fontsize=9, pad=4)
-    figure.text(0.03, 0.95, title, color=preview.INK, fontsize=10, va="center")
+    figure.text(0.03, 0.95, plain(title), color=preview.INK, fontsize=10, va="center")
     return figure
 
 

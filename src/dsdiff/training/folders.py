@@ -28,6 +28,8 @@ def _card(trainer: Trainer, number: int) -> tuple[str, checkpoint.Facts]:
         facts |= {"split": split.hash, "fold": data.fold}
         unseen = f"Fold {data.fold} of split {split.hash} was held out: {', '.join(split.held_out(data.fold))}."
     facts |= trainer.knowledge
+    if trainer.world.size > 1:
+        facts["processes"] = trainer.world.size
     if len(settings.ema) > 1:
         facts["ema"] = settings.ema[number]
     slices = settings.batch_size * settings.accumulate * trainer.world.size

@@ -1,10 +1,19 @@
 """Which weights of a run are the best so far, and when it is no use going on."""
 
 import math
+from collections.abc import Mapping
 
 from dsdiff.checkpoint import Facts
 from dsdiff.config import TrainingConfig
 from dsdiff.training.validate import Validation
+
+
+def badness(judge: str, loss: float, volumes: Mapping[str, float]) -> float:
+    """What the best validation has least of; NaN where it does not tell the score."""
+    if judge == "loss":
+        return loss
+    told = volumes.get(judge, math.nan)
+    return abs(1 - told) if judge == "gain" else -told
 
 
 class Judge:
@@ -35,11 +44,10 @@ class Judge:
         return self.settings.patience is not None and self.waited >= self.settings.patience
 
     def is_best(self, step: int, found: Validation) -> bool:
-        """Take note of a validation; whether it is the best so far."""
-        name = self.settings.judge
-        told = found.loss if name == "loss" else found.volumes.get(name, math.nan)
-        score = told if name == "loss" else abs(1 - told) if name == "gain" else -told
+        """Take note of a validation; whether it is the best so far. One without the score counts as none."""
+        score = badness(self.settings.judge, found.loss, found.volumes)
         better = score < self.best  # never true of NaN
-        self.best, self.waited = (score, 0) if better else (self.best, self.waited + 1)
+        if self.settings.judge == "loss" or not math.isnan(score):  # a loss that is no number is a bad one
+            self.best, self.waited = (score, 0) if better else (self.best, self.waited + 1)
         self.validated, self.ema = step, found.ema
         return better

@@ -1,5 +1,6 @@
 """One linear training loop. The same command resumes it: every batch follows from the seed and the step alone."""
 
+import math
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -18,9 +19,10 @@ from dsdiff.data.loader import Batches, prefetched
 from dsdiff.errors import ConfigError, OutputError
 from dsdiff.folders import alone, sweep, write_whole
 from dsdiff.parts import differences
+from dsdiff.progress import say
 from dsdiff.training import distributed, finetune, folders, state
 from dsdiff.training.distributed import World
-from dsdiff.training.judge import Judge
+from dsdiff.training.judge import Judge, badness
 from dsdiff.training.stop import Stop
 from dsdiff.training.trainer import Diverged, Trainer, learning_rate
 from dsdiff.training.validate import validate
@@ -88,14 +90,14 @@ def _steps(trainer: Trainer, judge: Judge, run: Path, patients: Cohort, console:
         Stop() as stop,
         Watch(run, settings, trainer.step, drawn.size * world.size, console, world.first) as watch,
     ):
-        if found := _judged(trainer, judge, run, patients, stop):  # of step 0, or of the step that a stop came in
+        if found := _judged(trainer, judge, run, patients, stop, console):  # of step 0, or of a stop's step
             watch.write({"step": trainer.step, **found}, _picture(run, trainer.step))
         if _ended(trainer, judge, run, stop, console, bool(found)):
             return
         for batch in batches:
             rate = learning_rate(settings, trainer.step)
             loss = _step(trainer, batch, run)
-            facts = watch.step(trainer.step, loss, rate) | _judged(trainer, judge, run, patients, stop)
+            facts = watch.step(trainer.step, loss, rate) | _judged(trainer, judge, run, patients, stop, console)
             watch.write(facts, _picture(run, trainer.step))
             if _ended(trainer, judge, run, stop, console, trainer.step % settings.save_every == 0):
                 return
@@ -126,13 +128,18 @@ def _step(trainer: Trainer, batch: Batch, run: Path) -> float:
         raise Diverged(f"{error}. Its slices are of {names} (kept in {run}: {files})", error.cases) from error
 
 
-def _judged(trainer: Trainer, judge: Judge, run: Path, patients: Cohort, stop: Stop) -> dict[str, Any]:
+def _judged(
+    trainer: Trainer, judge: Judge, run: Path, patients: Cohort, stop: Stop, console: Console
+) -> dict[str, Any]:
     """Validate if this step is due for it, and keep the weights if they are the best; what there is to log of it."""
     if not patients.held_out or not judge.due(trainer.step):
         return {}
     found = validate(trainer, patients.held_out, _picture(run, trainer.step), stop)
     if found is None:
         return {}
+    asked = trainer.config.training.judge
+    if trainer.step == 0 and math.isnan(badness(asked, found.loss, found.volumes)):
+        say(console, f"no patient validated on has a score {asked}: none is best, and no {BEST}/ is kept", "red")
     if judge.is_best(trainer.step, found):
         folders.save(trainer, found.ema, run / BEST)
     several = {"ema": trainer.config.training.ema[found.ema]} if len(trainer.averages) > 1 else {}
@@ -157,9 +164,12 @@ def _room(run: Path, trainer: Trainer) -> Iterator[None]:
 
 
 def claim(run: Path, config: RunConfig) -> None:
-    """Make the run folder, or check that it is this config's. Raises `ConfigError` with the first keys that differ."""
+    """Make the run folder, or check that it is this config's, if anything was trained by it. Raises `ConfigError` with
+    the first keys that differ.
+    """
     written, resolved = run / CONFIG, configs.dump(config)
-    if written.is_file() and (different := differences(configs.load(written), config)):
+    begun = written.is_file() and (state.stands(run) or any((run / made).exists() for made in (LOG, MODEL)))
+    if begun and (different := differences(configs.load(written), config)):
         told = "; ".join(f"{key}: {there} there, {here} here" for key, (there, here) in [*different.items()][:5])
         more = f" (and {len(different) - 5} more)" * (len(different) > 5)
         raise ConfigError(f"{run} belongs to another config: {told}{more}. Give another folder with -o")

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dsdiff.data.batch import Batch
 from dsdiff.data.planes import Plane
+from dsdiff.data.views import plain
 
 BLACK, WHITE = -4.0, 6.0  # robust z-scores
 DPI, HEAD = 100, 22  # pixels to the inch; pixels for the names of the columns
@@ -34,6 +35,6 @@ def save_samples(
     for number, name in enumerate([*contrasts, "predicted", "acquired"]):
         axes.text((number + 0.5) * width, -HEAD / 2, name, color="white", size=8, ha="center", va="center")
     for number, case in enumerate(batch.cases):
-        axes.text(2, number * height + 2, case, color="white", size=8, va="top")
+        axes.text(2, number * height + 2, plain(case), color="white", size=8, va="top")
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path)

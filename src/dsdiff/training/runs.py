@@ -10,7 +10,9 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from dsdiff import config as configs
+from dsdiff.data.views import plain
 from dsdiff.errors import ConfigError, InputError
+from dsdiff.training.judge import badness
 from dsdiff.training.loop import CONFIG, MODEL
 from dsdiff.training.watch import LOG, read_log
 
@@ -20,12 +22,15 @@ DASHES = ("-", "--", ":", "-.")
 
 @dataclass(frozen=True)
 class Run:
-    """One run: name (its folder's, from where one looks), the steps it is to take, and what it logged."""
+    """One run: name (its folder's, from where one looks), the steps it is to take, what it logged, and by which score
+    its best weights were chosen.
+    """
 
     name: str
     steps: int
     log: list[dict[str, Any]]
     finished: bool
+    judge: str = "loss"
 
     @property
     def done(self) -> int:
@@ -51,8 +56,9 @@ class Run:
 
     @property
     def best(self) -> dict[str, Any] | None:
-        """The validation with the least loss."""
-        return min(self.validations, key=lambda entry: entry["validation"], default=None)
+        """The best validation by the run's own judge, whose weights are kept as best/."""
+        judged = [(badness(self.judge, e["validation"], e.get("volumes", {})), e) for e in self.validations]
+        return min((one for one in judged if not np.isnan(one[0])), key=lambda one: one[0], default=(0, None))[1]
 
     @property
     def seconds_per_step(self) -> float:
@@ -69,11 +75,12 @@ def find(folder: Path) -> list[Run]:
         place = log.parent
         if (place / CONFIG).is_file():
             try:
-                steps = configs.load(place / CONFIG).training.steps
+                settings = configs.load(place / CONFIG).training
+                steps, judge = settings.steps, settings.judge
             except ConfigError:  # of a backbone that is not installed here, or of another version
-                steps = 0
+                steps, judge = 0, "loss"
             name = str(place.relative_to(folder)) if place != folder else place.resolve().name
-            found.append(Run(name, steps, read_log(log), (place / MODEL).is_dir()))
+            found.append(Run(name, steps, read_log(log), (place / MODEL).is_dir(), judge))
     if not found:
         raise InputError(f"{folder} holds no run: a run is a folder with {CONFIG} and {LOG}")
     return found
@@ -108,7 +115,7 @@ def draw(runs: Sequence[Run], path: Path) -> None:
     axes = figure.subplots(-(-columns // 4), min(columns, 4), squeeze=False).ravel()
     for number, run in enumerate(runs):  # ten colours, then again in dashes
         looks = {"color": f"C{number % 10}", "linestyle": DASHES[number // 10 % len(DASHES)]}
-        style = {**looks, "linewidth": 1.3, "label": run.name}
+        style = {**looks, "linewidth": 1.3, "label": plain(run.name)}
         axes[0].plot(*run.losses, **style)
         steps, validated = [e["step"] for e in run.validations], [e["validation"] for e in run.validations]
         axes[1].plot(steps, validated, marker=".", **style)

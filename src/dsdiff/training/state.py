@@ -9,7 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from torch import Tensor
 
-from dsdiff import checkpoint
+from dsdiff import checkpoint, device
 from dsdiff.checkpoint import Facts
 from dsdiff.conditioning.network import named
 from dsdiff.data.batch import Batch
@@ -19,7 +19,7 @@ from dsdiff.progress import say
 from dsdiff.training.distributed import shared_out, whole
 from dsdiff.training.trainer import KNOWLEDGE, Trainer
 
-STATE = "state.safetensors"
+STATE, PRECISION = "state.safetensors", "precision"
 Tensors = dict[str, Tensor]
 
 
@@ -34,7 +34,7 @@ def save(trainer: Trainer, run: Path, facts: Facts) -> None:
         if trainer.world.first:
             tensors[name] = together.cpu()
     scale = {f"scaler.{name}": value for name, value in trainer.scaler.state_dict().items()}
-    known = {**trainer.knowledge, **trainer.came_from}
+    known = {PRECISION: _precision(trainer), **trainer.knowledge, **trainer.came_from}
     told: Facts = {"step": trainer.step, "processes": trainer.world.size, **known, **scale, **facts}
     trainer.world.by_first(lambda: checkpoint.save_state(run / STATE, tensors, told))
 
@@ -79,6 +79,13 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
             "start as many, or give another folder with -o"
         )
     _refuse_others(run, facts, trainer.came_from, trainer.config.data)
+    if (before := facts.get(PRECISION, _precision(trainer))) != _precision(trainer):
+        say(
+            console,
+            f"{run} was trained in {before} so far and goes on in {_precision(trainer)}, what training.precision "
+            "auto takes here: it will not end in the bits that it would have ended in there",
+            "red",
+        )
     parts: dict[str, Tensors] = {}
     for name, tensor in tensors.items():
         part, key = name.split(".", 1)
@@ -94,6 +101,11 @@ def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
     trainer.step = int(facts["step"])
     trainer.knowledge = {name: str(facts[name]) for name in KNOWLEDGE if facts.get(name)}
     return facts
+
+
+def _precision(trainer: Trainer) -> str:
+    """What steps are computed in here, by now."""
+    return device.precision_of(trainer.device, trainer.config.training.precision)
 
 
 def _refuse_others(run: Path, facts: Facts, now: dict[str, str], data: DataConfig) -> None:

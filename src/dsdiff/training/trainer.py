@@ -141,8 +141,8 @@ class Trainer:
         return network
 
     def whole_average(self, number: int = 0) -> dict[str, Tensor]:
-        """The averaged weights of one decay, put together from all processes."""
-        return {name: distributed.whole(value) for name, value in self.averages[number].weights.items()}
+        """The averaged weights of one decay on the CPU, put together from all processes one after the other."""
+        return {name: distributed.whole(value).cpu() for name, value in self.averages[number].weights.items()}
 
 
 def learning_rate(settings: TrainingConfig, step: int) -> float:
