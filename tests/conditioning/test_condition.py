@@ -79,4 +79,4 @@ def test_structure_of_every_name_is_deterministic_and_of_every_source():
         one, other = structure(name, SOURCES[:, :, 1]), structure(name, SOURCES[:, :, 1])
         assert torch.equal(one, other)
         assert one.dtype == torch.float32
-        assert torch.equal(structure(name, SOURCES[:1, 1:2, 1]), one[:1, 1:2])
+        torch.testing.assert_close(structure(name, SOURCES[:1, 1:2, 1]), one[:1, 1:2])  # another order of summing
