@@ -1,9 +1,13 @@
 """dsdiff prepare: a cohort, prepared once for every training."""
 
+from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
+
+if TYPE_CHECKING:
+    from dsdiff.data.store import Settings
 
 
 def command(
@@ -41,33 +45,14 @@ def command(
 
         dsdiff prepare cohort store --planes axial,coronal,sagittal
     """
-    from dataclasses import asdict
-
-    from pydantic import ValidationError
     from rich.console import Console
 
     from dsdiff import folders
-    from dsdiff.data import cases, contact, prepare, store
-    from dsdiff.data.planes import PLANES
-    from dsdiff.data.settings import DataConfig
-    from dsdiff.errors import ConfigError
-    from dsdiff.parts import explain
+    from dsdiff.data import contact, prepare, store
     from dsdiff.progress import say
 
     console = Console(stderr=True)
-    start, *others = (name.strip() for name in contrasts.split(","))
-    wanted = tuple(plane for plane in PLANES if plane in (name.strip() for name in planes.split(",")))
-    if len(wanted) != len(planes.split(",")):
-        raise ConfigError(f"--planes is '{planes}'; it takes {', '.join(PLANES)}, each once, between commas")
-    if unknown := sorted({start, *others, target} - {*cases.NAMES.values()}):
-        raise ConfigError(
-            f"no file's name tells '{unknown[0]}'; known are {', '.join(sorted({*cases.NAMES.values()}))}"
-        )
-    settings = store.Settings((start, *others), start, target, wanted)
-    try:
-        DataConfig(**asdict(settings))  # what no training could ask of the store is said now
-    except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+    settings = _settings(contrasts, target, planes)
     report = prepare.prepare(folder, root, settings, workers, console, prune)
     for line in report.lines():
         say(console, line)
@@ -79,3 +64,30 @@ def command(
         say(console, f"done: dsdiff train CONFIG data.root={root}")
     if report.failed:
         raise typer.Exit(1)
+
+
+def _settings(contrasts: str, target: str, planes: str) -> "Settings":
+    """What the options ask for. Raises `ConfigError` for what no file has, and for what no training could ask for."""
+    from pydantic import ValidationError
+
+    from dsdiff.data import cases
+    from dsdiff.data.planes import PLANES
+    from dsdiff.data.settings import DataConfig
+    from dsdiff.data.store import Settings
+    from dsdiff.errors import ConfigError
+    from dsdiff.parts import explain
+
+    start, *others = (name.strip() for name in contrasts.split(","))
+    wanted = tuple(plane for plane in PLANES if plane in (name.strip() for name in planes.split(",")))
+    if len(wanted) != len(planes.split(",")):
+        raise ConfigError(f"--planes is '{planes}'; it takes {', '.join(PLANES)}, each once, between commas")
+    if unknown := sorted({start, *others, target} - {*cases.NAMES.values()}):
+        raise ConfigError(
+            f"no file's name tells '{unknown[0]}'; known are {', '.join(sorted({*cases.NAMES.values()}))}"
+        )
+    settings = Settings((start, *others), start, target, wanted)
+    try:
+        DataConfig(**asdict(settings))
+    except ValidationError as error:
+        raise ConfigError(explain(error)) from error
+    return settings
