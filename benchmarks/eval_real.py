@@ -101,7 +101,7 @@ def regions_of(case: Case, brain: np.ndarray) -> Regions:
     """Where to score a patient, from the segmentation where there is one."""
     if "seg" not in case.named:
         return regions(brain, None)
-    return regions(brain, preprocess.to_canonical(cases.load(case, ("seg",))["seg"]).array)
+    return regions(brain, preprocess.to_canonical(cases.load(case, ("seg",))["seg"]).array, case.name)
 
 
 def fold_models(root: Path, split: splits.Split) -> dict[int, Path]:

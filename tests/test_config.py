@@ -99,3 +99,35 @@ def test_features_of_one_contrast_are_not_compared():
 def test_overrides_must_be_pairs(tmp_path):
     with pytest.raises(ConfigError, match="'training' is not of the form key=value"):
         configs.load(written(tmp_path, "seed: 1"), ("training",))
+
+
+def test_another_target_brings_its_own_params(tmp_path):
+    path = written(
+        tmp_path, "process: {target: bridge, params: {sigma: 0.5}}\nloss: {target: charbonnier, epsilon: 2.0}\n"
+    )
+    config = configs.load(path, ("process.target=ddpm", "process.params.prediction=v", "loss.target=l1"))
+    assert (config.process.target, config.process.params, config.loss[0].target) == ("ddpm", {"prediction": "v"}, "l1")
+    assert configs.load(path, ("process={target: regression}",)).process.params == {}
+    same = configs.load(path, ("process.target=bridge", "loss.weight=2")).process.params
+    assert same == {"sigma": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("override", "says"),
+    [
+        ("seed=18446744073709551616", "seed"),
+        ("[=1", "is not a config"),
+        ("data.target=dwi", "what is synthesised and scored here is t1ce alone"),
+    ],
+)
+def test_what_would_fail_later_is_refused_at_once(tmp_path, override, says):
+    with pytest.raises(ConfigError, match=says):
+        configs.load(written(tmp_path, "seed: 1"), (override,))
+
+
+def test_losses_on_features_need_features():
+    conditioning = {"disentangle": [{"target": "cross_covariance"}]}
+    with pytest.raises(ConfigError, match="no shared and specific features"):
+        configs.parse({"conditioning": conditioning}, "test").build_network()
+    small = {"model_channels": 32, "channel_mult": [1, 2], "attention_resolutions": []}
+    configs.parse({"conditioning": conditioning, "backbone": {"target": "disc_unet", "params": small}}, "test").sketch()

@@ -1,29 +1,25 @@
 """RunConfig: one YAML is one run. Composes the parts' configs and checks across parts."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, cast
 
 import torch
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf import OmegaConf
 from pydantic import Field, ValidationError, field_serializer, field_validator, model_validator
 from torch import nn
-from yaml import YAMLError
 
+from dsdiff import overriding
 from dsdiff.backbones import registry
+from dsdiff.conditioning import disentangle
 from dsdiff.conditioning.condition import ConditioningConfig
 from dsdiff.conditioning.network import Conditioner, Network
-from dsdiff.data.settings import DataConfig
+from dsdiff.data.settings import TARGET, DataConfig
 from dsdiff.diffusion import registry as diffusion
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError
 from dsdiff.parts import Part, Target, explain
 from dsdiff.types import Backbone
-
-_INSTALLED = Path(__file__).parent / "assets" / "configs"  # in a wheel; a source tree has them at its top
-CONFIGS = _INSTALLED if _INSTALLED.is_dir() else Path(__file__).parents[2] / "configs"
 
 
 class LossConfig(Part):
@@ -112,7 +108,7 @@ class TrainingConfig(Part):
 class RunConfig(Part):
     """One run."""
 
-    seed: int = Field(2024, ge=0)
+    seed: int = Field(2024, ge=0, lt=2**63)
     data: DataConfig = DataConfig()
     conditioning: ConditioningConfig = ConditioningConfig()
     backbone: registry.BackboneTarget = registry.DEFAULT
@@ -139,6 +135,14 @@ class RunConfig(Part):
     def _nor_is_written_as_one(self, terms: tuple[LossConfig, ...]) -> Any:
         plain = [term.model_dump(mode="json") for term in terms]
         return plain[0] if len(plain) == 1 else plain
+
+    @model_validator(mode="after")
+    def _the_target_is_what_agent_brightens(self) -> "RunConfig":
+        if self.data.target != TARGET:
+            raise ValueError(
+                f"data.target is '{self.data.target}'; what is synthesised and scored here is {TARGET} alone"
+            )
+        return self
 
     @model_validator(mode="after")
     def _process_and_sampler_fit(self) -> "RunConfig":
@@ -184,6 +188,12 @@ class RunConfig(Part):
         backbone = self.build_backbone()
         network = Network(backbone, Conditioner(self.conditioning, len(self.data.contrasts), self.data.slab))
         self._check_crop(network.multiple, "backbone and conditioning.encoder_params ask for it")
+        told = self.conditioning.encoder != "none" or disentangle.PAIRS.keys() & set(getattr(backbone, "features", ()))
+        if self.conditioning.disentangle and not told:
+            raise ConfigError(
+                f"conditioning.disentangle finds no shared and specific features in backbone '{self.backbone.target}': "
+                "set conditioning.encoder, or take disc_unet or ds_unet"
+            )
         return network
 
     def _check_crop(self, multiple: int, why: str) -> None:
@@ -210,80 +220,16 @@ class RunConfig(Part):
         return diffusion.build_sampler(name, params, self.build_process(), self.process.target)
 
 
-def ready(folder: str = "") -> list[str]:
-    """Names of the configs that come with dsdiff, or of those in a folder of theirs."""
-    return sorted(path.stem for path in (CONFIGS / folder).glob("*.yaml"))
-
-
-def find(name_or_path: str | Path) -> Path:
-    """A config file by path, or one that comes with dsdiff by its name. Raises `ConfigError` where there is neither."""
-    path = Path(name_or_path)
-    if path.is_file():
-        return path
-    known = {found.stem: found for found in sorted(CONFIGS.rglob("*.yaml"))}
-    if str(name_or_path) not in known:
-        raise ConfigError(f"{path}: no such config file, nor one of: {', '.join(known)}")
-    return known[str(name_or_path)]
-
-
 def load(name_or_path: str | Path, overrides: tuple[str, ...] = ()) -> RunConfig:
     """Read a YAML and apply `key=value` overrides (dotted keys). Paths in it are relative to where the command runs.
 
     `backbone=FILE` takes the whole backbone block of another YAML. Files that come with dsdiff go by their name.
+    Another target of process, sampler or loss begins with that one's own defaults.
 
     Raises `ConfigError` that names every unknown key and every impossible value.
     """
-    path = find(name_or_path)
-    return parse(read(path, overrides), str(path))
-
-
-def read(path: Path, overrides: tuple[str, ...] = ()) -> Any:
-    """The plain values of a YAML with its overrides, not yet validated. Raises `ConfigError`."""
-    if bad := [item for item in overrides if "=" not in item]:
-        raise ConfigError(f"override '{bad[0]}' is not of the form key=value (as in training.steps=100)")
-    swaps = [item for item in overrides if item.startswith("backbone=")]
-    others = [item for item in overrides if item not in swaps]
-    try:
-        given: Any = OmegaConf.load(path)
-        for item in swaps:
-            given = _with_backbone(given, find(item.split("=", 1)[1]))
-        _refuse_parts_of_what_is_off(given, others)
-        changes = OmegaConf.from_dotlist(others)
-        for key in map(str, changes if isinstance(given, DictConfig) else ()):
-            if OmegaConf.is_list(changes[key]):
-                given.pop(key, None)  # a list takes the place of whatever was there, as of a single term of the loss
-            elif OmegaConf.is_list(given.get(key)):
-                raise ConfigError(f"{path} has a list of {key}: a change of it is the whole list, as '{key}=[{{...}}]'")
-        return OmegaConf.to_container(OmegaConf.merge(given, changes), resolve=False)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"{path} is not a config ({str(error).splitlines()[0]})") from error
-
-
-def _refuse_parts_of_what_is_off(given: Any, overrides: Sequence[str]) -> None:
-    """Raise `ConfigError` for a change within a block that is false: the block's defaults would come on with it."""
-    off = {key for key, value in (item.split("=", 1) for item in overrides) if value == "false"}
-    for key in (item.split("=", 1)[0] for item in overrides):
-        parts = key.split(".")
-        for block in (".".join(parts[:n]) for n in range(1, len(parts))):
-            if block in off or OmegaConf.select(given, block) is False:
-                raise ConfigError(
-                    f"{block} is false, and {key} would turn all of its defaults on; turn off one by one what is not "
-                    "wanted, as in data.augment.flip.probability=0"
-                )
-
-
-def _with_backbone(config: Any, file: Path) -> DictConfig:
-    """The config with the whole backbone block of another YAML."""
-    names = ("backbone", "unet_config")
-    try:
-        given = OmegaConf.to_container(OmegaConf.load(file), resolve=True)
-    except (OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError) as error:
-        raise ConfigError(f"backbone={file}: not a config ({str(error).splitlines()[0]})") from error
-    blocks = [block for name, block in given.items() if name in names] if isinstance(given, dict) else []
-    if len(blocks) != 1:
-        raise ConfigError(f"backbone={file}: the file must have one backbone block, it has {len(blocks)}")
-    kept = {name: block for name, block in config.items() if name not in names}
-    return OmegaConf.create({**kept, "backbone": blocks[0]})
+    path = overriding.find(name_or_path)
+    return parse(overriding.read(path, overrides), str(path))
 
 
 def parse(values: Any, where: str) -> RunConfig:

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -45,14 +46,30 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
+def waiting(place: Path) -> Iterator[None]:
+    """No other process is at a place meanwhile that asks for the same: the next waits for this one.
+
+    Raises `OutputError` where no lock can be written beside the place.
+    """
+    with writing(place):
+        place.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(place.with_name(place.name + LOCK))
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
 def whole_file(file: Path) -> Iterator[Path]:
     """A file to be written beside the target, whose place it takes when all went well, and which vanishes otherwise.
 
     The target's folder is made. Raises `OutputError` where the place cannot be written or the disk is full.
     """
-    beside = file.with_name(file.name + ".partial")
     with writing(file):
         file.parent.mkdir(parents=True, exist_ok=True)
+        beside = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.partial")  # two may write one file
         try:
             yield beside
             beside.replace(file)

@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from dsdiff import config as configs
+from dsdiff import overriding
 from dsdiff.backbones import registry
 from dsdiff.config import RunConfig
 from dsdiff.errors import ConfigError
@@ -115,7 +116,7 @@ class Keys:
 
 def load(path: Path) -> Imported:
     """Read a file. Raises `ConfigError` where it is not of that family, or asks for what dsdiff does not have."""
-    values = configs.read(path)
+    values = overriding.read(path)
     keys = Keys(values if isinstance(values, dict) else {})
     if "model.params.unet_config.target" not in keys.left:
         raise ConfigError(f"{path} has no model.params.unet_config.target: it is not a latent-diffusion config")

@@ -36,13 +36,13 @@ class ConditionLayout:
     @property
     def map_names(self) -> list[Hashable]:
         """What the channels of `Condition.maps` carry: slices of contrasts (0 is the middle one), guidance, style."""
-        sources: list[Hashable] = [(contrast, z) for contrast in self.contrasts for z in self._slices]
+        sources: list[Hashable] = [(contrast, z) for contrast in self.contrasts for z in self.slices]
         return sources + (self.guidance_names if self.inject == "maps" else []) + self._style_names
 
     @property
     def stream_names(self) -> list[Hashable]:
         """What the channels of `Condition.stream` carry, whichever contrast it is of."""
-        told: list[Hashable] = [*self._slices]
+        told: list[Hashable] = [*self.slices]
         if self.inject == "maps":
             told += ["edges"] * self.structure
             told += [(whose, i) for whose in ("common", "own") for i in range(self.encoded)]
@@ -55,7 +55,8 @@ class ConditionLayout:
         return [*edges, *(("encoded", whose, i) for whose in ("common", *self.contrasts) for i in range(self.encoded))]
 
     @property
-    def _slices(self) -> range:
+    def slices(self) -> range:
+        """The slices that are read, by their distance from the middle one."""
         return range(-(self.slab // 2), self.slab // 2 + 1)
 
     @property

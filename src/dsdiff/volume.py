@@ -13,11 +13,13 @@ class Volume:
     affine: (4, 4), voxel indices to millimetres, RAS+ world (the NIfTI convention).
     header: the NIfTI header as it was read, so that a write restores qform, sform and their codes bit for bit;
             None for a volume that never was a file.
+    oriented: whether the header tells where left is; without a word (both codes 0) the affine is a guess.
     """
 
     array: np.ndarray = field(repr=False)
     affine: np.ndarray
     header: bytes | None = field(default=None, repr=False)
+    oriented: bool = True
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from conftest import LPS, patient, write_case
 
-from dsdiff.data import cases
+from dsdiff.data import cases, labels
 from dsdiff.data.cases import Case
 from dsdiff.errors import CaseError, GeometryError, InputError
 
@@ -66,6 +66,26 @@ def test_one_name_for_two_patients_is_an_error(tmp_path):
     touch(tmp_path, "siteA/P1/P1_t1.nii.gz", "siteB/P1/P1_t1.nii.gz")
     with pytest.raises(InputError, match=r"more than one case by the name P1, in .*siteA.P1 and .*siteB.P1"):
         cases.discover(tmp_path)
+
+
+def test_a_cohort_laid_out_by_contrast_is_told_from_two_patients(tmp_path):
+    touch(tmp_path, "T1/P1_t1.nii.gz", "T2/P1_t2.nii.gz", "FLAIR/P1_flair.nii.gz")
+    with pytest.raises(InputError, match=r"holds the contrasts of P1 in folders of their own, as .*FLAIR and .*T1;"):
+        cases.discover(tmp_path)
+
+
+def test_a_segmentation_drawn_on_a_contrast_is_the_patients(tmp_path):
+    (case,) = cases.discover(touch(tmp_path, "P1/P1_t1.nii.gz", "P1/P1_t1_seg.nii.gz"))
+    assert (case.name, sorted(case.files)) == ("P1", ["seg", "t1"])
+
+
+@pytest.mark.parametrize(("value", "says"), [(77, "holds label 77"), (2, "fills 100% of the brain")])
+def test_a_segmentation_of_something_else_is_none_of_a_tumour(value, says):
+    brain = np.ones((4, 4, 4), bool)
+    with pytest.raises(InputError, match=f"segmentation of P1 is none of a tumour: it {says}"):
+        labels.tumour(np.full(brain.shape, value), brain, "P1")
+    some = np.where(np.arange(64).reshape(4, 4, 4) < 16, 4, 0)
+    assert labels.tumour(some, brain, "P1").sum() == 16
 
 
 def test_two_files_for_one_contrast_are_an_error(tmp_path):

@@ -128,3 +128,18 @@ def test_an_affine_that_cannot_be_inverted_is_refused(tmp_path):
     nib.save(nib.Nifti1Image(image.get_fdata(), None, image.header), tmp_path / "flat.nii")
     with pytest.raises(GeometryError, match="flat"):
         nifti.read(tmp_path / "flat.nii")
+
+
+@pytest.mark.parametrize(("codes", "told"), [((0, 0), False), ((1, 0), True), ((0, 2), True)])
+def test_an_orientation_that_nobody_told_is_a_guess(tmp_path, codes, told):
+    assert nifti.read(saved(tmp_path, np.zeros((2, 3, 4), np.int16), codes=codes)).oriented is told
+
+
+def test_a_header_that_asks_for_more_than_any_scan_is_refused_unread(tmp_path):
+    header = nib.Nifti1Header()
+    header.set_data_shape((2000, 2000, 2000))
+    header.set_data_dtype(np.int16)
+    header["vox_offset"], header["magic"] = 352, b"n+1"
+    (tmp_path / "huge.nii").write_bytes(header.binaryblock + bytes(4))
+    with pytest.raises(InputError, match="8000000000 voxels; no MRI has more than"):
+        nifti.read(tmp_path / "huge.nii")

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from itertools import permutations, product
 
 import nibabel as nib
@@ -107,6 +108,8 @@ def test_doubts_are_put_into_words():
     assert any("t1 and t2 are the same image" in doubt for doubt in preprocess.apply(twins).warnings)
     flat = {name: Volume(np.repeat(v.array[:, :, 10:11], 3, 2), LPS) for name, v in given.items()}
     assert any("only 3 axial slices" in doubt for doubt in preprocess.apply(flat).warnings)
+    guessed = {**given, "t2": replace(given["t2"], oriented=False)}
+    assert any("the header of t2 tells no orientation" in doubt for doubt in preprocess.apply(guessed).warnings)
     thick = {name: Volume(v.array, LPS @ np.diag([1, 1, 5, 1])) for name, v in given.items()}
     assert any("1.00 x 1.00 x 5.00 mm" in doubt for doubt in preprocess.apply(thick).warnings)
     head = {"t1": Volume(np.random.default_rng(0).normal(100, 9, (90, 90, 90)).astype(np.float32), np.eye(4))}

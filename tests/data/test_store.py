@@ -219,6 +219,26 @@ def test_what_was_prepared_for_something_else_is_refused(place):
         drawn(place / "store", contrasts=("t2",), start="t2")
 
 
+def test_a_store_whose_first_write_failed_is_begun_again(place):
+    shutil.rmtree(place / "store")
+    (place / "store").mkdir()
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(OutputError, match="No space"):
+        patch.setattr(prepare, "write_whole", lambda *_: (_ for _ in ()).throw(OutputError("No space")))
+        again(place)
+    assert again(place).made == ("P0", "P1", "P2")
+
+
+def test_a_list_that_rotted_is_named_and_mended(place):
+    listed = place / "store" / store.LIST
+    whole = listed.read_bytes()
+    for bad in (bytes([whole[0] | 128]) + whole[1:], whole.replace(b'"scales": {', b'"scales": 3, "x": {', 1)):
+        assert bad != whole
+        listed.write_bytes(bad)
+        with pytest.raises(InputError, match=r"cases\.jsonl is damaged: line 1"):
+            drawn(place / "store")
+        assert again(place).made == ("P0",)
+
+
 def test_the_command_tells_what_it_did_and_names_bad_cases(place, cli):
     (place / "cohort" / "P0" / "P0_flair.nii.gz").unlink()
     (place / "cohort" / "P1" / "P1_t2.nii.gz").write_bytes(b"no image")

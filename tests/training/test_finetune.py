@@ -77,6 +77,15 @@ def test_new_contrasts_and_a_wider_slab_change_nothing_at_first(tmp_path, images
     assert torch.equal(output(trainer.network, new, sources), output(trainer.network, new, images))
 
 
+@pytest.mark.parametrize("told", [{}, {"inject": "scales"}, {"inject": "scales", "style": "curves"}])
+def test_an_encoder_of_contrasts_widens_its_slab(tmp_path, images, told):
+    conditioning = {"encoder": "shared", **told}
+    old = config(conditioning=conditioning)
+    before = output(model(old, tmp_path / "old"), old, images)
+    new = config(conditioning=conditioning, folder=tmp_path / "old", slab=5)
+    assert torch.allclose(output(Trainer(new, CPU).network.eval(), new, images), before, atol=1e-5)
+
+
 def test_what_is_told_besides_begins_at_zero_too(tmp_path, images):
     old = config()
     before = output(model(old, tmp_path / "old"), old, images)

@@ -128,3 +128,17 @@ def test_one_term_is_written_as_it_is_read_and_several_as_a_list():
 def test_mistakes_are_named(loss, says):
     with pytest.raises(ConfigError, match=says):
         configs.parse({"loss": loss}, "test")
+
+
+@pytest.mark.parametrize("target", ["charbonnier", "l1", "l2", "ssim", "gradient", "edges", "ranking"])
+def test_what_lies_outside_the_brain_counts_nothing(target):
+    generator = torch.Generator().manual_seed(0)
+    made, truth, start = (torch.randn(1, 1, 24, 24, generator=generator) for _ in range(3))
+    region = torch.zeros(1, 1, 24, 24, dtype=torch.uint8)
+    region[..., 4:20, 4:20], region[..., 8:12, 8:12] = 1, 3
+    outside = 3 * (region == 0)
+    terms = [LossConfig(target=target)]
+    plain = losses.total(terms, made, truth, made, truth, start, region)
+    assert plain > 0
+    for a, b in ((made + outside, truth), (made, truth - outside)):
+        assert torch.equal(losses.total(terms, a, b, a, b, start, region), plain)

@@ -18,7 +18,7 @@ from dsdiff.types import Condition, ConditionLayout, Prediction
 class DisentangledUNet(nn.Module):
     """See the module. Starts at a zero output. Features: `common` and `distinct` (b s c h w), stream by stream."""
 
-    Params = ConvParams
+    Params, features = ConvParams, ("common", "distinct")
 
     def __init__(self, params: ConvParams, layout: ConditionLayout) -> None:
         super().__init__()

@@ -45,7 +45,7 @@ class Gate(nn.Module):
 class DSUNet(nn.Module):
     """See the module. Starts at a zero output. Features: what each head says, contrast by contrast (b n c h w)."""
 
-    Params = DSParams
+    Params, features = DSParams, ("style", "content", "anatomy", "lesion")
 
     def __init__(self, params: DSParams, layout: ConditionLayout) -> None:
         super().__init__()

@@ -78,7 +78,8 @@ def lookup(target: str) -> type[nn.Module]:
     name = name_of(target)
     if name not in BACKBONES:
         dotted = (
-            "; a dotted path is imported only for a config file that you pass with --allow-code"
+            "; a dotted path is imported only for a config file that you trust by --allow-code, which train, compare, "
+            "backbones and synth take"
             if "." in target
             else ""
         )

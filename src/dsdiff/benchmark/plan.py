@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsdiff import checkpoint, parts
+from dsdiff import checkpoint, overriding, parts
 from dsdiff import config as configs
 from dsdiff.backbones import registry
 from dsdiff.config import RunConfig
@@ -99,7 +99,7 @@ def candidates(names: Sequence[str], overrides: Sequence[str], recipe: str) -> l
     """
     found = []
     for name in names:
-        alone = set(configs.read(configs.find(name))) <= {"backbone", "unet_config"}
+        alone = set(overriding.read(overriding.find(name))) <= {"backbone", "unet_config"}
         given = (recipe, (f"backbone={name}", *overrides)) if alone else (name, tuple(overrides))
         config = configs.load(*given)
         if why := chosen_by_scored(config):

@@ -39,7 +39,7 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff import config as configs
+    from dsdiff import overriding
     from dsdiff.backbones import registry
 
     if not profile and (files or allow_code):
@@ -48,9 +48,9 @@ def command(
         for name, line in registry.summaries().items():
             typer.echo(f"{name:18}{line}")
         typer.echo("\nIn a config: backbone: {target: NAME, params: {...}}. Ready ones: dsdiff train CONFIG backbone=")
-        typer.echo(", ".join(configs.ready("backbones")))
+        typer.echo(", ".join(overriding.ready("backbones")))
         return
-    paths = [configs.find(name) for name in files or configs.ready("backbones")]
+    paths = [overriding.find(name) for name in files or overriding.ready("backbones")]
     _profile(paths, size, device, threads, allow_code, Console(stderr=True))
 
 

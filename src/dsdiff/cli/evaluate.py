@@ -42,8 +42,9 @@ def command(
     """Measure synthetic T1ce against the acquired ones.
 
     Writes OUT/report.html (opens offline, worst patients first), OUT/patients.csv and OUT/summary.json. Cases are
-    paired by name. Every number names its protocol; docs/metrics.md defines them. Exit code: 0 all scored, 1 some case
-    could not be, 2 a mistake in the command or no case scored.
+    paired by name; one case and one file go together whatever they are called. Every number names its protocol;
+    docs/metrics.md defines them. Exit code: 0 all scored, 1 some case could not be, 2 a mistake in the command or no
+    case scored.
 
     Examples:
 

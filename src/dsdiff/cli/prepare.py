@@ -48,11 +48,13 @@ def command(
     from rich.console import Console
 
     from dsdiff import folders
-    from dsdiff.data import contact, prepare, store
+    from dsdiff.data import contact, prepare, splits, store
     from dsdiff.progress import say
 
     console = Console(stderr=True)
     settings = _settings(contrasts, target, planes)
+    if split is not None:
+        splits.read(split)  # what cannot be read is said before the long work
     report = prepare.prepare(folder, root, settings, workers, console, prune)
     for line in report.lines():
         say(console, line)

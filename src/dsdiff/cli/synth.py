@@ -284,7 +284,7 @@ def _run(
             todo, out, model, sampling, style=style, memory=memory,
             progress=lambda case, share: progress.update(tasks[case.name], completed=share, visible=True),
         ):  # fmt: skip
-            if isinstance(outcome, OutputError):
+            if isinstance(outcome, OutputError | ConfigError):
                 raise outcome
             if isinstance(outcome, Exception):
                 traceback.clear_frames(outcome.__traceback__)  # they hold the volumes of the case

@@ -13,6 +13,10 @@ from dsdiff.data import style
 def image(
     code: Float[Tensor, " f"], sources: Float[Tensor, "b s d h w"], present: Bool[Tensor, "b s"]
 ) -> Float[Tensor, "b 1 h w"]:
-    """The slice in a style, zero outside the brain; an absent contrast counts as its median, 0."""
+    """The slice in a style; an absent contrast counts as its median, 0.
+
+    It is zero outside the brain, and where every contrast is exactly at its median: some hundredths of the brain where
+    T1 is alone and holds whole numbers.
+    """
     known = sources[:, :, sources.shape[2] // 2].where(present[:, :, None, None], 0)  # b s h w
     return style.drawn(code.to(known), known.transpose(0, 1))[:, None] * (known != 0).any(1, keepdim=True)

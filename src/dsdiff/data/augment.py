@@ -51,7 +51,8 @@ class Elastic(Kind):
 
 
 class Restyle(Kind):
-    """Another scanner: gain, a smooth curve of intensity and a field of bias at once, each by up to `strength`."""
+    """Another scanner: gain, a smooth curve of intensity and a field of bias at once: the first two by up to
+    `strength`, the bias by as much along each axis and in its saddle, three times as much in a corner at most."""
 
     probability: float = Field(1.0, ge=0, le=1)
     strength: float = Field(0.25, gt=0, lt=1)

@@ -23,6 +23,7 @@ NAMES = {
     "seg": "seg", "dseg": "seg",
     "enh": "enh",
 }  # fmt: skip
+LABELS = ("seg", "enh")  # what is drawn on a contrast
 NIFTI = re.compile(r"\.nii(\.gz)?$", re.IGNORECASE)
 BIDS = re.compile(
     r"^(?P<case>sub-[A-Za-z0-9]+(?:_ses-[A-Za-z0-9]+)?)(?P<entities>(?:_[A-Za-z]+-[A-Za-z0-9]+)*)_[A-Za-z0-9]+$"
@@ -59,6 +60,9 @@ def contrast_of(path: Path) -> tuple[str, str] | None:
     if bids := BIDS.match(stem):
         injected = contrast == "t1" and "_ce-" in bids["entities"]
         return bids["case"], "t1ce" if injected else contrast
+    drawn_on = LAST_WORD.match(word["case"] or "") if contrast in LABELS else None  # as of p1_t1_seg
+    if drawn_on and drawn_on["word"].lower() in NAMES:
+        word = drawn_on
     return word["case"] or path.parent.resolve().name, contrast
 
 
@@ -92,16 +96,25 @@ def discover(folder: Path) -> list[Case]:
             "_t1 _t2 _flair (BraTS), -t1n -t2w -t2f (BraTS 2023) or _T1w _T2w _FLAIR (BIDS), as .nii or .nii.gz"
             + ("; it holds DICOM, which has to be turned into NIfTI first, as by dcm2niix" if dicom else "")
         )
+    _refuse_twice(folder, found)
+    cases = [_case(name, files) for (_, name), files in found.items()]
+    return sorted(cases, key=lambda case: case.name)
+
+
+def _refuse_twice(folder: Path, found: Mapping[tuple[str, str], Mapping[str, list[Path]]]) -> None:
     places: dict[str, list[str]] = {}
     for place, name in found:
         places.setdefault(name, []).append(place or str(folder))
-    if twice := sorted(name for name in places if len(places[name]) > 1):
-        where = " and ".join(sorted(places[twice[0]])[:2])
+    for name in sorted(name for name in places if len(places[name]) > 1):
+        where, held = sorted(places[name]), [*(c for place in places[name] for c in found.get((place, name), {}))]
+        if len(set(held)) == len(held):
+            raise InputError(
+                f"{folder} holds the contrasts of {name} in folders of their own, as {' and '.join(where[:2])}; put "
+                "those of each patient into one folder, or name the files of one by --t1 --t2 --flair"
+            )
         raise InputError(
-            f"{folder} holds more than one case by the name {twice[0]}, in {where}; give one of the folders"
+            f"{folder} holds more than one case by the name {name}, in {' and '.join(where[:2])}; give one of them"
         )
-    cases = [_case(name, files) for (_, name), files in found.items()]
-    return sorted(cases, key=lambda case: case.name)
 
 
 def only(folder: Path, what: str) -> Case:

@@ -10,7 +10,7 @@ from jaxtyping import Float, Integer
 from dsdiff.data import cases, familiar, nearest, planes, preprocess, style
 from dsdiff.data.cases import Case, patient_of
 from dsdiff.data.familiar import Measurements
-from dsdiff.data.labels import TUMOUR, enhancing_label
+from dsdiff.data.labels import enhancing_label, tumour
 from dsdiff.data.nearest import Nearest
 from dsdiff.data.planes import PLANES, Plane
 from dsdiff.data.preprocess import Scale
@@ -163,7 +163,7 @@ def boxed(case: Case, contrasts: Sequence[str], target: str, start: str) -> Boxe
     region = prepared.brain.astype(np.uint8)
     if seg is not None:
         labels = preprocess.to_canonical(seg).array[prepared.box]
-        region[np.isin(labels, TUMOUR) & prepared.brain] = LESION
+        region[tumour(labels, prepared.brain, case.name)] = LESION
         region[(labels == enhancing_label(labels)) & prepared.brain] = ENHANCING
     acquired = preprocess.to_canonical(volumes[target]).array
     region[preprocess.gap(acquired, prepared.whole(prepared.brain))[prepared.box]] = 0

@@ -4,13 +4,14 @@ import re
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float, Shaped
+from jaxtyping import Bool, Float, Shaped
 
 from dsdiff.errors import InputError
 
 TUMOUR = (1, 2, 3, 4)  # necrotic core, oedema, enhancing tumour (4 up to BraTS 2021, 3 since)
 SINCE_2023 = re.compile(r"BraTS-[A-Za-z]+-\d+-\d+$")
 OFF = 0.01  # beyond which a label is none
+MOST = 0.6  # of a brain that a tumour takes, oedema and all; the largest of the 47 patients: a quarter
 
 
 def whole_numbers(labels: Float[np.ndarray, "x y z"], file: Path) -> Float[np.ndarray, "x y z"]:
@@ -39,6 +40,22 @@ def without_cavity(labels: Float[np.ndarray, "x y z"], case: str) -> Float[np.nd
             "(necrosis, cyst and what does not enhance), 2 (oedema) and 3 (enhancing)"
         )
     return np.where(labels == 4, 1, labels) if SINCE_2023.match(case) else labels
+
+
+def tumour(
+    labels: Shaped[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"], case: str
+) -> Bool[np.ndarray, "x y z"]:
+    """The whole tumour. Raises `InputError` for other segmentations, as of tissues, which BIDS calls _dseg too."""
+    if (odd := ~np.isin(labels, (0, *TUMOUR))).any():
+        found = f"holds label {labels[odd][0]:g}"
+    elif (share := (np.isin(labels, TUMOUR) & brain).sum() / max(brain.sum(), 1)) > MOST:
+        found = f"fills {share:.0%} of the brain"
+    else:
+        return np.isin(labels, TUMOUR) & brain
+    raise InputError(
+        f"the segmentation of {case} is none of a tumour: it {found}; BraTS labels are needed (1 necrosis, 2 oedema, "
+        "3 or 4 enhancing), and a segmentation of anything else must not be called _seg or _dseg here"
+    )
 
 
 def enhancing_label(labels: Shaped[np.ndarray, "..."]) -> int:

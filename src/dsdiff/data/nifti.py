@@ -2,6 +2,7 @@
 
 import gzip
 import logging
+import math
 import zlib
 from pathlib import Path
 
@@ -18,6 +19,7 @@ UNREADABLE = (
     OSError, ValueError, OverflowError, MemoryError,
 )  # fmt: skip
 CHUNK = 1 << 22  # bytes
+MOST = 1024**3  # voxels
 logging.getLogger("nibabel.global").setLevel(logging.CRITICAL)  # what it would print is in the error that is raised
 
 
@@ -38,11 +40,14 @@ def read(path: Path) -> Volume:
         array = np.asarray(image.dataobj).astype(np.float32)
         _check_packing(path)
     except UNREADABLE as error:
-        raise InputError(f"{path} cannot be read ({error}); is it a complete NIfTI file?") from error
+        said = str(error) or type(error).__name__
+        raise InputError(f"{path} cannot be read ({said}); is it a complete NIfTI file?") from error
     bad = int(array.size - np.isfinite(array).sum())
     if bad:
         raise InputError(f"{path} holds {bad} NaN or infinite voxels of {array.size}; every voxel must be a number")
-    return Volume(array, image.affine.astype(np.float64), image.header.binaryblock)
+    header = image.header
+    oriented = bool(header["qform_code"]) or bool(header["sform_code"])
+    return Volume(array, image.affine.astype(np.float64), header.binaryblock, oriented)
 
 
 def _check_packing(path: Path) -> None:
@@ -59,6 +64,8 @@ def _check_header(image: nib.Nifti1Image, path: Path) -> None:
         raise InputError(f"{path} is {len(shape)}-D {shape}; one 3-D volume is needed")
     if 0 in shape:
         raise InputError(f"{path} is empty {shape}")
+    if math.prod(shape) > MOST:
+        raise InputError(f"{path} is {shape}, {math.prod(shape)} voxels; no MRI has more than {MOST}")
     if dtype.kind not in "iuf":
         raise InputError(f"{path} holds {dtype} voxels; one real number per voxel is needed")
     check_affine(image.affine, str(path))

@@ -136,10 +136,10 @@ def refuse_other(root: Path, settings: Settings) -> None:
 def claim(root: Path, settings: Settings) -> None:
     """Make the store, or end a line of its list that was left torn."""
     with writing(root):
-        (root / store.FOLDER).mkdir(parents=True, exist_ok=True)
         told = {"what": store.WHAT, "format": store.FORMAT, "settings": asdict(settings), "versions": versions()}
         if not store.is_store(root):
             write_whole(root / store.MANIFEST, json.dumps(told, indent=1) + "\n")
+        (root / store.FOLDER).mkdir(exist_ok=True)
         entries, _ = store.read_list(root)
         write_whole(root / store.LIST, "".join(entry.line for entry in entries.values()))
 

@@ -121,7 +121,7 @@ def apply(volumes: Mapping[str, Volume], reference: str = "t1") -> Prepared:
     for name, scale in scales.items():
         _refuse_spikes(name, arrays[name][brain], scale)
     x, y, z = map(float, canonical[reference].spacing)
-    doubts = (*_doubts(brain, ml, (x, y, z)), *_twins(arrays), *_gaps(arrays, brain))
+    doubts = (*_doubts(brain, ml, (x, y, z)), *_guessed(volumes), *_twins(arrays), *_gaps(arrays, brain))
     box = ndimage.find_objects(brain.astype(np.int8))[0]
     inside = np.ascontiguousarray(brain[box])
     images = {name: _standardised(array[box], inside, scales[name]) for name, array in arrays.items()}
@@ -173,6 +173,11 @@ def _gaps(arrays: Mapping[str, np.ndarray], brain: Bool[np.ndarray, "x y z"]) ->
         for name, share in shares.items()
         if share
     ]
+
+
+def _guessed(volumes: Mapping[str, Volume]) -> list[str]:
+    lost = [name for name, volume in volumes.items() if not volume.oriented]
+    return [f"the header of {', '.join(lost)} tells no orientation: left and right are a guess"] if lost else []
 
 
 def _twins(arrays: Mapping[str, np.ndarray]) -> list[str]:

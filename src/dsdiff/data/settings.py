@@ -9,6 +9,8 @@ from dsdiff.data.augment import AugmentConfig
 from dsdiff.data.planes import Plane
 from dsdiff.parts import Part
 
+TARGET = "t1ce"  # what is synthesised and scored
+
 
 class DataConfig(Part):
     """Which patients, which contrasts, how slices are cut.
@@ -33,7 +35,7 @@ class DataConfig(Part):
     fold: int | None = Field(None, ge=0)
     contrasts: tuple[str, ...] = Field(("t1", "t2", "flair"), min_length=1)
     start: str = "t1"
-    target: str = "t1ce"
+    target: str = TARGET
     planes: tuple[Plane, ...] = ("axial",)
     slab: Literal[1, 3, 5] = 3
     crop: tuple[PositiveInt, PositiveInt] = (128, 160)

@@ -206,11 +206,11 @@ def read_list(root: Path) -> tuple[dict[str, Entry], int]:
     A last line without its end is one that was being written when something stopped: no case yet.
     """
     entries, torn = {}, 0
-    text = (root / LIST).read_text(encoding="utf-8") if (root / LIST).is_file() else ""
+    text = (root / LIST).read_text(encoding="utf-8", errors="replace") if (root / LIST).is_file() else ""
     for number, line in enumerate(text.splitlines(keepends=True), 1):
         try:
             entry = _entry(json.loads(line))
-        except (ValueError, TypeError, KeyError):
+        except (ValueError, TypeError, KeyError, AttributeError):
             torn = torn or (number if line.endswith("\n") else 0)
             continue
         if line.endswith("\n"):

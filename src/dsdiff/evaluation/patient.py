@@ -93,7 +93,7 @@ def read(made: Synthetic, case: Case) -> Patient:
         arrays["t1"].array if "t1" in arrays else None,
         arrays["its standard deviation"].array if made.std else None,
         np.stack(samples) if samples else None,
-        regions(brain, arrays["seg"].array if "seg" in arrays else None),
+        regions(brain, arrays["seg"].array if "seg" in arrays else None, case.name),
         (x, y, z),
     )
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from dsdiff.data.labels import TUMOUR, enhancing_label
+from dsdiff.data.labels import enhancing_label, tumour
 
 
 @dataclass(frozen=True)
@@ -38,8 +38,10 @@ def bounding_box(mask: Bool[np.ndarray, "x y z"], margin: int) -> tuple[slice, .
     return tuple(slice(max(int(edge[0]) - margin, 0), int(edge[-1]) + 1 + margin) for edge in edges)
 
 
-def regions(brain: Bool[np.ndarray, "x y z"], labels: Shaped[np.ndarray, "x y z"] | None) -> Regions:
-    """Regions from a brain mask and the labels of a segmentation."""
+def regions(
+    brain: Bool[np.ndarray, "x y z"], labels: Shaped[np.ndarray, "x y z"] | None, case: str = "this case"
+) -> Regions:
+    """Regions from a brain mask and the labels of a segmentation. Raises what `labels.tumour` raises."""
     if labels is None:
         return Regions(brain, np.zeros_like(brain), np.zeros_like(brain))
-    return Regions(brain, np.isin(labels, TUMOUR) & brain, (labels == enhancing_label(labels)) & brain)
+    return Regions(brain, tumour(labels, brain, case), (labels == enhancing_label(labels)) & brain)

@@ -39,7 +39,7 @@ def draw(told: Explanation, model: Model, title: str) -> Figure:
         for j, panel in enumerate(row):
             axis = figure.add_subplot(grid[i, j])
             _show(axis, panel, prepared.brain[..., point[2], None], preview.aspect(prepared.spacing, "axial"))
-            if i == j == 0:
+            if i == j == 0 and prepared.grid.oriented:
                 _sides(axis)
             if panel[0] == "enhancement":
                 _numbers(axis, told, point[2])

@@ -51,7 +51,7 @@ def export(
     kind, taken = _format(to), _precision(to, precision)
     network = _network(model)
     check_place(out)
-    batches = check_slices(check or _phantom(), model)
+    batches = check_slices(check or cases.bundled(), model)
     progress("tracing", 0.0)
     data = model.config.data
     traced = graphs.trace(network, len(data.contrasts), data.slab)
@@ -107,11 +107,6 @@ def _network(model: Model) -> Network:
     if isinstance(model.network, ExportedNetwork):
         raise ModelError(f"'{model.name}' is exported already; give the model folder that it was made from")
     return model.network
-
-
-def _phantom() -> Case:
-    phantom = cases.bundled()
-    return phantom
 
 
 def check_slices(case: Case, model: Model) -> tuple[SliceBatch, SliceBatch]:
@@ -177,9 +172,10 @@ def converted(model: Model) -> Model:
     if model.device.type != "cpu":
         raise ConfigError(f"openvino runs on the CPU here, not on {model.device}; give --device cpu")
     place = cache_place(model)
-    if not exported.is_one(place):
-        export(model, place, "openvino")
-    return replace(models.load(place, CPU), name=model.name)
+    with folders.waiting(place):
+        if not exported.is_one(place):
+            export(model, place, "openvino")
+        return replace(models.load(place, CPU), name=model.name, hash=model.hash)
 
 
 def cache_place(model: Model) -> Path:

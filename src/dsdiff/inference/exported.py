@@ -161,7 +161,7 @@ def load(folder: Path, inject: Inject, device: torch.device, precision: str | No
     if kind.runs_code and folder.resolve() not in _ALLOWED:
         raise ModelError(
             f"{folder} is a {facts.format} archive, and loading one can run code that stands in it; if you made or "
-            f"trust it, give --allow-code {folder}; else take the model folder it was made from"
+            f"trust it, dsdiff synth takes --allow-code {folder}; else take the model folder it was made from"
         )
     kind.check_installed(kind.runtime)
     if device.type not in kind.devices:

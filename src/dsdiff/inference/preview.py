@@ -106,7 +106,7 @@ def draw(
             axis.set_aspect(aspect(prepared.spacing, name))
             bare(axis)
         row[0].set_ylabel(name, color=FAINT, fontsize=8)
-        if name != "sagittal":
+        if name != "sagittal" and prepared.grid.oriented:
             for x, side, align in ((0.02, "R", "left"), (0.98, "L", "right")):
                 row[0].text(x, 0.97, side, color=FAINT, fontsize=8, transform=row[0].transAxes, va="top", ha=align)
     for axis, label in zip(axes[0], names, strict=True):

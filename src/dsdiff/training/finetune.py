@@ -143,9 +143,10 @@ def _by_name(
     return there if there.shape == fresh.shape else None
 
 
-def _channels(layout: ConditionLayout) -> tuple[Channels, Channels, Channels]:
-    """What the channels carry that a layer may read: those of x_t and the maps, the guidance, or one contrast's."""
-    return ["x_t", *layout.map_names], layout.guidance_names, layout.stream_names
+def _channels(layout: ConditionLayout) -> tuple[Channels, ...]:
+    """What the channels carry that a layer may read: those of x_t and the maps, the guidance, or one contrast's, all of
+    them or (the encoder) its slices."""
+    return ["x_t", *layout.map_names], layout.guidance_names, layout.stream_names, [*layout.slices]
 
 
 def _grown(there: Tensor, fresh: Tensor) -> Tensor | None:

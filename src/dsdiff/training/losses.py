@@ -126,10 +126,11 @@ def total(
 ) -> Float[Tensor, ""]:
     """Sum of the terms, each the mean over the crop of its map, each voxel weighted by its region (see
     `cohort.Patient`): 0 outside the brain; for edges also in and next to what enhances, whose edges the start (robust
-    z-scores) does not have. A plain mean, so that the parts of an accumulated batch add up to the whole (but for
-    ranking, which compares within a part).
+    z-scores) does not have. Windows and differences see zeros outside the brain, as synthesis puts there. A plain mean,
+    so that the parts of an accumulated batch add up to the whole (but for ranking, which compares within a part).
     """
     loss = x_0.new_zeros(())
+    x_0, truth, start = (image * (region > 0) for image in (x_0, truth, start))
     for term in terms:
         weights = x_0.new_tensor([0.0, 1.0, term.tumour, term.enhancing])[region.long()]
         if term.target == "edges":

@@ -62,9 +62,9 @@ class Run:
 
     @property
     def seconds_per_step(self) -> float:
-        """The median over the steps, validations left out: the clock begins anew with every resume."""
+        """The median over the steps but those after a validation, whose time they hold; a resume begins anew."""
         timed = [entry for entry in self.log if "seconds" in entry]
-        taken = [b["seconds"] - a["seconds"] for a, b in pairwise(timed) if "validation" not in b]
+        taken = [b["seconds"] - a["seconds"] for a, b in pairwise(timed) if "validation" not in a]
         return float(np.median([second for second in taken if second > 0] or [np.nan]))
 
 

@@ -116,7 +116,11 @@ class Trainer:
         self.optimizer.zero_grad(set_to_none=True)
         what = f"loss is {mean}" if not math.isfinite(mean) else f"gradient's norm is {norm.item()}"
         guilty = batch.cases if math.isfinite(mean) or not math.isfinite(mine) else ()
-        raise Diverged(f"the {what} at step {self.step}; lower training.lr or set training.precision=fp32", guilty)
+        raise Diverged(
+            f"the {what} at step {self.step}; into another folder (-o), lower training.lr or set "
+            "training.precision=fp32, or go on with training.init_from=RUN/best",
+            guilty,
+        )
 
     def learn(self, patients: Cohort) -> None:
         """Keep what the training patients are like, and if the network is told styles those of their targets: the
