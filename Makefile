@@ -92,8 +92,8 @@ compare: real-data $(BIN)/dsdiff
 # The whole recipe of the shipped model; every step resumes where it was stopped, and two trainings run at a time.
 model: real-data $(VENV)/.dev phantoms
 	$(MAKE) -j2 $(FOLDS:%=train-%) train-final
-	for fold in $(FOLDS); do rm -rf models/folds/fold$$fold && cp -r $(RUNS)/third-$$fold/model models/folds/fold$$fold || exit 1; done
-	cp $(RUNS)/third-final/model/model.safetensors $(RUNS)/third-final/model/config.yaml $(DEFAULT)/
+	for fold in $(FOLDS); do rm -rf models/folds/fold$$fold && cp -r $(RUNS)/averaged-$$fold models/folds/fold$$fold || exit 1; done
+	cp $(RUNS)/averaged-final/model.safetensors $(RUNS)/averaged-final/config.yaml $(DEFAULT)/
 	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/calibrate.py $(DSDIFF_REAL_DATA) --also $(DEFAULT)
 
 phantoms: $(VENV)/.dev
@@ -103,7 +103,7 @@ COHORT = data.root=$(DSDIFF_REAL_DATA) data.phantoms=$(RUNS)/phantoms \
   $(if $(filter-out final,$*),data.split=models/split.json data.fold=$*)
 
 # The first stage goes on three times from where it ended, the last two times with other draws; then the second, and the
-# second once more, with twice the phantoms.
+# second twice more, with twice the phantoms; of these two the mean.
 train-%: | real-data
 	$(TRAIN) $(FIRST) -o $(RUNS)/first-$*-1 $(COHORT)
 	for part in 2 3 4; do $(TRAIN) $(FIRST) -o $(RUNS)/first-$*-$$part $(COHORT) training.steps=4000 training.lr=3.0e-4 \
@@ -111,6 +111,9 @@ train-%: | real-data
 	$(TRAIN) $(SECOND) -o $(RUNS)/second-$* $(COHORT) training.init_from=$(RUNS)/first-$*-4/model
 	$(TRAIN) $(SECOND) -o $(RUNS)/third-$* $(COHORT) training.init_from=$(RUNS)/second-$*/model training.steps=800 training.lr=1.5e-4 \
 	  data.phantom_share=0.3 seed=2028
+	$(TRAIN) $(SECOND) -o $(RUNS)/fourth-$* $(COHORT) training.init_from=$(RUNS)/third-$*/model training.steps=1000 training.lr=1.5e-4 \
+	  data.phantom_share=0.3 seed=2029
+	$(BIN)/python benchmarks/average.py $(RUNS)/third-$*/model $(RUNS)/fourth-$*/model -o $(RUNS)/averaged-$*
 
 # The same network in one step from the three contrasts alone: what diffusion, structure and style have to beat.
 regression: real-data $(VENV)/.dev
