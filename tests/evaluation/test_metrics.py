@@ -104,10 +104,14 @@ def test_without_enhancing_tumour_its_scores_are_not_numbers():
 
 
 def test_regions_of_both_label_habits():
-    brain = np.ones((3, 1, 1), bool)
-    before, since = np.array([1, 2, 4.0]).reshape(3, 1, 1), np.array([1, 2, 3.0]).reshape(3, 1, 1)
-    cavity = np.array([3, 2, 4.0]).reshape(3, 1, 1)  # from 2024, 4 is the resection cavity
-    assert regions(brain, cavity).enhancing.ravel().tolist() == [True, False, False]
+    brain = np.ones((3, 2, 1), bool)  # half of it tumour
+    before, since, cavity = ([1, 2, 4], [1, 2, 3], [3, 2, 4])  # from 2024, 4 is the resection cavity
+
+    def found(labels):
+        return regions(brain, np.stack([labels, np.zeros(3)], 1).reshape(3, 2, 1))
+
+    assert found(cavity).enhancing[:, 0].ravel().tolist() == [True, False, False]
     for labels in (before, since):
-        assert regions(brain, labels).enhancing.ravel().tolist() == [False, False, True]
-        assert regions(brain, labels).rest_of_tumour.ravel().tolist() == [True, True, False]
+        assert found(labels).enhancing[:, 0].ravel().tolist() == [False, False, True]
+        assert found(labels).rest_of_tumour[:, 0].ravel().tolist() == [True, True, False]
+        assert not found(labels).tumour[:, 1].any()

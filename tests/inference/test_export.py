@@ -127,7 +127,7 @@ def test_bf16_is_tried_as_bf16(model, exports):
 
 def test_an_archive_that_can_run_code_is_opened_only_when_allowed(exports, tmp_path):
     folder = shutil.copytree(exports("torch-export"), tmp_path / "from elsewhere")
-    with pytest.raises(ModelError, match=re.escape(f"give --allow-code {folder}")):
+    with pytest.raises(ModelError, match=re.escape(f"dsdiff synth takes --allow-code {folder}")):
         models.load(folder, CPU)
 
 

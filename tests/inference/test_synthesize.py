@@ -121,7 +121,7 @@ def test_unknown_and_damaged_models_are_refused(model_folder, tmp_path):
         models.load(tmp_path, cpu)
     config = (model_folder / "config.yaml").read_text()
     (tmp_path / "config.yaml").write_text(config.replace("target: t1ce", "target: swi"))
-    with pytest.raises(ModelError, match="makes swi; what is written and scored here is t1ce alone"):
+    with pytest.raises(ModelError, match=r"data\.target is 'swi'; what is synthesised and scored here is t1ce alone"):
         models.load(tmp_path, cpu)
     for odd in (b"5\n", b"\xff\xfe", b"- 1\n", b"a: &x [*x]\n"):
         (tmp_path / "config.yaml").write_bytes(odd)
