@@ -11,7 +11,7 @@ from dsdiff.errors import InputError
 TUMOUR = (1, 2, 3, 4)  # necrotic core, oedema, enhancing tumour (4 up to BraTS 2021, 3 since)
 SINCE_2023 = re.compile(r"BraTS-[A-Za-z]+-\d+-\d+$")
 OFF = 0.01  # beyond which a label is none
-MOST = 0.6  # of a brain that a tumour takes, oedema and all; the largest of the 47 patients: a quarter
+MOST = 0.6  # of a brain that a tumour takes, oedema and all; the largest of 45 patients: a sixth
 
 
 def whole_numbers(labels: Float[np.ndarray, "x y z"], file: Path) -> Float[np.ndarray, "x y z"]:
