@@ -148,7 +148,7 @@ def complete(
         unlike, said = doubts.result()
     mean, spread, styled = answer.mean, answer.std, answer.styled
     if model.refinement and styled is not None:
-        mean = model.refinement(mean, styled, prepared.brain, prepared.spacing)
+        mean = model.refinement(mean, styled, prepared.images[data.start], prepared.brain, prepared.spacing)
     std = None if spread is None else preprocess.restore(prepared, spread, data.start, spread=True)
     t1ce = preprocess.restore(prepared, mean, data.start)
     named = None if style is None else style.says
