@@ -20,7 +20,7 @@ from dsdiff.errors import ModelError
 
 STYLE_MM, CHANGE_MM = (0.0, 1.0), (0.0, 1.0, 2.0, 4.0)  # standard deviations of the Gaussians
 LIMIT = 6.0  # robust z-scores beyond which a voxel teaches no more
-TUMOUR_SHARE = 0.3  # of what a patient teaches, where there is a tumour: about 0.06 of the voxels
+TUMOUR_SHARE = 0.3  # of what a patient teaches, where there is a tumour: about 0.07 of the voxels
 FAINT = 2.5  # robust z-scores of enhancement, T1ce minus T1, from which on no more of it is withheld
 REACH = 3.0  # standard deviations at which a Gaussian ends
 Image = Float[np.ndarray, "x y z"]
