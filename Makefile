@@ -72,10 +72,10 @@ real-data: $(DSDIFF_REAL_DATA)
 PLAIN := $(RUNS)/regression
 
 eval-real: real-data $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(DSDIFF_REAL_DATA) --out $(RUNS)/eval-real.json \
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/experiments/eval_real.py $(DSDIFF_REAL_DATA) --out $(RUNS)/eval-real.json \
 	  $(if $(wildcard $(PLAIN)/fold2),--baseline "one-step regression" $(PLAIN))
 	$(BIN)/dsdiff phantom $(RUNS)/eval-phantoms -n 36 --seed 101 --target-style own
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/eval_real.py $(RUNS)/eval-phantoms --unseen $(DEFAULT) --out $(RUNS)/eval-phantoms.json
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/experiments/eval_real.py $(RUNS)/eval-phantoms --unseen $(DEFAULT) --out $(RUNS)/eval-phantoms.json
 
 # Every small backbone that is installed, UNet first; stopped, it goes on. SEEDS=3 later adds a seed to what is there.
 BUDGET ?= 5min
@@ -87,14 +87,14 @@ NOT_INSTALLED = $(shell $(BIN)/python -c 'import segmentation_models_pytorch' 2>
 compare: real-data $(BIN)/dsdiff
 	OMP_NUM_THREADS=1 $(BIN)/dsdiff compare unet-small $(filter-out unet-small $(NOT_INSTALLED),$(SMALL)) \
 	  --data $(DSDIFF_REAL_DATA) --split models/split.json --budget $(BUDGET) --seeds $(SEEDS) --gmac-seeds $(GMAC_SEEDS) \
-	  --jobs 2 --device cpu -o $(RUNS)/compare data.phantom_share=0
+	  --jobs 2 --device cpu -o $(RUNS)/compare data.phantom_fraction=0
 
 # The whole recipe of the shipped model; every step resumes where it was stopped, and two trainings run at a time.
 model: real-data $(VENV)/.dev phantoms
 	$(MAKE) -j2 $(FOLDS:%=train-%) train-final
 	for fold in $(FOLDS); do rm -rf models/folds/fold$$fold && cp -r $(RUNS)/averaged-$$fold models/folds/fold$$fold || exit 1; done
 	cp $(RUNS)/averaged-final/model.safetensors $(RUNS)/averaged-final/config.yaml $(DEFAULT)/
-	OMP_NUM_THREADS=1 $(BIN)/python benchmarks/calibrate.py $(DSDIFF_REAL_DATA) --also $(DEFAULT)
+	OMP_NUM_THREADS=1 $(BIN)/python scripts/experiments/calibrate.py $(DSDIFF_REAL_DATA) --also $(DEFAULT)
 
 phantoms: $(VENV)/.dev
 	$(BIN)/dsdiff phantom $(RUNS)/phantoms -n 96 --seed 1 --target-style own
@@ -110,10 +110,10 @@ train-%: | real-data
 	  training.init_from=$(RUNS)/first-$*-$$((part - 1))/model seed=$$((2022 + part)) || exit 1; done
 	$(TRAIN) $(SECOND) -o $(RUNS)/second-$* $(COHORT) training.init_from=$(RUNS)/first-$*-4/model
 	$(TRAIN) $(SECOND) -o $(RUNS)/third-$* $(COHORT) training.init_from=$(RUNS)/second-$*/model training.steps=800 training.lr=1.5e-4 \
-	  data.phantom_share=0.3 seed=2028
+	  data.phantom_fraction=0.3 seed=2028
 	$(TRAIN) $(SECOND) -o $(RUNS)/fourth-$* $(COHORT) training.init_from=$(RUNS)/third-$*/model training.steps=1000 training.lr=1.5e-4 \
-	  data.phantom_share=0.3 seed=2029
-	$(BIN)/python benchmarks/average.py $(RUNS)/third-$*/model $(RUNS)/fourth-$*/model -o $(RUNS)/averaged-$*
+	  data.phantom_fraction=0.3 seed=2029
+	$(BIN)/python scripts/experiments/average.py $(RUNS)/third-$*/model $(RUNS)/fourth-$*/model -o $(RUNS)/averaged-$*
 
 # The same network in one step from the three contrasts alone: what diffusion, structure and style have to beat.
 regression: real-data $(VENV)/.dev
@@ -121,7 +121,7 @@ regression: real-data $(VENV)/.dev
 
 regression%: | real-data
 	$(TRAIN) configs/formulations/regression-formulation.yaml -o $(RUNS)/regression-runs/$* \
-	  data.root=$(DSDIFF_REAL_DATA) data.split=models/split.json data.fold=$* conditioning.style=none data.phantom_share=0 \
+	  data.root=$(DSDIFF_REAL_DATA) data.split=models/split.json data.fold=$* conditioning.style=none data.phantom_fraction=0 \
 	  training.steps=1200
 	mkdir -p $(PLAIN) && rm -rf $(PLAIN)/fold$* && cp -r $(RUNS)/regression-runs/$*/model $(PLAIN)/fold$*
 

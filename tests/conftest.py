@@ -1,56 +1,14 @@
-"""Small patients made of ellipsoids: quick, with a known answer, and no one's."""
+"""Fixtures that every test may use."""
 
-import sys
 from collections.abc import Callable
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 import pytest
 import torch
 
-from dsdiff import checkpoint
-from dsdiff import config as configs
-from dsdiff.cli.main import run
-
-torch.set_num_threads(1)
-SHAPE = (44, 52, 24)
-LPS = np.array([[-1.0, 0, 0, 0], [0, -1, 0, 51], [0, 0, 1, 0], [0, 0, 0, 1]])
-CONTRAST = {"t1": (600, -80, -150), "t2": (300, 150, 250), "flair": (400, 60, 220), "t1ce": (620, -80, 300)}
-
-TINY = {
-    "seed": 1,
-    "data": {"slab": 3, "crop": [32, 48]},
-    "backbone": {"target": "unet", "params": {"model_channels": 32, "channel_mult": [1, 1], "num_res_blocks": 1, "stem": 2}},
-    "process": {"target": "bridge", "params": {"sigma": 0.5}},
-    "training": {"steps": 4, "batch_size": 2, "warmup": 1, "validate_every": 2, "save_every": 2, "precision": "fp32"},
-}  # fmt: skip
-
-
-def patient(seed: int = 0) -> dict[str, np.ndarray]:
-    """t1, t2, flair, t1ce (float32, background 0) and seg: an ellipsoid of two tissues with an enhancing ball."""
-    rng = np.random.default_rng(seed)
-    x, y, z = np.meshgrid(*(np.linspace(-1, 1, n) for n in SHAPE), indexing="ij")
-    brain = (x / 0.8) ** 2 + (y / 0.85) ** 2 + (z / 0.9) ** 2 < 1
-    grey = brain & (np.sin(9 * x + seed) * np.sin(8 * y) * np.cos(5 * z) > 0.1)
-    lesion = brain & ((x - 0.3) ** 2 + (y + 0.2) ** 2 + z**2 < 0.05)
-    images = {}
-    for name, (base, grey_change, lesion_change) in CONTRAST.items():
-        image = base + grey_change * grey + lesion_change * lesion + rng.normal(0, 12, SHAPE)
-        images[name] = np.where(brain, np.maximum(image, 1), 0).astype(np.float32)
-    images["seg"] = (4 * lesion).astype(np.float32)
-    return images
-
-
-def write_case(folder: Path, name: str, seed: int = 0, affine: np.ndarray = LPS) -> Path:
-    """A case folder in the names of BraTS."""
-    (folder / name).mkdir(parents=True)
-    for contrast, array in patient(seed).items():
-        image = nib.Nifti1Image(array.astype(np.int16), affine)
-        image.set_qform(affine, 1)
-        image.set_sform(affine, 2)
-        nib.save(image, folder / name / f"{name}_{contrast}.nii.gz")
-    return folder / name
+from dsdiff.config import run as configs
+from dsdiff.model import checkpoint
+from tests.toy_data import TINY, command, wake, write_case
 
 
 @pytest.fixture
@@ -70,15 +28,6 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def command(patch: pytest.MonkeyPatch, *arguments: object) -> int:
-    """Exit code of a dsdiff command, run in this process."""
-    patch.setattr(sys, "argv", ["dsdiff", *map(str, arguments)])
-    patch.setenv("COLUMNS", "200")
-    with pytest.raises(SystemExit) as ended:
-        run()
-    return ended.value.code
-
-
 @pytest.fixture
 def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
     """A dsdiff command: its exit code and all it printed."""
@@ -88,17 +37,3 @@ def cli(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> 
         return code, printed.out + printed.err
 
     return call
-
-
-def tree(folder: Path) -> set[str]:
-    """Names of all that a folder holds, however deep; none where it does not exist."""
-    return {str(path.relative_to(folder)) for path in folder.rglob("*")} if folder.exists() else set()
-
-
-def wake(network: torch.nn.Module, seed: int = 0) -> None:
-    """Give every parameter that starts at zero a small value."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for parameter in network.parameters():
-            if not parameter.any():
-                parameter.copy_(0.05 * torch.randn(parameter.shape, generator=generator))

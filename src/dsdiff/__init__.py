@@ -10,7 +10,7 @@ __all__ = ["__version__", "synthesize"]
 def __getattr__(name: str) -> Any:
     """`dsdiff.synthesize` is imported when it is first asked for: torch takes seconds."""
     if name == "synthesize":
-        return import_module("dsdiff.inference.synthesize").synthesize
+        return import_module("dsdiff.inference.pipeline").synthesize
     raise AttributeError(f"module 'dsdiff' has no attribute '{name}'")
 
 

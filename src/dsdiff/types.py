@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-Inject = Literal["maps", "scales"]
+Fusion = Literal["concat", "spade"]
 
 
 @dataclass(frozen=True)
@@ -27,37 +27,37 @@ class ConditionLayout:
     """
 
     contrasts: tuple[str, ...]
-    slab: int = 1
-    structure: bool = False
+    context_slices: int = 1
+    edges: bool = False
     encoded: int = 0
     style: bool = False
-    inject: Inject = "maps"
+    fusion: Fusion = "concat"
 
     @property
     def map_names(self) -> list[Hashable]:
         """What the channels of `Condition.maps` carry: slices of contrasts (0 is the middle one), guidance, style."""
         sources: list[Hashable] = [(contrast, z) for contrast in self.contrasts for z in self.slices]
-        return sources + (self.guidance_names if self.inject == "maps" else []) + self._style_names
+        return sources + (self.guidance_names if self.fusion == "concat" else []) + self._style_names
 
     @property
     def stream_names(self) -> list[Hashable]:
         """What the channels of `Condition.stream` carry, whichever contrast it is of."""
         told: list[Hashable] = [*self.slices]
-        if self.inject == "maps":
-            told += ["edges"] * self.structure
+        if self.fusion == "concat":
+            told += ["edges"] * self.edges
             told += [(whose, i) for whose in ("common", "own") for i in range(self.encoded)]
         return told + self._style_names
 
     @property
     def guidance_names(self) -> list[Hashable]:
         """What the channels of `Condition.guidance` carry."""
-        edges = [("edges", contrast) for contrast in self.contrasts] * self.structure
+        edges = [("edges", contrast) for contrast in self.contrasts] * self.edges
         return [*edges, *(("encoded", whose, i) for whose in ("common", *self.contrasts) for i in range(self.encoded))]
 
     @property
     def slices(self) -> range:
         """The slices that are read, by their distance from the middle one."""
-        return range(-(self.slab // 2), self.slab // 2 + 1)
+        return range(-(self.context_slices // 2), self.context_slices // 2 + 1)
 
     @property
     def _style_names(self) -> list[Hashable]:
@@ -81,7 +81,7 @@ class ConditionLayout:
     @property
     def injected(self) -> int:
         """Of these, how many enter inside the network rather than beside x_t."""
-        return self.guidance if self.inject == "scales" else 0
+        return self.guidance if self.fusion == "spade" else 0
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Condition:
     structure: one edge map per contrast, or None when structure guidance is off.
     encoded:   what the condition encoder made of the sources, or None without one.
     style:     the slice as the style of the target would have it without agent, or None when style is not told.
-    inject:    whether structure and encoded are channels beside x_t ("maps") or enter at every scale ("scales").
+    inject:    whether structure and encoded are channels beside x_t ("concat") or enter at every scale ("spade").
 
     Networks read it through `maps` or `stream`, and `guidance` at their scales, where an absent contrast is zero
     whatever was put in its place: no contrast that is there is zero all over the brain, so a network can tell.
@@ -124,10 +124,10 @@ class Condition:
 
     sources: Float[Tensor, "b s d h w"]
     present: Bool[Tensor, "b s"]
-    structure: Float[Tensor, "b s h w"] | None = None
+    edges: Float[Tensor, "b s h w"] | None = None
     encoded: Encoded | None = None
     style: Float[Tensor, "b 1 h w"] | None = None
-    inject: Inject = "maps"
+    fusion: Fusion = "concat"
 
     @property
     def known(self) -> Float[Tensor, "b s d h w"]:
@@ -137,7 +137,7 @@ class Condition:
     def maps(self) -> Float[Tensor, "b c h w"]:
         """Everything that has the slice's shape, as channels: sources (contrast by contrast), guidance, style."""
         stacked = [self.known.flatten(1, 2)]  # b (s d) h w
-        if self.inject == "maps":
+        if self.fusion == "concat":
             stacked += self._guidance(self._size)
         return torch.cat([*stacked, *self._style()], 1)
 
@@ -145,9 +145,9 @@ class Condition:
         """What there is of one contrast: its slices, edge map, what all have in common, what is its own; style."""
         there = self.present[:, contrast, None, None, None]  # b 1 1 1
         stacked = [self.known[:, contrast]]  # b d h w
-        if self.inject == "maps" and self.structure is not None:
-            stacked.append(self.structure[:, contrast, None].where(there, 0))
-        if self.inject == "maps" and self.encoded is not None:
+        if self.fusion == "concat" and self.edges is not None:
+            stacked.append(self.edges[:, contrast, None].where(there, 0))
+        if self.fusion == "concat" and self.encoded is not None:
             common, *specific = self.encoded.at(self._size)
             stacked += [common, specific[contrast]]
         return torch.cat([*stacked, *self._style()], 1)
@@ -158,8 +158,8 @@ class Condition:
 
     def _guidance(self, size: tuple[int, int]) -> list[Tensor]:
         told = []
-        if self.structure is not None:
-            told.append(resized(self.structure.where(self.present[:, :, None, None], 0), size))
+        if self.edges is not None:
+            told.append(resized(self.edges.where(self.present[:, :, None, None], 0), size))
         if self.encoded is not None:
             told += self.encoded.at(size)
         return told

@@ -3,6 +3,10 @@
 from dataclasses import dataclass, field, replace
 
 import numpy as np
+from jaxtyping import Float
+from nibabel.orientations import apply_orientation, inv_ornt_aff, io_orientation, ornt_transform
+
+RAS = np.array([[0, 1], [1, 1], [2, 1]])  # orientation of (x, y, z) = (right, anterior, superior)
 
 
 @dataclass(frozen=True)
@@ -47,3 +51,28 @@ def same_grid(a: Volume, b: Volume, tolerance_mm: float = 1e-2) -> bool:
         return False
     corners = np.array([[i, j, k, 1] for i in (0, a.shape[0]) for j in (0, a.shape[1]) for k in (0, a.shape[2])])
     return bool(np.abs(corners @ (a.affine - b.affine).T).max() <= tolerance_mm)
+
+
+def to_canonical(volume: Volume) -> Volume:
+    """Reorder the axes of a volume to RAS+ by permutation and flips.
+
+    Returns:
+        A view of the same image, (x, y, z) = (right, anterior, superior), with the affine of the new axes. Voxel
+        values are not touched.
+    """
+    orientation = io_orientation(volume.affine)
+    array = apply_orientation(volume.array, orientation)
+
+    return Volume(array, volume.affine @ inv_ornt_aff(orientation, volume.shape))
+
+
+def from_canonical(array: Float[np.ndarray, "x y z"], reference: Volume) -> Volume:
+    """Undo `to_canonical`: put an RAS+ array back on the grid of `reference`.
+
+    Args:
+        array: (x, y, z), axes in RAS+ order.
+        reference: The volume whose axes, affine and header the result takes.
+    """
+    inverse = ornt_transform(RAS, io_orientation(reference.affine))
+
+    return reference.with_array(np.ascontiguousarray(apply_orientation(array, inverse)))

@@ -6,18 +6,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import TINY, wake, write_case
 from rich.console import Console
 
-from dsdiff import config as configs
 from dsdiff.backbones import registry
 from dsdiff.conditioning import condition
 from dsdiff.conditioning.condition import ConditioningConfig
+from dsdiff.config import run as configs
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.inference import model as models
-from dsdiff.inference.synthesize import run
+from dsdiff.inference.pipeline import run
 from dsdiff.training import loop
 from dsdiff.types import ConditionLayout
+from tests.toy_data import TINY, wake, write_case
 
 LAYOUT = ConditionLayout(("t1", "t2", "flair"))
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -49,7 +49,7 @@ def trained(block, folder):
 
 
 def synthesised(model, cohort):
-    from dsdiff.data import cases
+    from dsdiff.io import cases
 
     (case,) = cases.discover(cohort)
     return run(cases.load(case, model.contrasts), model).z
@@ -82,7 +82,7 @@ def test_a_dotted_path_needs_permission_and_a_checkpoint_never_has_it(names, new
 def test_a_class_of_others_tells_no_error(names):
     registry.allow("torch.nn.Conv2d")
     params = {"out_channels": 2, "kernel_size": 3, "padding": 1}
-    told = {"process": {"target": "bridge", "params": {"spread": True}}}
+    told = {"process": {"target": "bridge", "params": {"predict_error": True}}}
     config = configs.parse(
         TINY | told | {"backbone": {"target": "torch.nn.Conv2d", "multiple": 1, "params": params}}, "test"
     )
@@ -120,7 +120,11 @@ def test_the_page_on_weights_does_what_it_says(tmp_path, monkeypatch):
         "target": "unet",
         "params": {"model_channels": 32, "channel_mult": [1, 2], "use_scale_shift_norm": True},
     }
-    values = TINY | {"data": TINY["data"] | {"slab": 1}, "conditioning": {"structure": "none"}, "backbone": block_of}
+    values = TINY | {
+        "data": TINY["data"] | {"context_slices": 1},
+        "conditioning": {"edges": "none"},
+        "backbone": block_of,
+    }
     (tmp_path / "mine.yaml").write_text(configs.dump(configs.parse(values, "test")))
     network = configs.parse(values, "test").build_backbone()
     wake(network)
@@ -199,7 +203,7 @@ def test_the_snippets_of_the_original_run_as_written():
     }
     for target, (params, millions) in snippets.items():
         config = configs.parse(
-            {"data": {"slab": 1}, "conditioning": {"structure": "none"}, "unet_config": {"target": target, "params": params}}, "snippet"
+            {"data": {"context_slices": 1}, "conditioning": {"edges": "none"}, "unet_config": {"target": target, "params": params}}, "snippet"
         )  # fmt: skip
         with torch.device("meta"):
             network = config.build_backbone()
@@ -229,7 +233,7 @@ def test_an_answer_of_another_shape_is_refused(names):
     network = registry.build(registry.BackboneTarget(target="torch.nn.Conv2d", multiple=1, params=params), LAYOUT)
     network.network.forward = lambda x, t: x[:, :3]
     cond = condition.build(
-        ConditioningConfig(structure="none"), torch.zeros(1, 3, 1, 4, 4), torch.ones(1, 3, dtype=torch.bool)
+        ConditioningConfig(edges="none"), torch.zeros(1, 3, 1, 4, 4), torch.ones(1, 3, dtype=torch.bool)
     )
     with pytest.raises(ConfigError, match=r"answer is \(1, 3, 4, 4\) where x_t is \(1, 1, 4, 4\)"):
         network(torch.zeros(1, 1, 4, 4), torch.ones(1), cond)
@@ -251,7 +255,7 @@ def test_a_block_from_another_file_replaces_the_backbone(tmp_path):
 def test_absent_sources_are_nothing_whatever_stands_there():
     sources = torch.full((1, 3, 1, 4, 4), torch.nan)
     sources[:, 1] = 2.0
-    cond = condition.build(ConditioningConfig(structure="sobel"), sources, torch.tensor([[False, True, False]]))
+    cond = condition.build(ConditioningConfig(edges="sobel"), sources, torch.tensor([[False, True, False]]))
     assert cond.maps().isfinite().all()
     assert torch.equal(cond.stream(1), cond.maps()[:, [1, 4]])
     assert not cond.stream(0).any()

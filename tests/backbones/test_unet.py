@@ -2,14 +2,14 @@ import math
 
 import pytest
 import torch
-from conftest import wake
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from dsdiff.backbones import registry
-from dsdiff.backbones.convolutions import AttentionBlock, ConvParams
-from dsdiff.backbones.layers import timestep_embedding
 from dsdiff.errors import ConfigError
+from dsdiff.layers.basic import timestep_embedding
+from dsdiff.layers.unet_blocks import AttentionBlock, ConvParams
 from dsdiff.types import Condition, ConditionLayout
+from tests.toy_data import wake
 
 ALIAS = "ldm.modules.diffusionmodules.openaimodel.UNetModel"
 

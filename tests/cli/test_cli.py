@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import yaml
-from conftest import TINY, tree, write_case
 
 from dsdiff.cli.main import app
+from tests.toy_data import TINY, tree, write_case
 
 
 def test_split_is_written_once(cli, tmp_path):

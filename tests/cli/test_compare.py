@@ -6,15 +6,16 @@ from shutil import copytree, rmtree
 
 import pytest
 import yaml
-from conftest import TINY, command, write_case
 
-from dsdiff import device as devices
-from dsdiff.benchmark import budget, plan, profile, scoring, work
-from dsdiff.benchmark.profile import Measured
+from dsdiff.comparison import plan, runner, scoring, throughput
 from dsdiff.data import splits
+from dsdiff.profiling import cost as profile
+from dsdiff.profiling.cost import Measured
+from dsdiff.system import device as devices
 from dsdiff.training import loop
 from dsdiff.training.trainer import Diverged
 from dsdiff.training.validate import Validation
+from tests.toy_data import TINY, command, write_case
 
 
 @pytest.fixture(scope="module")
@@ -34,10 +35,10 @@ def cohort(tmp_path_factory):
 
 def inline(patch):
     """Jobs run in this process; what is measured elsewhere is a constant."""
-    for module in (work, budget):
+    for module in (runner, throughput):
         patch.setattr(module, "apart", lambda job, *args, threads=1: job(*args))
     patch.setattr(devices, "clock", lambda _: count(0.0, 5.0).__next__)
-    patch.setattr(budget, "seconds_per_step", lambda *_: 0.5)
+    patch.setattr(throughput, "seconds_per_step", lambda *_: 0.5)
     patch.setattr(loop, "validate", lambda *_: Validation(0.0, 0, {}))
     patch.setattr(profile, "measure", lambda *_: Measured(0.5, 0.25, None))
 
@@ -179,11 +180,11 @@ def test_runs_that_exist_are_compared_without_training(cli, cohort, whole, tmp_p
     other = yaml.safe_load((whole / "runs" / "deeper-4" / "seed1-fold0" / "config.yaml").read_text())
     odd = tmp_path / "runs" / "odd"
     (odd / "model").mkdir(parents=True)
-    (odd / "config.yaml").write_text(yaml.safe_dump({**other, "data": {**other["data"], "slab": 1}}))
+    (odd / "config.yaml").write_text(yaml.safe_dump({**other, "data": {**other["data"], "context_slices": 1}}))
     copytree(whole / "runs" / "reference-4", tmp_path / "runs" / "reference-4")
     code, said = cli("--from", tmp_path / "runs", *command[2:])
     assert code == 2
-    assert "reference-4 and odd differ in more than the backbone (data.slab: 3 / 1)" in said
+    assert "reference-4 and odd differ in more than the backbone (data.context_slices: 3 / 1)" in said
     copytree(whole / "runs" / "deeper-4" / "seed1-fold1", odd, dirs_exist_ok=True)
     code, said = cli("--from", tmp_path / "runs", *command[2:])
     assert code == 2
@@ -225,7 +226,7 @@ def test_seeds_are_added_to_what_is_there_to_one_arm_alone(cohort, cli, whole, t
 def test_the_same_folder_by_another_way_is_the_same_comparison(cohort, cli, whole, monkeypatch):
     monkeypatch.chdir(whole.parent)
     monkeypatch.setattr(loop, "train", lambda *_: pytest.fail("it trains"))
-    monkeypatch.setattr(budget, "seconds_per_step", lambda *_: pytest.fail("it times a step anew"))
+    monkeypatch.setattr(throughput, "seconds_per_step", lambda *_: pytest.fail("it times a step anew"))
     code, said = cli(*asked(cohort, "reference", "deeper"), "-o", whole.name)
     assert code == 0, said
 
@@ -351,7 +352,7 @@ def test_a_candidate_that_fails_in_its_own_way_is_left_out(cohort, cli, tmp_path
             raise RuntimeError("Given groups=1, expected 9 channels")
         return 0.5
 
-    monkeypatch.setattr(budget, "seconds_per_step", failing)
+    monkeypatch.setattr(throughput, "seconds_per_step", failing)
     code, said = cli(*asked(cohort, "reference", "deeper"), "--arm", "parameters", "-o", tmp_path / "out")
     assert (code, "Left out: deeper: RuntimeError: Given groups=1" in said) == (1, True), said
     code, said = cli(*asked(cohort, "deeper", "reference"), "--arm", "parameters", "-o", tmp_path / "other")

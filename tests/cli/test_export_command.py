@@ -5,7 +5,8 @@ import logging
 
 import jaxtyping
 import pytest
-from conftest import tree
+
+from tests.toy_data import tree
 
 
 @pytest.fixture(autouse=True)

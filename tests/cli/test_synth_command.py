@@ -5,7 +5,8 @@ import json
 import nibabel as nib
 import numpy as np
 import torch
-from conftest import LPS, patient, tree, write_case
+
+from tests.toy_data import LPS, patient, tree, write_case
 
 
 def test_synth_writes_what_it_names(cli, case_folder, model_folder, tmp_path):

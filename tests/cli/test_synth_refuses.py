@@ -7,7 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from conftest import LPS, patient, tree, write_case
+
+from tests.toy_data import LPS, patient, tree, write_case
 
 BAD = np.full((44, 52, 24), np.nan, np.float32)
 
@@ -102,8 +103,8 @@ def test_a_place_where_nothing_can_be_written_is_said_before_the_work(
     def forbidden(*_, **__):
         raise PermissionError(13, "Permission denied")
 
-    monkeypatch.setattr("dsdiff.folders.tempfile.mkdtemp", forbidden)
-    monkeypatch.setattr("dsdiff.inference.cohort.complete", lambda *_, **__: pytest.fail("it computes"))
+    monkeypatch.setattr("dsdiff.system.atomic.tempfile.mkdtemp", forbidden)
+    monkeypatch.setattr("dsdiff.inference.batch.complete", lambda *_, **__: pytest.fail("it computes"))
     code, said = cli("synth", case_folder, "-o", tmp_path / "new" / "out", "--model", model_folder)
     assert (code, "cannot be written: Permission denied" in said) == (2, True)
 
@@ -118,7 +119,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_result_alone(
     def full(*_):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("dsdiff.inference.preview.save", full)
+    monkeypatch.setattr("dsdiff.reporting.preview.save", full)
     code, said = cli("synth", case_folder, "-o", out, "--model", model_folder)
     assert code == 2
     assert "No space left on device" in said
@@ -127,7 +128,7 @@ def test_a_full_disk_leaves_nothing_behind_and_the_old_result_alone(
 
 
 def test_an_unforeseen_fault_is_one_line_and_exit_code_1(cli, case_folder, model_folder, tmp_path, monkeypatch):
-    monkeypatch.setattr("dsdiff.inference.cohort.complete", lambda *_, **__: 1 / 0)
+    monkeypatch.setattr("dsdiff.inference.batch.complete", lambda *_, **__: 1 / 0)
     code, said = cli("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder)
     assert code == 1
     assert "ZeroDivisionError" in said
@@ -139,7 +140,7 @@ def test_a_stop_by_the_keyboard_is_said(cli, case_folder, model_folder, tmp_path
     def stop(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("dsdiff.inference.cohort.complete", stop)
+    monkeypatch.setattr("dsdiff.inference.batch.complete", stop)
     code, said = cli("synth", case_folder, "-o", tmp_path / "out", "--model", model_folder)
     assert (code, "stopped" in said, (tmp_path / "out").exists()) == (130, True, False)
 

@@ -4,7 +4,7 @@ from scipy import ndimage
 
 from dsdiff.conditioning import condition
 from dsdiff.conditioning.condition import ConditioningConfig
-from dsdiff.conditioning.structure import HIGH, LOW, REACH, canny, laplacian, sobel, structure
+from dsdiff.conditioning.edges import HIGH, LOW, REACH, canny, laplacian, sobel, structure
 from dsdiff.errors import ConfigError
 
 SOURCES = torch.randn(2, 3, 3, 16, 24, generator=torch.Generator().manual_seed(0))
@@ -24,13 +24,13 @@ def test_sobel_of_a_ramp_is_its_slope():
 
 def test_maps_are_sources_contrast_by_contrast_then_structure():
     sources = torch.randn(2, 3, 5, 8, 8)
-    config = ConditioningConfig(structure="sobel")
+    config = ConditioningConfig(edges="sobel")
     cond = condition.build(config, sources, torch.ones(2, 3, dtype=torch.bool))
     maps = cond.maps()
     assert maps.shape[1] == config.layout(("t1", "t2", "flair"), 5).channels == 18
     assert torch.equal(maps[:, 5:10], sources[:, 1])
     assert torch.equal(maps[:, 15:], sobel(sources[:, :, 2]))
-    plain = ConditioningConfig(structure="none")
+    plain = ConditioningConfig(edges="none")
     assert (
         condition.build(plain, sources, torch.ones(2, 3, dtype=torch.bool)).maps().shape[1]
         == plain.layout(("t1", "t2", "flair"), 5).channels

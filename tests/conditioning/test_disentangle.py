@@ -1,7 +1,6 @@
 import pytest
 import torch
 from pydantic import ValidationError
-from test_condition import SOURCES, THERE
 
 from dsdiff.conditioning import disentangle
 from dsdiff.conditioning.condition import ConditioningConfig
@@ -9,6 +8,7 @@ from dsdiff.conditioning.disentangle import Codes, DisentangleConfig, SwapDecode
 from dsdiff.conditioning.network import Conditioner
 from dsdiff.errors import ConfigError
 from dsdiff.types import Condition, Encoded, Prediction
+from tests.conditioning.test_condition import SOURCES, THERE
 
 EMPTY = Prediction(torch.zeros(2, 1, 16, 24))
 

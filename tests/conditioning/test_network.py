@@ -1,17 +1,17 @@
 import pytest
 import torch
-from conftest import TINY, patient, wake
-from test_condition import SOURCES, THERE
 
-from dsdiff import checkpoint
-from dsdiff import config as configs
 from dsdiff.conditioning.condition import ConditioningConfig
 from dsdiff.conditioning.network import Conditioner, named
-from dsdiff.data import preprocess, slices
+from dsdiff.config import run as configs
 from dsdiff.inference import model as models
-from dsdiff.inference.predict import predict
-from dsdiff.inference.sampling import Sampling
+from dsdiff.inference.denoise import predict
+from dsdiff.inference.options import Sampling
+from dsdiff.model import checkpoint
+from dsdiff.preprocessing import normalize, slices
 from dsdiff.volume import Volume
+from tests.conditioning.test_condition import SOURCES, THERE
+from tests.toy_data import TINY, patient, wake
 
 CPU = torch.device("cpu")
 
@@ -25,9 +25,9 @@ def conditioner(**config):
     "config",
     [
         {"encoder": "shared"},
-        {"encoder": "per_contrast", "structure": "none"},
-        {"encoder": "shared", "structure": "learned", "inject": "scales"},
-        {"structure": "laplacian", "style": "linear"},
+        {"encoder": "per_contrast", "edges": "none"},
+        {"encoder": "shared", "edges": "learned", "fusion": "spade"},
+        {"edges": "laplacian", "style": "linear"},
     ],
 )
 def test_conditions_are_as_wide_as_their_layout_says(config):
@@ -38,11 +38,11 @@ def test_conditions_are_as_wide_as_their_layout_says(config):
     for size in ((16, 24), (8, 12), (2, 3)):
         if layout.guidance:
             assert cond.guidance(size).shape == (2, layout.guidance, *size)
-    assert layout.injected == (layout.guidance if cond.inject == "scales" else 0)
+    assert layout.injected == (layout.guidance if cond.fusion == "spade" else 0)
 
 
 def test_one_encoder_serves_all_contrasts_and_an_embedding_tells_them_apart():
-    module = conditioner(encoder="shared", structure="none")
+    module = conditioner(encoder="shared", edges="none")
     same = SOURCES[:, :1].repeat(1, 3, 1, 1, 1)
     first = module(same, THERE).encoded
     assert not torch.allclose(first.shared[0][:, 0], first.shared[0][:, 1])
@@ -55,7 +55,7 @@ def test_one_encoder_serves_all_contrasts_and_an_embedding_tells_them_apart():
 
 
 def test_nothing_of_an_absent_contrast_is_encoded():
-    module = conditioner(encoder="shared", structure="learned", style="linear")
+    module = conditioner(encoder="shared", edges="learned", style="linear")
     module.average_style.copy_(torch.tensor([1.0, 2.0, 3.0, 4.0]))
     there = torch.tensor([[True, False, True], [True, True, True]])
     spoilt = SOURCES.clone()
@@ -70,7 +70,7 @@ def test_nothing_of_an_absent_contrast_is_encoded():
 
 
 def test_the_average_style_is_told_where_no_other_is():
-    module = conditioner(style="linear", structure="none")
+    module = conditioner(style="linear", edges="none")
     module.average_style.copy_(torch.tensor([1.0, -2.0, 0.5, 3.0]))
     middle = SOURCES[:, :, 1]
     expected = middle[:, 0] - 2 * middle[:, 1] + 0.5 * middle[:, 2] + 3
@@ -102,7 +102,7 @@ def test_the_encoder_runs_once_per_slice_whatever_the_steps_and_samples(steps, s
     encoded = []
     network.conditioner.encoder.register_forward_hook(lambda _, given, __: encoded.append(len(given[0])))
     given = {name: Volume(array, torch.eye(4).numpy()) for name, array in patient().items() if name in model.contrasts}
-    prepared = preprocess.apply(given)
+    prepared = normalize.apply(given)
     batches = list(slices.batches(prepared, model.contrasts, 3, model.multiple, 4))[:2]
     for batch in batches:
         predict(model, batch, Sampling(steps, samples))

@@ -4,7 +4,6 @@ import importlib.util
 
 import pytest
 import torch
-from conftest import wake
 from safetensors.torch import load_file, save_file
 
 from dsdiff.backbones import registry
@@ -12,6 +11,7 @@ from dsdiff.conditioning import condition
 from dsdiff.conditioning.condition import ConditioningConfig
 from dsdiff.errors import ConfigError, GeometryError
 from dsdiff.types import Backbone
+from tests.toy_data import wake
 
 # name -> params of a size for tests; a new backbone adds its line here
 CONV = {"model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2]}

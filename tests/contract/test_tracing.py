@@ -5,12 +5,12 @@ import logging
 import jaxtyping
 import pytest
 import torch
-from conftest import wake
-from test_backbones import NAMES, SMALL
 
-from dsdiff import config as configs
+from dsdiff.config import run as configs
 from dsdiff.errors import ModelError
-from dsdiff.inference import graphs
+from dsdiff.runtimes import graphs
+from tests.contract.test_backbones import NAMES, SMALL
+from tests.toy_data import wake
 
 ONE_LEVEL = {"channel_mult": [1], "num_res_blocks": 1, "attention_resolutions": []}  # tracing takes its time
 ONE_BLOCK = {"depth": 1}
@@ -25,8 +25,8 @@ SMALLER = {
 }
 GUIDED = {
     "unet": {"encoder": "shared", "encoder_params": {"scales": 1}, "style": "linear"},
-    "dit": {"structure": "laplacian", "inject": "scales"},
-    "hybrid": {"structure": "learned", "inject": "scales"},
+    "dit": {"edges": "laplacian", "fusion": "spade"},
+    "hybrid": {"edges": "learned", "fusion": "spade"},
 }
 
 
@@ -42,7 +42,7 @@ def awake(name, conditioning):
         params["model_channels"] = 64  # of one pixel alone, 32 groups of one channel have no norm
     network = configs.parse(
         {
-            "data": {"slab": 3, "crop": [32, 32]},
+            "data": {"context_slices": 3, "crop": [32, 32]},
             "conditioning": conditioning,
             "backbone": {"target": name, "params": params},
         },
@@ -62,7 +62,7 @@ def run(graph, *args):
 @pytest.mark.parametrize("name", NAMES)
 @torch.no_grad()
 def test_the_graphs_are_the_network_whatever_the_shape(name):
-    network = awake(name, GUIDED.get(name, {"structure": "sobel"}))
+    network = awake(name, GUIDED.get(name, {"edges": "sobel"}))
     traced = graphs.trace(network, 3, 3)
     for b, down, across in ((1, 1, 1), (3, 2, 5), (2, 8, 8)):
         size = network.multiple * down, network.multiple * across

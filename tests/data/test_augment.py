@@ -4,14 +4,15 @@ from itertools import pairwise
 
 import pytest
 import torch
-from conftest import TINY, write_case
 
-from dsdiff import config as configs
-from dsdiff.data import augment, cases, cohort
-from dsdiff.data import batch as batches
+from dsdiff.config import run as configs
+from dsdiff.data import augment, dataset
+from dsdiff.data import batch_sampling as batches
 from dsdiff.data.augment import AugmentConfig
 from dsdiff.errors import ConfigError
 from dsdiff.inference import model as models
+from dsdiff.io import cases
+from tests.toy_data import TINY, write_case
 
 GEOMETRY, INTENSITY = ("flip", "affine", "elastic"), ("restyle", "bias", "gamma", "blur", "thick", "noise")
 
@@ -21,8 +22,8 @@ def batch(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
     for seed in range(2):
         write_case(folder, f"P{seed}", seed)
-    loaded = [cohort.load(case, ("t1", "t2", "flair"), "t1ce") for case in cases.discover(folder)]
-    patients, _ = cohort.with_styles(loaded, "linear")
+    loaded = [dataset.load(case, ("t1", "t2", "flair"), "t1ce") for case in cases.discover(folder)]
+    patients, _ = dataset.with_styles(loaded, "linear")
     return batches.draw(patients, 6, (48, 64), 3, 0.5, batches.np.random.default_rng(0))
 
 
@@ -92,7 +93,7 @@ def test_thick_slices_are_means_along_one_axis():
     sources = torch.randn(1, 1, 3, 24, 24, generator=dice())
     axes = set()
     for seed in range(12):
-        made = augment.thick(sources, augment.Thick(most=2.0), dice(seed))[0, 0]
+        made = augment.anisotropy(sources, augment.RandomAnisotropy(max_thickness=2.0), dice(seed))[0, 0]
         halves = {
             "h": sources[0, 0].unflatten(1, (12, 2)).mean(2), "w": sources[0, 0].unflatten(2, (12, 2)).mean(3)
         }  # fmt: skip

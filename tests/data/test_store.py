@@ -8,18 +8,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, write_case
 from rich.console import Console
 
-from dsdiff import checkpoint
-from dsdiff import config as configs
-from dsdiff.data import cases, contact, loader, prepare, preprocess, store
-from dsdiff.data.loader import Batches, prefetched
+from dsdiff.config import run as configs
+from dsdiff.data import build_store, dataloader, store
+from dsdiff.data.dataloader import Batches, prefetched
 from dsdiff.data.settings import DataConfig
 from dsdiff.data.store import Settings
 from dsdiff.errors import CaseError, ConfigError, InputError, OutputError
-from dsdiff.folders import alone
+from dsdiff.io import cases
+from dsdiff.model import checkpoint
+from dsdiff.preprocessing import normalize
+from dsdiff.reporting import contact_sheet
+from dsdiff.system.atomic import alone
 from dsdiff.training import loop
+from tests.toy_data import TINY, write_case
 
 QUIET = Console(quiet=True)
 DATA = DataConfig(crop=(32, 48))
@@ -31,7 +34,7 @@ def original(tmp_path_factory):
     place = tmp_path_factory.mktemp("original")
     for seed in range(3):
         write_case(place / "cohort", f"P{seed}", seed)
-    made = prepare.prepare(place / "cohort", place / "store", Settings(), 1, QUIET)
+    made = build_store.prepare(place / "cohort", place / "store", Settings(), 1, QUIET)
     assert (made.made, made.kept, made.failed) == (("P0", "P1", "P2"), (), {})
     return place
 
@@ -43,7 +46,7 @@ def place(original, tmp_path):
 
 
 def again(place, workers=1):
-    return prepare.prepare(place / "cohort", place / "store", Settings(), workers, QUIET)
+    return build_store.prepare(place / "cohort", place / "store", Settings(), workers, QUIET)
 
 
 def files(place):
@@ -52,7 +55,7 @@ def files(place):
 
 def drawn(root, **more):
     data = DATA.model_copy(update={"root": root, **more})
-    patients = loader.gather(data, "linear" if data.target_style == "own" else "none", QUIET)
+    patients = dataloader.gather(data, "linear" if data.target_style == "own" else "none", QUIET)
     return Batches(data, 3, 4, patients.training)
 
 
@@ -61,7 +64,7 @@ def same(a, b):
     return a.cases == b.cases and all(torch.equal(getattr(a, name), getattr(b, name)) for name in fields)
 
 
-@pytest.mark.parametrize("more", [{}, {"target_style": "average"}, {"contrasts": ("flair", "t1"), "slab": 5}])
+@pytest.mark.parametrize("more", [{}, {"target_style": "average"}, {"contrasts": ("flair", "t1"), "context_slices": 5}])
 def test_a_store_gives_the_batches_of_its_folder(original, more):
     folder, kept = (drawn(original / name, **more) for name in ("cohort", "store"))
     assert all(same(folder.at(step), kept.at(step)) for step in range(3))
@@ -76,7 +79,7 @@ def test_workers_read_a_store_that_was_read_before(original, workers):
 
 def test_what_is_kept_is_within_half_precision_of_the_z_scores(original):
     (case, *_) = cases.discover(original / "cohort")
-    z = preprocess.apply(cases.load(case, ("t1", "t1ce"))).images["t1ce"]
+    z = normalize.apply(cases.load(case, ("t1", "t1ce"))).images["t1ce"]
     kept = store.read_arrays(store.case_file(original / "store", "P0"), {"t1ce": slice(None)})["t1ce"]
     brain = z[z != 0]
     assert np.sort(kept[kept != 0].astype(np.float32)) == pytest.approx(np.sort(brain), rel=2**-11)
@@ -84,7 +87,7 @@ def test_what_is_kept_is_within_half_precision_of_the_z_scores(original):
 
 def test_a_stopped_preparation_goes_on(place, monkeypatch):
     shutil.rmtree(place / "store")
-    one, done = prepare._one, []
+    one, done = build_store._one, []
 
     def stopping(case, known, **more):
         if len(done) == 2:
@@ -92,11 +95,11 @@ def test_a_stopped_preparation_goes_on(place, monkeypatch):
         done.append(case.name)
         return one(case, known, **more)
 
-    monkeypatch.setattr(prepare, "_one", stopping)
+    monkeypatch.setattr(build_store, "_one", stopping)
     with pytest.raises(KeyboardInterrupt):
         again(place)
     before = files(place)
-    monkeypatch.setattr(prepare, "_one", one)
+    monkeypatch.setattr(build_store, "_one", one)
     report = again(place)
     assert (report.made, report.kept) == (("P2",), ("P0", "P1"))
     assert before.items() <= files(place).items()
@@ -172,7 +175,9 @@ def test_a_case_that_is_gone_is_named_and_taken_out_when_asked(place, cli):
 def test_a_store_measures_the_contrasts_that_are_read_and_no_others(original):
     fewer = DATA.model_copy(update={"contrasts": ("t1", "t2"), "target": "t1ce"})
     for one, other in zip(
-        loader.read(original / "store", fewer, QUIET), loader.read(original / "cohort", fewer, QUIET), strict=True
+        dataloader.read(original / "store", fewer, QUIET),
+        dataloader.read(original / "cohort", fewer, QUIET),
+        strict=True,
     ):
         assert one.measured.keys() == other.measured.keys()
         for group, found in one.measured.items():
@@ -212,18 +217,18 @@ def test_damage_is_named_and_mended(place):
 
 def test_what_was_prepared_for_something_else_is_refused(place):
     with pytest.raises(ConfigError, match="was prepared with"):
-        prepare.prepare(place / "cohort", place / "store", Settings(("t1", "t2")), 1, QUIET)
+        build_store.prepare(place / "cohort", place / "store", Settings(("t1", "t2")), 1, QUIET)
     with pytest.raises(OutputError, match="neither a store nor empty"):
-        prepare.prepare(place / "cohort", place / "cohort" / "P0", Settings(), 1, QUIET)
+        build_store.prepare(place / "cohort", place / "cohort" / "P0", Settings(), 1, QUIET)
     with pytest.raises(ConfigError, match=r"needed: t2 to t1ce, brain of t2"):
-        drawn(place / "store", contrasts=("t2",), start="t2")
+        drawn(place / "store", contrasts=("t2",), source_contrast="t2")
 
 
 def test_a_store_whose_first_write_failed_is_begun_again(place):
     shutil.rmtree(place / "store")
     (place / "store").mkdir()
     with pytest.MonkeyPatch.context() as patch, pytest.raises(OutputError, match="No space"):
-        patch.setattr(prepare, "write_whole", lambda *_: (_ for _ in ()).throw(OutputError("No space")))
+        patch.setattr(build_store, "write_whole", lambda *_: (_ for _ in ()).throw(OutputError("No space")))
         again(place)
     assert again(place).made == ("P0", "P1", "P2")
 
@@ -253,7 +258,7 @@ def test_the_command_tells_what_it_did_and_names_bad_cases(place, cli):
         "P1_t2.nii.gz cannot be read",
     ):
         assert words in said
-    assert (place / "store" / contact.NAME).stat().st_size > 10_000
+    assert (place / "store" / contact_sheet.NAME).stat().st_size > 10_000
     with pytest.raises(CaseError, match=r"case P0 of .* has no flair"):
         drawn(place / "store")
     assert drawn(place / "store", contrasts=("t1", "t2")).at(0).sources.shape == (4, 2, 3, 32, 48)

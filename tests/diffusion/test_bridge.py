@@ -63,7 +63,7 @@ def test_gaussian_data_is_sampled_with_its_variance():
 
 
 def test_times_are_drawn_at_the_start_at_their_share():
-    bridge = build_process("bridge", {"start_share": 0.25})
+    bridge = build_process("bridge", {"start_fraction": 0.25})
     times = bridge.draw_times(20000, torch.Generator().manual_seed(0))
     assert (times == 1).float().mean().item() == pytest.approx(0.25, abs=0.01)
     assert times[times < 1].mean().item() == pytest.approx(0.5, abs=0.01)

@@ -9,8 +9,9 @@ import torch
 from monai.metrics import MAEMetric, MultiScaleSSIMMetric, PSNRMetric, RMSEMetric, SSIMMetric
 from torchmetrics.functional import image as torchmetrics
 
-from dsdiff.data import cases, preprocess
-from dsdiff.evaluation import metrics, similarity
+from dsdiff.evaluation import ssim, voxelwise
+from dsdiff.io import cases
+from dsdiff.preprocessing import normalize
 
 REAL = os.environ.get("DSDIFF_REAL_DATA")
 
@@ -26,12 +27,12 @@ def real_pair():
     if not REAL:
         pytest.skip("DSDIFF_REAL_DATA is not set: it names a folder of real patients")
     volumes = cases.load(cases.discover(Path(REAL))[0], ("t1", "t1ce"))
-    prepared = preprocess.apply(volumes)
+    prepared = normalize.apply(volumes)
     middle = tuple(slice((a + b) // 2 - 52, (a + b) // 2 + 52) for a, b in (
         (e.min(), e.max()) for e in np.nonzero(prepared.brain)
     ))  # fmt: skip
     return tuple(
-        metrics.stretched(prepared.images[name], prepared.brain)[middle].astype(np.float32) for name in ("t1", "t1ce")
+        voxelwise.stretched(prepared.images[name], prepared.brain)[middle].astype(np.float32) for name in ("t1", "t1ce")
     )
 
 
@@ -47,19 +48,21 @@ def tensors(pair):
 def test_voxelwise(pair):
     image, truth = pair
     everywhere = np.ones(truth.shape, bool)
-    found = metrics.psnr(image, truth, everywhere, 1.0)
+    found = voxelwise.psnr(image, truth, everywhere, 1.0)
     assert found == pytest.approx(float(PSNRMetric(1.0)(*tensors(pair))), abs=1e-4)
     assert found == pytest.approx(float(torchmetrics.peak_signal_noise_ratio(*tensors(pair), data_range=1.0)), abs=1e-4)
-    assert metrics.nrmse(image, truth, everywhere, 1.0) == pytest.approx(float(RMSEMetric()(*tensors(pair))), abs=1e-4)
-    assert metrics.mae(image, truth, everywhere, 1.0) == pytest.approx(float(MAEMetric()(*tensors(pair))), abs=1e-4)
+    assert voxelwise.nrmse(image, truth, everywhere, 1.0) == pytest.approx(
+        float(RMSEMetric()(*tensors(pair))), abs=1e-4
+    )
+    assert voxelwise.mae(image, truth, everywhere, 1.0) == pytest.approx(float(MAEMetric()(*tensors(pair))), abs=1e-4)
 
 
 def test_ssim(pair):
     """Theirs without a region: MONAI averages the windows that lie within the volume, torchmetrics all of them,
     mirroring the border without repeating its last voxel (we repeat it, as SciPy and scikit-image do)."""
     image, truth = pair
-    inside = similarity.interior(truth.shape)
-    found = similarity.ssim(image, truth, inside, 1.0)
+    inside = ssim.interior(truth.shape)
+    found = ssim.ssim(image, truth, inside, 1.0)
     assert found == pytest.approx(float(SSIMMetric(3, data_range=1.0)(*tensors(pair))), abs=1e-4)
     _, full = torchmetrics.structural_similarity_index_measure(*tensors(pair), data_range=1.0, return_full_image=True)
     assert found == pytest.approx(float(full[0, 0].numpy()[inside].mean()), abs=1e-4)
@@ -69,16 +72,16 @@ def test_ms_ssim(pair):
     """MONAI's is ours. torchmetrics' averages the last scale's SSIM over the mirrored border too, where the others and
     MONAI leave it out: given its own last factor, the rest agrees."""
     image, truth = pair
-    levels = similarity.pyramid(image, truth, 1.0)
-    theirs = MultiScaleSSIMMetric(3, data_range=1.0, weights=similarity.EXPONENTS)(*tensors(pair))
-    assert similarity.ms_ssim(image, truth, None, 1.0) == pytest.approx(float(theirs), abs=1e-4)
+    levels = ssim.pyramid(image, truth, 1.0)
+    theirs = MultiScaleSSIMMetric(3, data_range=1.0, weights=ssim.EXPONENTS)(*tensors(pair))
+    assert ssim.ms_ssim(image, truth, None, 1.0) == pytest.approx(float(theirs), abs=1e-4)
     coarse = list(pair)
     for _ in range(len(levels) - 1):
-        coarse = [similarity.halved(array) for array in coarse]
+        coarse = [ssim.halved(array) for array in coarse]
     last = float(torchmetrics.structural_similarity_index_measure(*tensors(coarse), data_range=1.0))
-    finer = [similarity.mean_over(level, similarity.interior(level.shape)) for level in levels[:-1]]
-    expected = np.prod(np.array([*finer, last]) ** np.array(similarity.EXPONENTS))
+    finer = [ssim.mean_over(level, ssim.interior(level.shape)) for level in levels[:-1]]
+    expected = np.prod(np.array([*finer, last]) ** np.array(ssim.EXPONENTS))
     theirs = torchmetrics.multiscale_structural_similarity_index_measure(
-        *tensors(pair), data_range=1.0, betas=similarity.EXPONENTS
+        *tensors(pair), data_range=1.0, betas=ssim.EXPONENTS
     )
     assert float(theirs) == pytest.approx(expected, abs=1e-4)

@@ -5,7 +5,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torchmetrics.functional.image import structural_similarity_index_measure
 
 from dsdiff.errors import ConfigError
-from dsdiff.evaluation import protocols, scores
+from dsdiff.evaluation import brain_scores, protocols
 from dsdiff.evaluation.regions import regions
 
 RNG = np.random.default_rng(7)
@@ -28,7 +28,7 @@ def test_identical_volumes_have_no_finite_psnr(name, fit):
 
 
 def test_brain_is_what_eval_real_prints():
-    found, plain = protocols.likeness(IMAGE, TRUTH, WHERE, "brain", False), scores.score(IMAGE, TRUTH, T1, WHERE)
+    found, plain = protocols.likeness(IMAGE, TRUTH, WHERE, "brain", False), brain_scores.score(IMAGE, TRUTH, T1, WHERE)
     assert found["psnr_brain"] == plain["psnr"]
     assert found["ssim_brain"] == pytest.approx(plain["ssim"], abs=1e-12)
     assert protocols.likeness(IMAGE, TRUTH, WHERE, "brain", True)["psnr_brain"] == plain["psnr_fit"]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from dsdiff.evaluation import cohort
+from dsdiff.evaluation import results as cohort
 
 
 def test_patients_are_what_is_counted_not_their_visits():

@@ -6,21 +6,21 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from conftest import LPS, TINY, patient, wake, write_case
 
 import dsdiff
-from dsdiff import config as configs
-from dsdiff.conditioning import style
-from dsdiff.data import batch as batches
-from dsdiff.data import cases
-from dsdiff.data.cohort import InMemory, Patient
+from dsdiff.conditioning import style_image
+from dsdiff.config import run as configs
+from dsdiff.data import batch_sampling as batches
+from dsdiff.data.dataset import InMemory, Patient
 from dsdiff.errors import CaseError, ConfigError
-from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
-from dsdiff.inference.reference import Reference
-from dsdiff.inference.sampling import plan
-from dsdiff.inference.synthesize import run
+from dsdiff.inference import outputs as case_io
+from dsdiff.inference.options import plan
+from dsdiff.inference.pipeline import run
+from dsdiff.inference.style_reference import Reference
+from dsdiff.io import cases
 from dsdiff.volume import Volume
+from tests.toy_data import LPS, TINY, patient, wake, write_case
 
 CPU = torch.device("cpu")
 
@@ -59,7 +59,7 @@ def test_the_style_that_is_told_says_nothing_of_a_withheld_contrast():
     told = (batch.present * torch.tensor([0.5, 0.6, -0.8])).sum(1) + 0.1
     assert torch.allclose(batch.styled.flatten(), told, atol=1e-6)
     assert len(batch.styled.unique()) == 4
-    as_in_synthesis = style.image(torch.from_numpy(code), batch.sources, batch.present)
+    as_in_synthesis = style_image.image(torch.from_numpy(code), batch.sources, batch.present)
     assert torch.allclose(batch.styled, as_in_synthesis, atol=1e-6)
 
 

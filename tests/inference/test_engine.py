@@ -3,19 +3,19 @@
 import numpy as np
 import pytest
 import torch
-from conftest import LPS, TINY, patient, wake
 from torch import nn
 
-from dsdiff import config as configs
-from dsdiff import device as devices
-from dsdiff.backbones import layers
-from dsdiff.backbones.foreign import Concatenated
+from dsdiff.backbones.external import Concatenated
 from dsdiff.conditioning.network import Network
+from dsdiff.config import run as configs
 from dsdiff.errors import ConfigError
 from dsdiff.inference import engine as engines
 from dsdiff.inference import model as models
-from dsdiff.inference.synthesize import run
+from dsdiff.inference.pipeline import run
+from dsdiff.layers import basic
+from dsdiff.system import device as devices
 from dsdiff.volume import Volume
+from tests.toy_data import LPS, TINY, patient, wake
 
 CPU = torch.device("cpu")
 CONV = {"model_channels": 32, "channel_mult": [1, 2], "num_res_blocks": 1, "attention_resolutions": [2]}
@@ -64,7 +64,7 @@ def test_the_fast_engine_agrees_with_the_reference(name):
 
 @pytest.mark.parametrize(
     "conditioning",
-    [{"encoder": "shared", "inject": "scales"}, {"style": "linear", "structure": "learned"}, {"structure": "canny"}],
+    [{"encoder": "shared", "fusion": "spade"}, {"style": "linear", "edges": "learned"}, {"edges": "canny"}],
 )
 def test_so_it_does_with_every_kind_of_condition(conditioning):
     block = {"target": "unet", "params": CONV}
@@ -120,7 +120,7 @@ def test_an_unknown_engine_is_refused():
 @pytest.mark.parametrize("shape", [(2, 64, 6, 5), (1, 32, 40, 33)])
 def test_group_norm_is_torchs_in_either_layout(shape):
     x = torch.randn(shape)
-    norm = layers.normalization(shape[1])
+    norm = basic.normalization(shape[1])
     nn.init.normal_(norm.weight)
     plain = nn.functional.group_norm(x, 32, norm.weight, norm.bias)
     assert torch.allclose(norm(x.to(memory_format=torch.channels_last)), plain, atol=1e-5)
@@ -128,9 +128,9 @@ def test_group_norm_is_torchs_in_either_layout(shape):
 
 @pytest.mark.parametrize("scores", [1, 100, 1 << 20])
 def test_attention_in_parts_is_attention(monkeypatch, scores):
-    monkeypatch.setattr(layers, "SCORES", scores)
+    monkeypatch.setattr(basic, "SCORES", scores)
     q, k, v = torch.randn(3, 2, 4, 17, 8)
     exact = nn.functional.scaled_dot_product_attention(q, k, v)
     with torch.inference_mode():
-        parts = layers.attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), True)
+        parts = basic.attention(q.bfloat16(), k.bfloat16(), v.bfloat16(), True)
     assert (parts.float() - exact).norm() < 0.01 * exact.norm()

@@ -11,18 +11,20 @@ import jaxtyping
 import numpy as np
 import pytest
 import torch
-from conftest import TINY, patient, wake, write_case
 
-from dsdiff import checkpoint
-from dsdiff import config as configs
-from dsdiff import device as devices
-from dsdiff.data import cases
+from dsdiff.config import run as configs
 from dsdiff.errors import ConfigError, DsdiffError, ModelError, OutputError
-from dsdiff.inference import export, exported, formats, graphs
+from dsdiff.inference import export
 from dsdiff.inference import model as models
-from dsdiff.inference.sampling import plan
-from dsdiff.inference.synthesize import run
+from dsdiff.inference.options import plan
+from dsdiff.inference.pipeline import run
+from dsdiff.io import cases
+from dsdiff.model import checkpoint
+from dsdiff.runtimes import formats, graphs
+from dsdiff.runtimes import network as exported
+from dsdiff.system import device as devices
 from dsdiff.volume import Volume
+from tests.toy_data import TINY, patient, wake, write_case
 
 CPU = torch.device("cpu")
 FILES = {
@@ -39,7 +41,7 @@ BACKBONE = {"target": "dit", "params": {"image_size": 32, "patch_size": 8, "hidd
 def model(tmp_path_factory):
     """A model that is quick to trace; its weights are awake."""
     folder = tmp_path_factory.mktemp("model") / "tiny"
-    config = configs.parse(TINY | {"backbone": BACKBONE, "conditioning": {"structure": "sobel"}}, "tiny")
+    config = configs.parse(TINY | {"backbone": BACKBONE, "conditioning": {"edges": "sobel"}}, "tiny")
     torch.manual_seed(3)
     network = config.build_network()
     wake(network)
@@ -157,7 +159,7 @@ def test_an_export_that_differs_is_not_kept(model, case, tmp_path, wrong):
 
 
 def test_a_network_that_says_nothing_is_not_exported(case, tmp_path, wrong):
-    config = configs.parse(TINY | {"backbone": BACKBONE, "conditioning": {"structure": "sobel"}}, "tiny")
+    config = configs.parse(TINY | {"backbone": BACKBONE, "conditioning": {"edges": "sobel"}}, "tiny")
     checkpoint.save(tmp_path / "new", config.build_network().state_dict(), configs.dump(config), "", {})
     with pytest.raises(ModelError, match="answers zero everywhere"):
         export.export(models.load(tmp_path / "new", CPU), tmp_path / "out", "onnx", check=case)

@@ -9,8 +9,8 @@ import pytest
 import torch
 import yaml
 
-from dsdiff import config as configs
 from dsdiff.backbones import registry
+from dsdiff.config import run as configs
 
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = sorted((ROOT / "src").rglob("*.py"))

@@ -5,19 +5,20 @@ from itertools import product
 import numpy as np
 import pytest
 import torch
-from conftest import LPS, TINY, patient, wake, write_case
 
-from dsdiff import config as configs
-from dsdiff.data import cases, cohort
+from dsdiff.config import run as configs
+from dsdiff.data import dataset
 from dsdiff.diffusion.registry import PROCESSES, SAMPLERS
 from dsdiff.errors import ConfigError
+from dsdiff.inference.denoise import predict
 from dsdiff.inference.model import Model
-from dsdiff.inference.predict import predict
-from dsdiff.inference.sampling import plan
-from dsdiff.inference.synthesize import run
-from dsdiff.parts import Target
+from dsdiff.inference.options import plan
+from dsdiff.inference.pipeline import run
+from dsdiff.io import cases
+from dsdiff.schema import TargetConfig
 from dsdiff.training import loop
 from dsdiff.volume import Volume
+from tests.toy_data import LPS, TINY, patient, wake, write_case
 
 CPU = torch.device("cpu")
 PREDICTIONS = {"ddpm": ("eps", "v", "x_0")}
@@ -33,7 +34,7 @@ ILLEGAL = [pair for pair in PAIRS if pair not in LEGAL]
 @pytest.fixture(scope="module")
 def patients(tmp_path_factory):
     (case,) = cases.discover(write_case(tmp_path_factory.mktemp("cohort"), "P0"))
-    return [cohort.load(case, ("t1", "t2", "flair"), "t1ce")]
+    return [dataset.load(case, ("t1", "t2", "flair"), "t1ce")]
 
 
 @pytest.fixture(scope="module")
@@ -68,7 +69,7 @@ def test_what_goes_together_trains_and_synthesises(process, prediction, sampler,
     trainer = loop.Trainer(config(process, prediction, sampler), CPU)
     before = [parameter.clone() for parameter in trainer.network.parameters()]
     for step in range(2):
-        batch = loop.draws(trainer.config, cohort.Cohort(patients)).at(step)
+        batch = loop.draws(trainer.config, dataset.Cohort(patients)).at(step)
         assert np.isfinite(trainer.train_step(batch, torch.Generator().manual_seed(step)))
     assert any(not torch.equal(a, b) for a, b in zip(before, trainer.network.parameters(), strict=True))
     wake(trainer.network)
@@ -106,7 +107,7 @@ def test_usual_steps(process, one, several):
 
 
 def test_steps_of_the_command_then_of_the_config_then_of_the_process():
-    given = config("bridge").model_copy(update={"sampler": Target(target="bridge", params={"steps": 7})})
+    given = config("bridge").model_copy(update={"sampler": TargetConfig(target="bridge", params={"steps": 7})})
     model = model_of(loop.Trainer(given, CPU))
     assert [plan(model, **asked).steps for asked in ({}, {"samples": 2}, {"steps": 3})] == [7, 7, 3]
     still = model_of(loop.Trainer(config("bridge", sigma=0.0), CPU))
@@ -116,12 +117,12 @@ def test_steps_of_the_command_then_of_the_config_then_of_the_process():
 
 def test_the_noise_of_a_slice_is_its_own(volumes):
     """A slice alone is what it is in a batch, and a sample is what it is among others."""
-    from dsdiff.data import preprocess, slices
+    from dsdiff.preprocessing import normalize, slices
 
     trainer = loop.Trainer(config("ddpm", "v", "ancestral"), CPU)
     wake(trainer.network)
     model = model_of(trainer)
-    (batch,) = slices.batches(preprocess.apply(volumes, "t1"), model.contrasts, 3, 48, 4)
+    (batch,) = slices.batches(normalize.apply(volumes, "t1"), model.contrasts, 3, 48, 4)
     alone = slices.SliceBatch(batch.boxes[1:2], batch.sources[1:2], batch.brain[1:2])
     together = predict(model, batch, plan(model, steps=2, samples=2)).samples
     assert np.allclose(

@@ -2,22 +2,23 @@ import json
 
 import pytest
 import torch
-from conftest import TINY, write_case
 from rich.console import Console
 from safetensors.torch import load_file
 
-from dsdiff import checkpoint
-from dsdiff import config as configs
-from dsdiff.config import TrainingConfig
-from dsdiff.data import loader, nearest, prepare, splits
+from dsdiff.config import run as configs
+from dsdiff.config.run import TrainingConfig
+from dsdiff.data import build_store, dataloader, splits
 from dsdiff.data.store import Settings
 from dsdiff.errors import ConfigError, DsdiffError, ModelError, OutputError
 from dsdiff.inference import model as models
-from dsdiff.training import loop, state
+from dsdiff.model import checkpoint
+from dsdiff.qc import membership
+from dsdiff.system.graceful_stop import Stop
+from dsdiff.training import loop, resume
 from dsdiff.training.ema import EMA
-from dsdiff.training.stop import Stop
+from dsdiff.training.metrics_logger import LOG
 from dsdiff.training.validate import validate
-from dsdiff.training.watch import LOG
+from tests.toy_data import TINY, write_case
 
 CPU, QUIET = torch.device("cpu"), Console(quiet=True)
 
@@ -37,7 +38,7 @@ def config(cohort, **training):
 
 
 def gathered(config):
-    return loader.gather(config.data, "none", QUIET)
+    return dataloader.gather(config.data, "none", QUIET)
 
 
 def test_a_stopped_run_resumed_is_the_run_that_never_stopped(cohort, tmp_path, monkeypatch):
@@ -73,11 +74,11 @@ def test_a_run_learns_and_leaves_what_it_promises(cohort, tmp_path):
     assert log[-1]["validation"] < 0.7 * before
     assert sum("validation" in entry for entry in log) == 3
     facts = checkpoint.read(model).facts
-    told, known = json.loads(facts.pop("preprocessing")), nearest.parse_known(facts.pop("known"), "model")
+    told, known = json.loads(facts.pop("preprocessing")), membership.parse_index(facts.pop("known"), "model")
     assert len(known.rows) == 2
     assert told["settings"] == {
         "contrasts": ["t1", "t2", "flair"],
-        "start": "t1",
+        "source_contrast": "t1",
         "target": "t1ce",
         "planes": ["axial"],
     }
@@ -120,7 +121,7 @@ def test_another_visit_of_who_is_held_out_is_not_trained_on_either(tmp_path):
     phantoms = config(tmp_path).data.model_copy(update={"root": tmp_path / "two", "phantoms": tmp_path / "later"})
     write_case(tmp_path / "two", first), write_case(tmp_path / "two", second), write_case(tmp_path / "later", later)
     with pytest.raises(ConfigError, match=rf"holds cases of the fold that is held out \({later}\)"):
-        loader.gather(phantoms, "none", QUIET)
+        dataloader.gather(phantoms, "none", QUIET)
 
 
 def test_a_fold_that_holds_everybody_out_leaves_nobody_to_train_on(cohort, tmp_path):
@@ -128,13 +129,13 @@ def test_a_fold_that_holds_everybody_out_leaves_nobody_to_train_on(cohort, tmp_p
     write_case(tmp_path, name)
     data = config(cohort).data.model_copy(update={"root": tmp_path})
     with pytest.raises(ConfigError, match=r"fold 0 of .*split\.json holds out every patient"):
-        loader.gather(data, "linear", QUIET)
+        dataloader.gather(data, "linear", QUIET)
 
 
 def test_a_run_is_bound_to_its_store_and_its_model_stays_as_it_is(tmp_path):
     for seed in range(2):
         write_case(tmp_path / "patients", f"P{seed}", seed)
-    prepare.prepare(tmp_path / "patients", tmp_path / "store", Settings(), 1, QUIET)
+    build_store.prepare(tmp_path / "patients", tmp_path / "store", Settings(), 1, QUIET)
 
     def asked(steps):
         data = {**TINY["data"], "root": str(tmp_path / "store")}
@@ -148,7 +149,7 @@ def test_a_run_is_bound_to_its_store_and_its_model_stays_as_it_is(tmp_path):
     assert "store" in there.facts
     (tmp_path / "elsewhere").rename(tmp_path / "store")
     write_case(tmp_path / "patients", "P2", 2)
-    prepare.prepare(tmp_path / "patients", tmp_path / "store", Settings(), 1, QUIET)
+    build_store.prepare(tmp_path / "patients", tmp_path / "store", Settings(), 1, QUIET)
     with pytest.raises(ConfigError, match="cases were added, taken out or changed"):
         loop.train(asked(2), tmp_path / "run", CPU, QUIET)
 
@@ -171,7 +172,7 @@ def test_a_run_begun_before_a_key_existed_is_still_its_configs(cohort, tmp_path)
 
 def test_a_torn_state_and_a_diverging_run_are_named(cohort, tmp_path):
     loop.claim(tmp_path / "run", config(cohort))
-    (tmp_path / "run" / state.STATE).write_bytes(b"\x00" * 100)
+    (tmp_path / "run" / resume.STATE).write_bytes(b"\x00" * 100)
     with pytest.raises(ModelError, match=r"state\.safetensors cannot be read"):
         loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
     with pytest.raises(DsdiffError, match=r"loss is (nan|inf)"):

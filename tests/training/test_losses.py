@@ -6,8 +6,8 @@ import torch
 import yaml
 from skimage.metrics import structural_similarity
 
-from dsdiff import config as configs
-from dsdiff.config import LossConfig
+from dsdiff.config import run as configs
+from dsdiff.config.run import LossConfig
 from dsdiff.errors import ConfigError
 from dsdiff.training import losses
 

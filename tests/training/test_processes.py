@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from conftest import TINY, write_case
 from rich.console import Console
 
-from dsdiff import checkpoint
-from dsdiff import config as configs
+from dsdiff.config import run as configs
 from dsdiff.data import splits
-from dsdiff.training import loop, state
-from dsdiff.training.watch import LOG, read_log
+from dsdiff.model import checkpoint
+from dsdiff.training import loop, resume
+from dsdiff.training.metrics_logger import LOG, read_log
+from tests.toy_data import TINY, write_case
 
 HERE = Path(__file__).parent
 CPU, QUIET, LIMIT = torch.device("cpu"), Console(quiet=True), 900  # seconds, for what hangs on a busy machine
@@ -33,7 +33,9 @@ TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--np
 
 
 def kill_resume():
-    spec = importlib.util.spec_from_file_location("kill_resume", HERE.parents[1] / "benchmarks" / "kill_resume.py")
+    spec = importlib.util.spec_from_file_location(
+        "kill_resume", HERE.parents[1] / "scripts" / "benchmarks" / "kill_resume.py"
+    )
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
@@ -94,7 +96,7 @@ def alone(folder):
 
 
 def weights(run):
-    tensors, _ = checkpoint.read_state(run / state.STATE)
+    tensors, _ = checkpoint.read_state(run / resume.STATE)
     return {name: value for name, value in tensors.items() if name.startswith(("network", "ema"))}
 
 
@@ -161,10 +163,10 @@ def test_killed_and_run_again_it_ends_in_the_same_bits(folder, ends, alone, proc
     line = [*kills.command(processes, folder / "unet.yaml", run), alike]
     process = kills.start(line, run.with_suffix(".log"))
     since = time.monotonic()
-    while not (run / state.STATE).is_file() and time.monotonic() - since < LIMIT:
+    while not (run / resume.STATE).is_file() and time.monotonic() - since < LIMIT:
         time.sleep(0.01)
     time.sleep(rng.uniform(0, 0.3))
     kills.kill(process)
-    assert checkpoint.read_state(run / state.STATE)[1]["step"] < 20
+    assert checkpoint.read_state(run / resume.STATE)[1]["step"] < 20
     assert wait(line, run.with_suffix(".log")) == 0, run.with_suffix(".log").read_text()
     assert kills.differing(run, alone["unet"] if processes == 1 else ends["unet", "ddp"]) == []

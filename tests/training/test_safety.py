@@ -9,21 +9,21 @@ import signal
 
 import pytest
 import torch
-from conftest import TINY, write_case
 from rich.console import Console
 
-from dsdiff import checkpoint
-from dsdiff import config as configs
-from dsdiff.data import loader, splits
+from dsdiff.config import run as configs
+from dsdiff.data import dataloader, splits
 from dsdiff.data.splits import Split
 from dsdiff.errors import ConfigError, ModelError, OutputError
-from dsdiff.folders import alone
-from dsdiff.training import loop, state
-from dsdiff.training.judge import Judge
-from dsdiff.training.stop import Stop
+from dsdiff.model import checkpoint
+from dsdiff.system.atomic import alone
+from dsdiff.system.graceful_stop import Stop
+from dsdiff.training import loop, resume
+from dsdiff.training.metrics_logger import LOG, read_log
+from dsdiff.training.model_selection import Judge
 from dsdiff.training.trainer import Diverged, Trainer
 from dsdiff.training.validate import Validation
-from dsdiff.training.watch import LOG, read_log
+from tests.toy_data import TINY, write_case
 
 CPU, QUIET = torch.device("cpu"), Console(quiet=True)
 
@@ -73,10 +73,10 @@ def same(one, other):
 
 
 def test_a_state_holds_everything_and_keeps_the_one_before(whole):
-    tensors, facts = checkpoint.read_state(whole / state.STATE)
+    tensors, facts = checkpoint.read_state(whole / resume.STATE)
     assert {name.split(".")[0] for name in tensors} == {"network", "ema", "optimizer"}
     assert (facts["step"], facts["validated"], facts["processes"]) == (4, 4, 1)
-    assert checkpoint.read_state(checkpoint.previous(whole / state.STATE))[1]["step"] == 2
+    assert checkpoint.read_state(checkpoint.previous(whole / resume.STATE))[1]["step"] == 2
     assert not list(whole.glob("*.partial"))
 
 
@@ -84,7 +84,7 @@ def test_a_state_holds_everything_and_keeps_the_one_before(whole):
 def test_a_damaged_state_is_named_and_the_one_before_is_used(cohort, whole, tmp_path, harm):
     run, told = tmp_path / "run", Console(record=True, file=io.StringIO(), width=300)
     loop.train(config(cohort), run, CPU, QUIET)
-    path = run / state.STATE
+    path = run / resume.STATE
     held = bytearray(path.read_bytes())
     held[len(held) // 2] ^= 1
     path.write_bytes({"one bit": held, "torn": held[: len(held) // 2], "emptied": b""}[harm])
@@ -99,7 +99,7 @@ def test_a_damaged_state_is_named_and_the_one_before_is_used(cohort, whole, tmp_
 
 def test_where_all_states_are_damaged_nothing_is_begun_anew(cohort, tmp_path):
     loop.claim(tmp_path / "run", config(cohort))
-    for path in (tmp_path / "run" / state.STATE, checkpoint.previous(tmp_path / "run" / state.STATE)):
+    for path in (tmp_path / "run" / resume.STATE, checkpoint.previous(tmp_path / "run" / resume.STATE)):
         path.write_bytes(b"\x00" * 100)
     with pytest.raises(ModelError, match=r"state\.safetensors and state-previous\.safetensors cannot be read"):
         loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
@@ -113,7 +113,7 @@ def test_a_signal_saves_and_the_same_command_goes_on(cohort, whole, tmp_path, mo
         loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
     assert number != signal.SIGTERM or ended.value.code == 0
     assert signal.getsignal(number) == before
-    assert checkpoint.read_state(tmp_path / "run" / state.STATE)[1]["step"] == 3
+    assert checkpoint.read_state(tmp_path / "run" / resume.STATE)[1]["step"] == 3
     assert not (tmp_path / "run" / "model").exists()
     loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
     same(tmp_path / "run", whole)
@@ -124,7 +124,7 @@ def test_a_signal_during_validation_is_heeded_and_the_validation_done_later(coho
     monkeypatch.setattr("dsdiff.training.validate.save_samples", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit):
         loop.train(config(cohort), run, CPU, QUIET)
-    facts = checkpoint.read_state(run / state.STATE)[1]
+    facts = checkpoint.read_state(run / resume.STATE)[1]
     assert (facts["step"], facts["validated"], told) == (0, -1, Stop._note)
     monkeypatch.undo()
     loop.train(config(cohort), run, CPU, QUIET)
@@ -148,7 +148,7 @@ def test_a_full_disk_leaves_the_last_state_and_the_run_goes_on_later(cohort, who
             loop.train(config(cohort), run, CPU, QUIET)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert checkpoint.read_state(run / state.STATE)[1]["step"] == 2
+    assert checkpoint.read_state(run / resume.STATE)[1]["step"] == 2
     assert not list(run.glob("*.partial"))
     loop.train(config(cohort), run, CPU, QUIET)
     same(run, whole)
@@ -169,7 +169,7 @@ def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(cohort):
     parameter = next(trainer.network.parameters())
     parameter.register_hook(lambda gradient: gradient * float("nan"))
     before = parameter.detach().clone()
-    batch = loop.draws(trainer.config, loader.gather(trainer.config.data, "none", QUIET)).at(0)
+    batch = loop.draws(trainer.config, dataloader.gather(trainer.config.data, "none", QUIET)).at(0)
     with pytest.raises(Diverged, match=r"gradient's norm is nan at step 0"):
         trainer.train_step(batch, torch.Generator().manual_seed(0))
     assert torch.equal(parameter, before)
@@ -211,9 +211,9 @@ def test_a_network_that_makes_a_constant_image_trains_all_the_same(cohort, tmp_p
 
 
 def test_other_processes_than_before_are_refused(cohort, whole, tmp_path, monkeypatch):
-    tensors, facts = checkpoint.read_state(whole / state.STATE)
+    tensors, facts = checkpoint.read_state(whole / resume.STATE)
     loop.claim(tmp_path / "run", config(cohort))
-    checkpoint.save_state(tmp_path / "run" / state.STATE, tensors, {**facts, "processes": 2})
+    checkpoint.save_state(tmp_path / "run" / resume.STATE, tensors, {**facts, "processes": 2})
     with pytest.raises(ConfigError, match="trained by 2 processes, and its batches are theirs; here are 1"):
         loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
 
@@ -235,9 +235,9 @@ def test_a_judge_that_saw_nothing_better_ends_the_run(cohort, tmp_path):
     log = read_log(tmp_path / "run" / LOG)
     assert log[-1]["step"] < 40
     assert checkpoint.read(tmp_path / "run" / "best").facts["steps"] < log[-1]["step"]
-    stamp = (tmp_path / "run" / state.STATE).stat().st_mtime_ns
+    stamp = (tmp_path / "run" / resume.STATE).stat().st_mtime_ns
     loop.train(settings, tmp_path / "run", CPU, QUIET)
-    assert (tmp_path / "run" / state.STATE).stat().st_mtime_ns == stamp
+    assert (tmp_path / "run" / resume.STATE).stat().st_mtime_ns == stamp
 
 
 def test_several_averages_and_whole_volumes(cohort, tmp_path):
@@ -280,7 +280,7 @@ def test_a_run_does_not_go_on_with_other_patients(tmp_path, monkeypatch, which):
         for seed in range(2):
             write_case(tmp_path / folder, f"{folder}{seed}", seed)
     data = {**TINY["data"], "root": str(tmp_path / "patients"), "phantoms": str(tmp_path / "phantoms")}
-    made = configs.parse({**TINY, "data": {**data, "phantom_share": 0.5}}, "test")
+    made = configs.parse({**TINY, "data": {**data, "phantom_fraction": 0.5}}, "test")
     at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
     with pytest.raises(SystemExit):
         loop.train(made, tmp_path / "run", CPU, QUIET)
@@ -294,13 +294,13 @@ def test_patients_of_no_fold_are_named_and_phantoms_of_the_fold_refused(cohort, 
     write_case(shutil.copytree(cohort / "patients", tmp_path / "patients"), "P9", 9)
     told = Console(record=True, file=io.StringIO(), width=300)
     data = config(cohort).data.model_copy(update={"root": tmp_path / "patients"})
-    loader.gather(data, "none", told)
+    dataloader.gather(data, "none", told)
     assert "1 patients of" in (said := told.export_text())
     assert "are in no fold of" in said
     assert "trained on: P9" in said
-    both = data.model_copy(update={"phantoms": tmp_path / "patients", "phantom_share": 0.5})
+    both = data.model_copy(update={"phantoms": tmp_path / "patients", "phantom_fraction": 0.5})
     with pytest.raises(ConfigError, match="holds cases of the fold that is held out"):
-        loader.gather(both, "none", told)
+        dataloader.gather(both, "none", told)
 
 
 def test_another_config_is_named_by_its_keys(cohort, whole):

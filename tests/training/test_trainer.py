@@ -3,16 +3,17 @@
 import pytest
 import torch
 import yaml
-from conftest import TINY
 from rich.console import Console
 
-from dsdiff import checkpoint
-from dsdiff import config as configs
-from dsdiff.data.batch import Batch
+from dsdiff.config import run as configs
+from dsdiff.data.batch_sampling import Batch
 from dsdiff.errors import ConfigError
-from dsdiff.training import distributed, state, watch
-from dsdiff.training.distributed import World
+from dsdiff.model import checkpoint
+from dsdiff.system import distributed
+from dsdiff.system.distributed import World
+from dsdiff.training import metrics_logger, resume
 from dsdiff.training.trainer import Trainer
+from tests.toy_data import TINY
 
 CPU = torch.device("cpu")
 
@@ -38,10 +39,10 @@ def test_fp16_scales_the_loss_and_a_resume_takes_up_the_scale(tmp_path):
     settings = config(precision="fp16")
     trainer = stepped(Trainer(settings, CPU), 2)
     trainer.scaler.update(1024.0)
-    state.save(trainer, tmp_path, {})
-    assert checkpoint.read_state(tmp_path / state.STATE)[1]["scaler.scale"] == 1024.0
+    resume.save(trainer, tmp_path, {})
+    assert checkpoint.read_state(tmp_path / resume.STATE)[1]["scaler.scale"] == 1024.0
     resumed = Trainer(settings, CPU)
-    state.resume(resumed, tmp_path, Console(quiet=True))
+    resume.resume(resumed, tmp_path, Console(quiet=True))
     assert (resumed.scaler.get_scale(), resumed.step) == (1024.0, 2)
     stepped(trainer, 4), stepped(resumed, 4)
     a, b = (one.network.state_dict() for one in (trainer, resumed))
@@ -56,9 +57,9 @@ def test_a_resume_lays_moments_out_as_their_weights(tmp_path, monkeypatch):
 
     monkeypatch.setattr(Trainer, "_place", channels_last)
     trainer = stepped(Trainer(config(), CPU), 2)
-    state.save(trainer, tmp_path, {})
+    resume.save(trainer, tmp_path, {})
     resumed = Trainer(config(), CPU)
-    state.resume(resumed, tmp_path, Console(quiet=True))
+    resume.resume(resumed, tmp_path, Console(quiet=True))
     strides = [
         (p.stride(), of["exp_avg"].stride(), of["exp_avg_sq"].stride()) for p, of in resumed.optimizer.state.items()
     ]
@@ -96,9 +97,9 @@ def test_strategies_that_do_not_fit_are_refused(strategy, size, says):
 def test_compiling_on_a_cpu_and_an_absent_tensorboard_are_refused(tmp_path, monkeypatch):
     with pytest.raises(ConfigError, match=r"training\.compile is for CUDA"):
         Trainer(config(compile=True), CPU)
-    monkeypatch.setattr(watch, "find_spec", lambda name: None)
+    monkeypatch.setattr(metrics_logger, "find_spec", lambda name: None)
     with pytest.raises(ConfigError, match=r"pip install 'dsdiff-mri\[tensorboard\]'"):
-        watch.writer(tmp_path, 0)
+        metrics_logger.writer(tmp_path, 0)
 
 
 def test_averages_are_written_as_they_are_read():
@@ -114,7 +115,7 @@ def test_averages_are_written_as_they_are_read():
     [
         ({"ema": [0.9, 0.9]}, "names a decay twice"),
         ({"ema": []}, "ema"),
-        ({"judge": "psnr"}, "judge 'psnr' is a score of volumes: set validate_volumes"),
+        ({"select_by": "psnr"}, "judge 'psnr' is a score of volumes: set validate_volumes"),
         ({"strategy": "horovod"}, "strategy"),
     ],
 )

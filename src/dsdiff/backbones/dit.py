@@ -9,9 +9,9 @@ from jaxtyping import Float
 from pydantic import AliasChoices, Field, model_validator
 from torch import Tensor, nn
 
-from dsdiff.backbones.injection import TokenInjection
-from dsdiff.backbones.layers import run, zero_module
-from dsdiff.backbones.tokens import (
+from dsdiff.layers.basic import run, zero_module
+from dsdiff.layers.injection import TokenInjection
+from dsdiff.layers.transformer_blocks import (
     Attention,
     Mlp,
     PatchEmbed,

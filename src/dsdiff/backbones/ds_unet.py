@@ -12,10 +12,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dsdiff.backbones.convolutions import ConvParams, decode, decoder, head, middle, time_embed
-from dsdiff.backbones.layers import embedded, run, zero_module
-from dsdiff.backbones.streams import SqueezeExcitation, Streams, all_there, mean, shared
 from dsdiff.errors import ConfigError
+from dsdiff.layers.basic import embedded, run, zero_module
+from dsdiff.layers.multi_encoder import SqueezeExcitation, Streams, all_there, mean, shared
+from dsdiff.layers.unet_blocks import ConvParams, decode, decoder, head, middle, time_embed
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
 

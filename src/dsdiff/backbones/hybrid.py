@@ -12,10 +12,10 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dsdiff.backbones.convolutions import ConvParams, decode, decoder, encode, encoder, head, level_starts, time_embed
-from dsdiff.backbones.injection import Injection
-from dsdiff.backbones.layers import embedded, run, zero_module
-from dsdiff.backbones.tokens import TokenParams, TransformerBlock, learnt_positions, positions
+from dsdiff.layers.basic import embedded, run, zero_module
+from dsdiff.layers.injection import Injection
+from dsdiff.layers.transformer_blocks import TokenParams, TransformerBlock, learnt_positions, positions
+from dsdiff.layers.unet_blocks import ConvParams, decode, decoder, encode, encoder, head, level_starts, time_embed
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
 

@@ -7,10 +7,10 @@ from typing import Any, cast
 from pydantic import Field, ValidationError
 from torch import nn
 
-from dsdiff.backbones import foreign
-from dsdiff.backbones.layers import BackboneParams
+from dsdiff.backbones import external
 from dsdiff.errors import ConfigError, GeometryError
-from dsdiff.parts import Target, explain
+from dsdiff.layers.basic import BackboneParams
+from dsdiff.schema import TargetConfig, format_validation_error
 from dsdiff.types import Backbone, ConditionLayout
 
 # name -> module and class. The class carries its pydantic model as `Params`; nothing is imported until it is asked for.
@@ -35,7 +35,7 @@ ALIASES: dict[str, str] = {
 }
 
 
-class BackboneTarget(Target):
+class BackboneTarget(TargetConfig):
     """multiple: for someone else's class alone, what the sides of a slice must be multiples of."""
 
     multiple: int | None = Field(None, ge=1)
@@ -107,7 +107,7 @@ def parse(spec: BackboneTarget) -> BackboneParams | None:
         swap = (
             "; to take a whole block, params and all: backbone=NAME (see dsdiff backbones)" if foreign_keys > 1 else ""
         )
-        raise ConfigError(f"backbone.params of '{spec.target}': {explain(error)}{swap}") from error
+        raise ConfigError(f"backbone.params of '{spec.target}': {format_validation_error(error)}{swap}") from error
 
 
 def is_ours(spec: BackboneTarget) -> bool:
@@ -132,17 +132,17 @@ def build(spec: BackboneTarget, layout: ConditionLayout) -> nn.Module:
     if params is None:
         if layout.injected:
             raise ConfigError(
-                f"conditioning.inject is 'scales', and '{spec.target}' is someone else's class, whose scales are its "
-                "own: set inject to maps"
+                f"conditioning.fusion is 'spade', and '{spec.target}' is someone else's class, whose scales are its "
+                "own: set conditioning.fusion to concat"
             )
-        network = foreign.adapted(lookup(spec.target), spec.params, spec.multiple, in_channels)
+        network = external.adapted(lookup(spec.target), spec.params, spec.multiple, in_channels)
         network.register_forward_pre_hook(_size_fits, with_kwargs=True)
-        network.register_forward_hook(foreign.check_answer, with_kwargs=True)
+        network.register_forward_hook(external.check_answer, with_kwargs=True)
         return network
     if params.in_channels not in (None, in_channels):
         raise ConfigError(
             f"backbone.params.in_channels is {params.in_channels}, but x_t and the condition make {in_channels}; "
-            "leave it out, or change data.contrasts, data.slab or conditioning"
+            "leave it out, or change data.contrasts, data.context_slices or conditioning"
         )
     network = lookup(spec.target)(params, layout)
     network.register_forward_pre_hook(_size_fits, with_kwargs=True)

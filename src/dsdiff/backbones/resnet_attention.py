@@ -11,7 +11,9 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dsdiff.backbones.convolutions import (
+from dsdiff.layers.basic import embedded
+from dsdiff.layers.injection import Injection
+from dsdiff.layers.unet_blocks import (
     AttentionBlock,
     ConvParams,
     ResBlock,
@@ -20,8 +22,6 @@ from dsdiff.backbones.convolutions import (
     head,
     time_embed,
 )
-from dsdiff.backbones.injection import Injection
-from dsdiff.backbones.layers import embedded
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
 

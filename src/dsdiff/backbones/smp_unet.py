@@ -11,9 +11,9 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dsdiff.backbones.injection import Injection
-from dsdiff.backbones.layers import BackboneParams, embedded, run, zero_module
 from dsdiff.errors import ConfigError
+from dsdiff.layers.basic import BackboneParams, embedded, run, zero_module
+from dsdiff.layers.injection import Injection
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
 

@@ -10,7 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsdiff.backbones.convolutions import (
+from dsdiff.layers.basic import embedded, run
+from dsdiff.layers.injection import Injection
+from dsdiff.layers.unet_blocks import (
     ConvParams,
     decode,
     decoder,
@@ -21,8 +23,6 @@ from dsdiff.backbones.convolutions import (
     middle,
     time_embed,
 )
-from dsdiff.backbones.injection import Injection
-from dsdiff.backbones.layers import embedded, run
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
 

@@ -10,9 +10,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dsdiff.backbones.injection import TokenInjection
-from dsdiff.backbones.layers import run, zero_module
-from dsdiff.backbones.tokens import (
+from dsdiff.layers.basic import run, zero_module
+from dsdiff.layers.injection import TokenInjection
+from dsdiff.layers.transformer_blocks import (
     PatchEmbed,
     TimestepEmbedder,
     TokenParams,

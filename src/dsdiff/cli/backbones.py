@@ -39,8 +39,8 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff import overriding
     from dsdiff.backbones import registry
+    from dsdiff.config import overrides
 
     if not profile and (files or allow_code):
         raise ConfigError("a CONFIG is for profiling: add --profile")
@@ -48,18 +48,18 @@ def command(
         for name, line in registry.summaries().items():
             typer.echo(f"{name:18}{line}")
         typer.echo("\nIn a config: backbone: {target: NAME, params: {...}}. Ready ones: dsdiff train CONFIG backbone=")
-        typer.echo(", ".join(overriding.ready("backbones")))
+        typer.echo(", ".join(overrides.ready("backbones")))
         return
-    paths = [overriding.find(name) for name in files or overriding.ready("backbones")]
+    paths = [overrides.find(name) for name in files or overrides.ready("backbones")]
     _profile(paths, size, device, threads, allow_code, Console(stderr=True))
 
 
 def _profile(paths: list[Path], size: int, device: str, threads: int, allow_code: bool, console: "Console") -> None:
-    from dsdiff import config as configs
     from dsdiff.backbones import registry
-    from dsdiff.backbones.printed import PRINTED
-    from dsdiff.benchmark import profile
-    from dsdiff.progress import bars
+    from dsdiff.comparison.published import PRINTED
+    from dsdiff.config import run as configs
+    from dsdiff.profiling import cost as profile
+    from dsdiff.system.console import bars
 
     typer.echo(
         "| config | parameters | GMAC | s | GiB inference | GiB training | GPU GiB (estimate) | printed: M | s | GB |"

@@ -14,8 +14,8 @@ from dsdiff.errors import ConfigError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dsdiff.benchmark.compare import Comparison
-    from dsdiff.benchmark.prepare import Asked, Prepared
+    from dsdiff.comparison.results import Comparison
+    from dsdiff.comparison.setup import Asked, Prepared
 
 LIMIT = "20min"  # of training, where neither --budget nor --steps says anything
 SEEDS = 3
@@ -75,21 +75,21 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff import folders
-    from dsdiff.benchmark import compare, prepare
+    from dsdiff.comparison import results, setup
     from dsdiff.evaluation import protocols
+    from dsdiff.system import atomic
 
     protocols.named(protocol)
-    folders.refuse_replacing(out, compare.WHAT, REPORT)
+    atomic.refuse_replacing(out, results.WHAT, REPORT)
     console = Console(stderr=True)
     trained = any((configs, split, budget, steps, seeds, gmac_seeds, folds, arm != "both", recipe != RECIPE))
     _refuse_idle(existing, reference, trained)
     if existing is None:
         arms = _arms(arm, seeds or SEEDS, gmac_seeds or seeds or SEEDS)
         asked = _asked(configs or [], data, split, folds, _limit(budget, steps), arms, recipe, jobs)
-        prepared = prepare.fresh(asked, out, device, allow_code, console)
+        prepared = setup.fresh(asked, out, device, allow_code, console)
     else:
-        prepared = prepare.finished(existing, reference, data, out, device, allow_code)
+        prepared = setup.finished(existing, reference, data, out, device, allow_code)
     if _compared(prepared, out, protocol, device, jobs, console):
         raise typer.Exit(1)
 
@@ -115,18 +115,18 @@ def _asked(
     jobs: int,
 ) -> "Asked":
     """What is to be trained; arguments with a "=" are changes, the others configs."""
-    from dsdiff.benchmark import prepare
+    from dsdiff.comparison import setup
 
     names = [item for item in configs if "=" not in item]
     if not names or data is None:
         raise ConfigError("needed are one CONFIG or more and --data, or --from RUNS")
     overrides = [item for item in configs if "=" in item]
-    return prepare.Asked(names, overrides, recipe, data, split, folds, limit, arms, jobs)
+    return setup.Asked(names, overrides, recipe, data, split, folds, limit, arms, jobs)
 
 
 def _arms(which: str, seeds: int, gmac_seeds: int) -> dict[str, int]:
     """The seeds of each arm that is wanted, by its title."""
-    from dsdiff.benchmark import plan
+    from dsdiff.comparison import plan
 
     every = {"parameters": (plan.PARAMETERS, seeds), "gmacs": (plan.GMACS, gmac_seeds)}
     return dict(every.values() if which == "both" else [every[which]])
@@ -134,7 +134,7 @@ def _arms(which: str, seeds: int, gmac_seeds: int) -> dict[str, int]:
 
 def _limit(budget: str | None, steps: int | None) -> int | float:
     """Steps (int) or seconds (float) of one training."""
-    from dsdiff.benchmark.budget import parse
+    from dsdiff.comparison.throughput import parse
 
     if budget and steps:
         raise ConfigError(f"--budget {budget} and --steps {steps} both limit a training; give one of them")
@@ -143,22 +143,22 @@ def _limit(budget: str | None, steps: int | None) -> int | float:
 
 def _compared(prepared: "Prepared", out: Path, protocol: str, device: str, jobs: int, console: "Console") -> bool:
     """Do the work and write the results; whether something failed."""
-    from dsdiff import source
-    from dsdiff.benchmark import compare, work
+    from dsdiff.comparison import results, runner
     from dsdiff.data import splits
-    from dsdiff.progress import say
+    from dsdiff.system import version as source
+    from dsdiff.system.console import say
 
     arms = prepared.arms
-    runs = work.one_of_each_fold(next(iter(arms.values()))[0].runs)
-    failed = work.do(arms, out, protocol, device, jobs, console)
-    costs, unmeasured = compare.costs(arms, failed, device, out / "costs.json")
+    runs = runner.one_of_each_fold(next(iter(arms.values()))[0].runs)
+    failed = runner.do(arms, out, protocol, device, jobs, console)
+    costs, unmeasured = results.costs(arms, failed, device, out / "costs.json")
     left_out = prepared.left_out | {f"the costs of {name}": why for name, why in unmeasured.items()}
-    baselines = work.baselines_of(runs, protocol, out, failed)
-    found, patients, unscored = compare.gather(arms, costs, prepared.paces, failed, baselines, protocol)
-    unscored |= work.unscored_baselines(out)
+    baselines = runner.baselines_of(runs, protocol, out, failed)
+    found, patients, unscored = results.gather(arms, costs, prepared.paces, failed, baselines, protocol)
+    unscored |= runner.unscored_baselines(out)
     first = runs[0].config.data
     facts = {
-        "what": compare.WHAT,
+        "what": results.WHAT,
         "command": shlex.join(["dsdiff", *sys.argv[1:]]),
         "date": datetime.date.today().isoformat(),
         "protocol": protocol,
@@ -168,7 +168,7 @@ def _compared(prepared: "Prepared", out: Path, protocol: str, device: str, jobs:
         "left_out": left_out,
         "versions": {"dsdiff": source.label(), "torch": version("torch")},
     }
-    comparison = compare.Comparison(tuple(found), tuple(patients), unscored, facts)
+    comparison = results.Comparison(tuple(found), tuple(patients), unscored, facts)
     _write(comparison, out)
     say(console, f"open {out / 'report.html'}")
     return bool(failed or left_out or unscored)
@@ -176,13 +176,13 @@ def _compared(prepared: "Prepared", out: Path, protocol: str, device: str, jobs:
 
 def _write(found: "Comparison", out: Path) -> None:
     """The files of REPORT, all or none; the table is printed too."""
-    from dsdiff import folders
-    from dsdiff.benchmark import compare, front, page, tables
+    from dsdiff.comparison import pareto, report, results, tables
+    from dsdiff.system import atomic
 
-    scores, text = compare.judged(found.facts["protocol"]), tables.markdown(found)
-    with folders.filled(out, REPORT) as folder:
-        drawing = front.save(front.draw(found.arms, scores), folder)
-        (folder / "report.html").write_text(page.page(found, drawing, scores), encoding="utf-8")
-        compare.write_json(found, folder / REPORT[0])
+    scores, text = results.judged(found.facts["protocol"]), tables.markdown(found)
+    with atomic.filled(out, REPORT) as folder:
+        drawing = pareto.save(pareto.draw(found.arms, scores), folder)
+        (folder / "report.html").write_text(report.page(found, drawing, scores), encoding="utf-8")
+        results.write_json(found, folder / REPORT[0])
         (folder / "table.md").write_text(text, encoding="utf-8")
     typer.echo(text)

@@ -21,9 +21,9 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff import device as devices
     from dsdiff.inference import demo
-    from dsdiff.progress import bars, say
+    from dsdiff.system import device as devices
+    from dsdiff.system.console import bars, say
 
     console = Console(stderr=True)
     devices.set_threads(threads)

@@ -12,8 +12,8 @@ from dsdiff.errors import InputError
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from dsdiff.evaluation.cohort import Results
-    from dsdiff.evaluation.pairs import Pairs
+    from dsdiff.evaluation.pairing import Pairs
+    from dsdiff.evaluation.results import Results
 
 OURS = re.compile(r"patients\.csv|summary\.json|report\.html")
 
@@ -56,18 +56,19 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff import folders
-    from dsdiff.evaluation import cohort, pairs, protocols
+    from dsdiff.evaluation import pairing, protocols
+    from dsdiff.evaluation import results as cohort
+    from dsdiff.system import atomic
 
     protocols.named(protocol)
-    folders.refuse_foreign(out, "summary.json", cohort.WHAT, OURS)
+    atomic.refuse_foreign(out, "summary.json", cohort.WHAT, OURS)
     console = Console(stderr=True)
-    found = pairs.find(prediction, truth, t1, seg)
+    found = pairing.find(prediction, truth, t1, seg)
     results = _score(found, protocol, fit, console)
     if not results.patients:
         case, reason = next(iter(results.failed.items()))
         raise InputError(f"no case could be scored; {case}: {reason}")
-    with folders.whole(out) as folder:
+    with atomic.whole(out) as folder:
         _write(results, found, folder, console)
     _say(results, out, console)
     if results.failed:
@@ -76,8 +77,8 @@ def command(
 
 def _score(found: "Pairs", protocol: str, fit: bool, console: "Console") -> "Results":
     """Score every pair, with a bar and a line for each that could not be."""
-    from dsdiff.evaluation import cohort
-    from dsdiff.progress import bars, say
+    from dsdiff.evaluation import results as cohort
+    from dsdiff.system.console import bars, say
 
     with bars(console, count=True) as progress:
         task = progress.add_task(f"scoring by {protocol}", total=len(found.found))
@@ -92,28 +93,31 @@ def _score(found: "Pairs", protocol: str, fit: bool, console: "Console") -> "Res
 
 def _write(results: "Results", found: "Pairs", folder: Path, console: "Console") -> None:
     """The three files; the patients that the report shows are read once more, so that memory stays small."""
-    from dsdiff.evaluation import cohort, patient, pictures, report
-    from dsdiff.evaluation.pictures import Panel
-    from dsdiff.progress import bars
+    from dsdiff.evaluation import patient_scores
+    from dsdiff.evaluation import results as cohort
+    from dsdiff.reporting import evaluation_report, patient_images
+    from dsdiff.reporting.patient_images import Panel
+    from dsdiff.system.console import bars
 
     by_name = {case.name: (made, case) for made, case in found.found}
     with bars(console, count=True) as progress:
-        task = progress.add_task("drawing", total=len(report.chosen(results)))
+        task = progress.add_task("drawing", total=len(evaluation_report.chosen(results)))
 
         def draw(case: str) -> list[Panel]:
-            drawn = pictures.panels(patient.read(*by_name[case]))
+            drawn = patient_images.panels(patient_scores.read(*by_name[case]))
             progress.advance(task)
             return drawn
 
-        (folder / "report.html").write_text(report.page(results, draw), encoding="utf-8")
+        (folder / "report.html").write_text(evaluation_report.page(results, draw), encoding="utf-8")
     cohort.write_csv(results, folder / "patients.csv")
     cohort.write_json(results, folder / "summary.json")
 
 
 def _say(results: "Results", out: Path, console: "Console") -> None:
     """The main scores, the protocol beside them, and what is missing."""
-    from dsdiff.evaluation import cohort, measures
-    from dsdiff.progress import say
+    from dsdiff.evaluation import results as cohort
+    from dsdiff.reporting import score_names
+    from dsdiff.system.console import say
 
     def tell(text: str) -> None:
         say(console, text)
@@ -125,7 +129,7 @@ def _say(results: "Results", out: Path, console: "Console") -> None:
     volumes = ("false_ml", "enhancing_ml", "enhancing_ml_truth")
     for name in (results.main, "ssim_tumour", "auc_brain", "auc_tumour", "gain", "detection", *volumes):
         if name in summed:
-            one, measure = summed[name], measures.describe(name)
+            one, measure = summed[name], score_names.describe(name)
             interval = "" if isnan(one["low"]) else f" [{one['low']:.2f}, {one['high']:.2f}]"
             numbers = f"{one['mean']:.2f}{interval} {measure.unit}".rstrip()
             tell(f"  {measure.title}: {numbers} ({one['n']} patient{'s' * (one['n'] > 1)})")

@@ -24,33 +24,35 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff import device as devices
-    from dsdiff import folders
-    from dsdiff.data import cases, preprocess
-    from dsdiff.inference import explain, explain_picture, preview
     from dsdiff.inference import model as models
-    from dsdiff.progress import bars, say
+    from dsdiff.interpret import occlusion, occlusion_figure
+    from dsdiff.io import cases
+    from dsdiff.preprocessing import normalize
+    from dsdiff.reporting import preview
+    from dsdiff.system import atomic
+    from dsdiff.system import device as devices
+    from dsdiff.system.console import bars, say
 
     one = cases.only(case, "what is explained")
-    folders.refuse_picture(out)
+    atomic.refuse_picture(out)
     devices.set_threads(threads)
     loaded = models.load(model, devices.pick(device))
     wanted = loaded.wanted(one.named)
-    prepared = preprocess.apply(cases.load(one, wanted), loaded.config.data.start)
+    prepared = normalize.apply(cases.load(one, wanted), loaded.config.data.source_contrast)
     steps = loaded.sampler.steps or loaded.process.usual_steps(samples)
     drawn = samples if loaded.process.varies(steps) else 1
     console = Console(stderr=True)
     with bars(console) as progress:
         task = progress.add_task(one.name, total=1.0)
-        told = explain.explain(prepared, loaded, drawn, lambda share: progress.update(task, completed=share))
+        told = occlusion.explain(prepared, loaded, drawn, lambda share: progress.update(task, completed=share))
     for number, enhancement in enumerate(told.found, 1):
         owed = ", ".join(f"{name} {share:+.0%}" for name, share in enhancement.owed.items())
-        size = f"{enhancement.ml:.1f} ml above {explain.ENHANCES} robust SD"
+        size = f"{enhancement.ml:.1f} ml above {occlusion.ENHANCES} robust SD"
         typer.echo(f"enhancement {number}: {size} at voxel {prepared.voxel(enhancement.point)}, owed to {owed}")
     if not told.found:
-        typer.echo(f"nothing enhances by {explain.ENHANCES} robust SD in {explain.LEAST_ML} ml or more")
+        typer.echo(f"nothing enhances by {occlusion.ENHANCES} robust SD in {occlusion.LEAST_ML} ml or more")
     for warning in told.result.warnings:
         say(console, f"warning: {warning}", "yellow")
-    with folders.whole_file(out) as picture:
-        preview.save(explain_picture.draw(told, loaded, f"{one.name}   model {loaded.name} {loaded.hash}"), picture)
+    with atomic.whole_file(out) as picture:
+        preview.save(occlusion_figure.draw(told, loaded, f"{one.name}   model {loaded.name} {loaded.hash}"), picture)
     typer.echo(out)

@@ -37,11 +37,11 @@ def command(
     import torch
     from rich.console import Console
 
-    from dsdiff import device as devices
-    from dsdiff.data import cases
     from dsdiff.inference import export
     from dsdiff.inference import model as models
-    from dsdiff.progress import bars, say
+    from dsdiff.io import cases
+    from dsdiff.system import device as devices
+    from dsdiff.system.console import bars, say
 
     devices.set_threads(threads)
     case = cases.only(check, "what --check takes") if check is not None else None

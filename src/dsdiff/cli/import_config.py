@@ -21,12 +21,13 @@ def command(
 
     Example: dsdiff import-config cddpm.yaml -o configs/cddpm.yaml
     """
-    from dsdiff import config as configs
-    from dsdiff import folders, legacy
+    from dsdiff.config import latent_diffusion
+    from dsdiff.config import run as configs
+    from dsdiff.system import atomic
 
     if out is not None and out.exists():
         raise OutputError(f"{out} exists already; choose another -o")
-    imported = legacy.load(old)
+    imported = latent_diffusion.load(old)
     notes = "".join(f"#   {note}\n" for note in imported.notes)
     text = f"# From {old.name} by dsdiff import-config. Not as it was there:\n{notes}{configs.dump(imported.config)}"
     for note in imported.notes:
@@ -34,4 +35,4 @@ def command(
     if out is None:
         typer.echo(text, nl=False)
         return
-    folders.write_whole(out, text)
+    atomic.write_whole(out, text)

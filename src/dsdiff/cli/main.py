@@ -6,7 +6,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from dsdiff import __version__, signals
+from dsdiff import __version__
 from dsdiff.cli import (
     backbones,
     compare,
@@ -24,6 +24,7 @@ from dsdiff.cli import (
     train,
 )
 from dsdiff.errors import DsdiffError
+from dsdiff.system import signals
 
 INTERRUPTED = 130  # what typer ends with after Ctrl-C: 128 + SIGINT
 UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, or the copy of it inside newer releases of typer

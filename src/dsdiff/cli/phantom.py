@@ -27,15 +27,15 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff.data import phantom, phantom_folder
-    from dsdiff.progress import bars, say
+    from dsdiff.phantom import files, simulate
+    from dsdiff.system.console import bars, say
 
     console = Console(stderr=True)
-    phantom_folder.same_generation(out)
+    files.same_generation(out)
     with bars(console) as progress:
         task = progress.add_task("simulating", total=number)
         for one in range(seed, seed + number):
-            if not phantom_folder.stands(out, one, target_style, noise):
-                phantom_folder.write(phantom.simulate(one, target_style=target_style, noise=noise), out)
+            if not files.stands(out, one, target_style, noise):
+                files.write(simulate.simulate(one, target_style=target_style, noise=noise), out)
             progress.advance(task)
     say(console, f"{number} phantoms in {out}")

@@ -47,22 +47,23 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff import folders
-    from dsdiff.data import contact, prepare, splits, store
-    from dsdiff.progress import say
+    from dsdiff.data import build_store, splits, store
+    from dsdiff.reporting import contact_sheet
+    from dsdiff.system import atomic
+    from dsdiff.system.console import say
 
     console = Console(stderr=True)
     settings = _settings(contrasts, target, planes)
     if split is not None:
         splits.read(split)  # what cannot be read is said before the long work
-    report = prepare.prepare(folder, root, settings, workers, console, prune)
+    report = build_store.prepare(folder, root, settings, workers, console, prune)
     for line in report.lines():
         say(console, line)
     if report.entries:
-        with folders.writing(root):
-            contact.draw(store.open_store(root), root / contact.NAME)
+        with atomic.writing(root):
+            contact_sheet.draw(store.open_store(root), root / contact_sheet.NAME)
         if split is not None:
-            prepare.keep_split(split, root, report)
+            build_store.keep_split(split, root, report)
         say(console, f"done: dsdiff train CONFIG data.root={root}")
     if report.failed:
         raise typer.Exit(1)
@@ -72,12 +73,12 @@ def _settings(contrasts: str, target: str, planes: str) -> "Settings":
     """What the options ask for. Raises `ConfigError` for what no file has, and for what no training could ask for."""
     from pydantic import ValidationError
 
-    from dsdiff.data import cases
-    from dsdiff.data.planes import PLANES
     from dsdiff.data.settings import DataConfig
     from dsdiff.data.store import Settings
     from dsdiff.errors import ConfigError
-    from dsdiff.parts import explain
+    from dsdiff.io import cases
+    from dsdiff.preprocessing.planes import PLANES
+    from dsdiff.schema import format_validation_error
 
     start, *others = (name.strip() for name in contrasts.split(","))
     wanted = tuple(plane for plane in PLANES if plane in (name.strip() for name in planes.split(",")))
@@ -91,5 +92,5 @@ def _settings(contrasts: str, target: str, planes: str) -> "Settings":
     try:
         DataConfig(**asdict(settings))
     except ValidationError as error:
-        raise ConfigError(explain(error)) from error
+        raise ConfigError(format_validation_error(error)) from error
     return settings

@@ -8,7 +8,7 @@ import typer
 from dsdiff.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dsdiff.data.cases import Case
+    from dsdiff.io.cases import Case
 
 
 def command(
@@ -34,26 +34,27 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff import device as devices
-    from dsdiff import folders
     from dsdiff.inference import model as models
-    from dsdiff.inference import preview, probe, probe_picture
-    from dsdiff.progress import bars
+    from dsdiff.interpret import linear_probe, linear_probe_figure
+    from dsdiff.reporting import preview
+    from dsdiff.system import atomic
+    from dsdiff.system import device as devices
+    from dsdiff.system.console import bars
 
     picture = out or run / "probe.png"
-    folders.refuse_picture(picture)
+    atomic.refuse_picture(picture)
     devices.set_threads(threads)
     model = models.load(run / "model" if (run / "model").is_dir() else run, devices.pick(device))
     chosen = _cases(run, folder)[:most]
     with bars(Console(stderr=True), count=True) as progress:
-        seen = [probe.look(case, model) for case in progress.track(chosen, description="encoding patients")]
-    verdict = probe.judge(seen)
+        seen = [linear_probe.look(case, model) for case in progress.track(chosen, description="encoding patients")]
+    verdict = linear_probe.judge(seen)
     typer.echo(f"{verdict.patients} patients, model {model.hash}")
     for said, passed in verdict.checks.items():
         typer.echo(f"{'not tried' if passed is None else 'pass' if passed else 'FAIL':10}{said}")
     typer.echo(verdict.word)
-    with folders.whole_file(picture) as beside:
-        preview.save(probe_picture.draw(seen[0], model, f"{seen[0].name}   model {model.hash}"), beside)
+    with atomic.whole_file(picture) as beside:
+        preview.save(linear_probe_figure.draw(seen[0], model, f"{seen[0].name}   model {model.hash}"), beside)
     typer.echo(picture)
     if not verdict.disentangled:
         raise typer.Exit(1)
@@ -61,9 +62,10 @@ def command(
 
 def _cases(run: Path, folder: Path | None) -> "list[Case]":
     """The patients to probe. Raises `ConfigError` where nobody names any."""
-    from dsdiff import checkpoint
-    from dsdiff import config as configs
-    from dsdiff.data import cases, splits, store
+    from dsdiff.config import run as configs
+    from dsdiff.data import splits, store
+    from dsdiff.io import cases
+    from dsdiff.model import checkpoint
 
     if folder is not None:
         return cases.discover(folder)

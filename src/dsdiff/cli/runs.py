@@ -21,12 +21,12 @@ def command(
 
     Example: dsdiff runs runs -o runs.png
     """
-    from dsdiff.training import runs
+    from dsdiff.training import run_summary
 
-    found, picture = runs.find(folder), out if out is not None else folder / "runs.png"
-    typer.echo(runs.table(found))
+    found, picture = run_summary.find(folder), out if out is not None else folder / "runs.png"
+    typer.echo(run_summary.table(found))
     try:
-        runs.draw(found, picture)
+        run_summary.draw(found, picture)
     except (OSError, ValueError) as error:
         raise OutputError(f"{picture} cannot be written: {error}") from error
     typer.echo(f"curves: {picture}", err=True)

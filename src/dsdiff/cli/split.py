@@ -22,7 +22,7 @@ def command(
     Example: dsdiff split cohort split.json --folds 5
     """
     from dsdiff.data import splits, store
-    from dsdiff.data.cases import patient_of
+    from dsdiff.io.cases import patient_of
 
     if out.exists():
         raise OutputError(f"{out} exists already; a split is written once")

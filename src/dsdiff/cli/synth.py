@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.progress import Progress
 
-    from dsdiff.data.cases import Case
     from dsdiff.inference.model import Model
-    from dsdiff.inference.reference import Reference
-    from dsdiff.inference.sampling import Sampling
+    from dsdiff.inference.options import Sampling
+    from dsdiff.inference.style_reference import Reference
+    from dsdiff.io.cases import Case
 
 Style = Annotated[
     Path | None,
@@ -131,19 +131,19 @@ def _allow(trusted: str | None) -> None:
     """Let the class that a config names be imported, or the archive in a folder be loaded."""
     if trusted is None:
         return
-    from dsdiff import config as configs
     from dsdiff.backbones import registry
-    from dsdiff.inference import exported
+    from dsdiff.config import run as configs
+    from dsdiff.runtimes import network
 
     if Path(trusted).is_dir():
-        exported.allow(Path(trusted))
+        network.allow(Path(trusted))
     else:
         registry.allow(configs.load(trusted).backbone.target)
 
 
 def _cases(inputs: list[Path], files: dict[str, Path | None], name: str | None) -> "list[Case]":
     """The cases that the command line names. Raises `UserError` where it names none, or one twice."""
-    from dsdiff.data import cases
+    from dsdiff.io import cases
 
     given = {contrast: path for contrast, path in files.items() if path is not None}
     if given and inputs:
@@ -181,18 +181,18 @@ def _synthesize(
     """Synthesise all cases and report; exits with 1 where some of several failed, raises the error of a lone one."""
     from rich.console import Console
 
-    from dsdiff import device as devices
-    from dsdiff.inference import case as case_io
-    from dsdiff.inference import reference as references
-    from dsdiff.inference import workers
-    from dsdiff.inference.sampling import plan
-    from dsdiff.progress import say
+    from dsdiff.inference import outputs as case_io
+    from dsdiff.inference import parallel
+    from dsdiff.inference import style_reference as references
+    from dsdiff.inference.options import plan
+    from dsdiff.system import device as devices
+    from dsdiff.system.console import say
 
     devices.share_heap()
     console = Console(stderr=True)
     if not resume:
         _check_places(todo, out)
-    devices.set_threads(threads, workers.worthwhile)
+    devices.set_threads(threads, parallel.worthwhile)
     loaded = _loaded(model, engine, device, console)
     sampling = plan(loaded, **asked)
     side_by_side = loaded.engine.workers
@@ -219,7 +219,7 @@ def _synthesize(
 
 def _check_places(todo: "list[Case]", out: Path) -> None:
     """Raise `OutputError` where a result would have to take the place of something else, before long work is done."""
-    from dsdiff.inference import case as case_io
+    from dsdiff.inference import outputs as case_io
 
     for one in todo:
         case_io.check_place(out / one.name)
@@ -234,7 +234,7 @@ class _Tally:
 
     def say(self, everything: int, console: "Console") -> None:
         """Name them, of so many."""
-        from dsdiff.progress import say
+        from dsdiff.system.console import say
 
         if self.doubted:
             named = ", ".join(self.doubted)
@@ -247,9 +247,9 @@ class _Tally:
 
 def _loaded(model: str, engine: str, device: str, console: "Console") -> "Model":
     """The model, computed by an engine."""
-    from dsdiff import device as devices
     from dsdiff.inference import engine as engines
     from dsdiff.inference import model as models
+    from dsdiff.system import device as devices
 
     if engine != engines.OPENVINO:
         return models.load(model, devices.pick(device), engine)
@@ -273,8 +273,8 @@ def _run(
     """Synthesise every case, noting which could not be and which come with doubts. Raises `OutputError`, which stops
     all.
     """
-    from dsdiff.inference.cohort import synthesize_cases
-    from dsdiff.progress import bars, say
+    from dsdiff.inference.batch import synthesize_cases
+    from dsdiff.system.console import bars, say
 
     with bars(console) as progress:
         whole = progress.add_task("all cases", total=len(todo), visible=len(todo) > 1)
@@ -301,7 +301,7 @@ def _run(
 
 
 def _say(progress: "Progress", name: str, out: Path, took: str, warnings: tuple[str, ...]) -> None:
-    from dsdiff.progress import say
+    from dsdiff.system.console import say
 
     console = progress.console
     say(console, f"{name}{took} -> {out / name}")

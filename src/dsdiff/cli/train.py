@@ -9,7 +9,7 @@ import typer
 from dsdiff.errors import ConfigError
 
 if TYPE_CHECKING:
-    from dsdiff.config import RunConfig
+    from dsdiff.config.run import RunConfig
 
 
 def command(
@@ -54,9 +54,9 @@ def command(
     """
     from rich.console import Console
 
-    from dsdiff import config as configs
     from dsdiff.backbones import registry
-    from dsdiff.progress import say
+    from dsdiff.config import run as configs
+    from dsdiff.system.console import say
 
     if memory is not None and not dry_run:
         raise ConfigError("--memory goes with --dry-run")
@@ -69,7 +69,7 @@ def command(
     if dry_run:
         typer.echo(configs.dump(loaded) + _size(loaded, device, memory))
         return
-    from dsdiff import device as devices
+    from dsdiff.system import device as devices
     from dsdiff.training import loop
 
     devices.set_threads(threads)
@@ -80,11 +80,12 @@ def command(
 
 def _size(config: "RunConfig", device: str, memory: str | None) -> str:
     """Comments below the resolved config: what it takes, and what would fit."""
-    from dsdiff import device as devices
-    from dsdiff.benchmark import fit, profile
+    from dsdiff.profiling import cost
+    from dsdiff.profiling import memory as fit
+    from dsdiff.system import device as devices
 
     settings, (height, width) = config.training, config.data.crop
-    counted = profile.count(config, height, width)
+    counted = cost.count(config, height, width)
     precision = devices.precision_of(devices.pick(device), settings.precision)
     needed = fit.need(config, counted, precision != "fp32", int(os.environ.get("WORLD_SIZE", "1")))
     told = [

@@ -7,13 +7,13 @@ from pydantic import model_validator
 from torch import Tensor
 
 from dsdiff.conditioning.disentangle import DisentangleConfig
+from dsdiff.conditioning.edges import structure
 from dsdiff.conditioning.encoder import EncoderParams
-from dsdiff.conditioning.structure import structure
-from dsdiff.parts import Part
-from dsdiff.types import Condition, ConditionLayout, Inject
+from dsdiff.schema import ConfigModel
+from dsdiff.types import Condition, ConditionLayout, Fusion
 
 
-class ConditioningConfig(Part):
+class ConditioningConfig(ConfigModel):
     """What the network is told beside the sources.
 
     structure: the edge map given beside every source. encoder: none, one for all contrasts (shared), or one each.
@@ -23,11 +23,11 @@ class ConditioningConfig(Part):
     curves; of curves the style of the training patients most like the case is told, unless another is given.
     """
 
-    structure: Literal["sobel", "canny", "laplacian", "learned", "none"] = "none"
+    edges: Literal["sobel", "canny", "laplacian", "learned", "none"] = "none"
     encoder: Literal["none", "shared", "per_contrast"] = "none"
     encoder_params: EncoderParams = EncoderParams()
     disentangle: tuple[DisentangleConfig, ...] = ()
-    inject: Inject = "maps"
+    fusion: Fusion = "concat"
     style: Literal["none", "linear", "curves"] = "none"
 
     @model_validator(mode="after")
@@ -46,10 +46,10 @@ class ConditioningConfig(Part):
         return ConditionLayout(
             contrasts,
             slab,
-            structure=self.structure != "none",
+            edges=self.edges != "none",
             encoded=0 if self.encoder == "none" else self.encoder_params.channels,
             style=self.style != "none",
-            inject=self.inject,
+            fusion=self.fusion,
         )
 
 
@@ -60,4 +60,4 @@ def middle(sources: Float[Tensor, "b s d h w"]) -> Float[Tensor, "b s h w"]:
 
 def build(config: ConditioningConfig, sources: Float[Tensor, "b s d h w"], present: Bool[Tensor, "b s"]) -> Condition:
     """The part of the condition that needs no weights; structure is that of the slice in the middle of the slab."""
-    return Condition(sources, present, structure(config.structure, middle(sources)), inject=config.inject)
+    return Condition(sources, present, structure(config.edges, middle(sources)), fusion=config.fusion)

@@ -17,14 +17,14 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from dsdiff.errors import ConfigError
-from dsdiff.parts import Part
+from dsdiff.schema import ConfigModel
 from dsdiff.types import Condition, Prediction
 
 PAIRS = {"common": "distinct", "content": "style"}  # features of backbones: what is shared -> what is specific
 Scalar = Float[Tensor, ""]
 
 
-class DisentangleConfig(Part):
+class DisentangleConfig(ConfigModel):
     """One term. between_within: the distance ratio of DS-Diff; common_distinct: that of DisC-Diff; cross_covariance:
     correlation of shared with specific channels; swap: the error of contrasts rebuilt from others' shared maps.
 

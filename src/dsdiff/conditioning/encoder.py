@@ -13,13 +13,13 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor, nn
 
-from dsdiff.parts import Part
+from dsdiff.schema import ConfigModel
 from dsdiff.types import Encoded
 
 GROUPS = 8
 
 
-class EncoderParams(Part):
+class EncoderParams(ConfigModel):
     """channels: of the shared and of the specific maps, at every scale. scales: how many, each half the one before.
     stem: folds stem x stem pixels into channels first, so that the finest maps are that much smaller than the slice.
     """

@@ -8,12 +8,12 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dsdiff.conditioning import condition, style
+from dsdiff.conditioning import condition, style_image
 from dsdiff.conditioning.condition import ConditioningConfig
 from dsdiff.conditioning.disentangle import SwapDecoder
+from dsdiff.conditioning.edges import LearnedStructure
 from dsdiff.conditioning.encoder import ConditionEncoder
-from dsdiff.conditioning.structure import LearnedStructure
-from dsdiff.data.style import KNOTS
+from dsdiff.style.regression import KNOTS
 from dsdiff.types import Backbone, Condition, Prediction
 
 
@@ -24,7 +24,7 @@ class Conditioner(nn.Module):
         super().__init__()
         self.config = config
         self.multiple = 1 if config.encoder == "none" else config.encoder_params.multiple
-        self.edges = LearnedStructure() if config.structure == "learned" else None
+        self.edges = LearnedStructure() if config.edges == "learned" else None
         self.encoder: ConditionEncoder | None = None
         if config.encoder != "none":
             self.encoder = ConditionEncoder(contrasts, slab, config.encoder_params, config.encoder == "per_contrast")
@@ -43,11 +43,11 @@ class Conditioner(nn.Module):
         """`styled`: the slices in the target's style (see `style`); without it they are in the average one."""
         cond = condition.build(self.config, sources, present)
         if self.edges is not None:
-            cond = replace(cond, structure=self.edges(condition.middle(cond.known)))
+            cond = replace(cond, edges=self.edges(condition.middle(cond.known)))
         if self.encoder is not None:
             cond = replace(cond, encoded=self.encoder(cond.known, present))
         if self.config.style != "none":
-            average = style.image(cast(Tensor, self.average_style), sources, present)
+            average = style_image.image(cast(Tensor, self.average_style), sources, present)
             cond = replace(cond, style=average if styled is None else styled)
         return cond
 

@@ -13,7 +13,7 @@ from jaxtyping import Bool, Float
 from pydantic import Field
 from torch import Tensor
 
-from dsdiff.parts import Part
+from dsdiff.schema import ConfigModel
 
 Sources = Float[Tensor, "b s d h w"]
 
@@ -21,19 +21,19 @@ AIR = 4.5  # robust widths by which a brain's median lies above zero: of 47 pati
 GRID = 4  # control points of a bias field along h and w
 
 
-class Kind(Part):
+class Augmentation(ConfigModel):
     """probability: of the slices (of the contrasts, for intensity) how many are changed; 0 turns a kind off."""
 
     probability: float = Field(0.0, ge=0, le=1)
 
 
-class Flip(Kind):
+class Flip(Augmentation):
     """Left and right exchanged."""
 
     probability: float = Field(0.5, ge=0, le=1)
 
 
-class Affine(Kind):
+class Affine(Augmentation):
     """Rotation by up to `degrees`, size by up to exp(+-zoom), shear by up to `shear`."""
 
     probability: float = Field(1.0, ge=0, le=1)
@@ -42,7 +42,7 @@ class Affine(Kind):
     shear: float = Field(0.08, ge=0, le=1)
 
 
-class Elastic(Kind):
+class Elastic(Augmentation):
     """Smooth displacement by up to about `pixels` (a bend between two may reach 1.5 times as far), independent at
     `spacing` pixels."""
 
@@ -50,7 +50,7 @@ class Elastic(Kind):
     spacing: int = Field(32, ge=4)
 
 
-class Restyle(Kind):
+class RandomScanner(Augmentation):
     """Another scanner: gain, a smooth curve of intensity and a field of bias at once: the first two by up to
     `strength`, the bias by as much along each axis and in its saddle, three times as much in a corner at most."""
 
@@ -58,47 +58,47 @@ class Restyle(Kind):
     strength: float = Field(0.25, gt=0, lt=1)
 
 
-class Bias(Kind):
+class Bias(Augmentation):
     """A smooth field by which intensities are multiplied, from about exp(-strength) to exp(strength)."""
 
     strength: float = Field(0.3, gt=0)
 
 
-class Gamma(Kind):
+class Gamma(Augmentation):
     """Intensities to a power from exp(-strength) to exp(strength); median and width of the brain stay."""
 
     strength: float = Field(0.4, gt=0)
 
 
-class Noise(Kind):
+class Noise(Augmentation):
     """Gaussian noise of up to `strength` robust widths."""
 
     strength: float = Field(0.3, gt=0)
 
 
-class Blur(Kind):
+class Blur(Augmentation):
     """A Gaussian of up to `strength` pixels (standard deviation), in the plane."""
 
     strength: float = Field(1.5, gt=0)
 
 
-class Thick(Kind):
+class RandomAnisotropy(Augmentation):
     """Slices 2 to `most` pixels thick, along h, along w, or through the slab, interpolated back."""
 
-    most: float = Field(6.0, ge=2)
+    max_thickness: float = Field(6.0, ge=2)
 
 
-class AugmentConfig(Part):
+class AugmentConfig(ConfigModel):
     """Which changes, how often and how strong. What is on by default is what the shipped model was trained with."""
 
     flip: Flip = Flip()
     affine: Affine = Affine()
     elastic: Elastic = Elastic()
-    restyle: Restyle = Restyle()
+    scanner: RandomScanner = RandomScanner()
     bias: Bias = Bias()
     gamma: Gamma = Gamma()
     blur: Blur = Blur()
-    thick: Thick = Thick()
+    anisotropy: RandomAnisotropy = RandomAnisotropy()
     noise: Noise = Noise()
 
     @staticmethod
@@ -163,9 +163,9 @@ def warp(
 def seen(sources: Sources, config: AugmentConfig, dice: torch.Generator) -> Sources:
     """The sources as another scanner might have seen them: each kind in its share of the contrasts."""
     brain = sources != 0
-    kinds: tuple[tuple[Kind, Callable[..., Sources]], ...] = (
-        (config.restyle, restyle), (config.bias, bias), (config.gamma, gamma),
-        (config.thick, thick), (config.blur, blur), (config.noise, noise),
+    kinds: tuple[tuple[Augmentation, Callable[..., Sources]], ...] = (
+        (config.scanner, restyle), (config.bias, bias), (config.gamma, gamma),
+        (config.anisotropy, thick), (config.blur, blur), (config.noise, noise),
     )  # fmt: skip
     for kind, change in kinds:
         if kind.probability:
@@ -175,7 +175,7 @@ def seen(sources: Sources, config: AugmentConfig, dice: torch.Generator) -> Sour
     return sources
 
 
-def restyle(sources: Sources, kind: Restyle, dice: torch.Generator) -> Sources:
+def restyle(sources: Sources, kind: RandomScanner, dice: torch.Generator) -> Sources:
     """Per contrast a random gain, a smooth curve of intensity and a smooth field of bias, a plane plus a saddle.
 
     The curve is z + a z^2 / (2 + |z|), monotone for |a| < 1.
@@ -217,10 +217,10 @@ def blur(sources: Sources, kind: Blur, dice: torch.Generator) -> Sources:
     return F.conv2d(across, taps.transpose(2, 3), padding=(reach, 0), groups=b * s * d).reshape(b, s, d, h, w)
 
 
-def thick(sources: Sources, kind: Thick, dice: torch.Generator) -> Sources:
+def thick(sources: Sources, kind: RandomAnisotropy, dice: torch.Generator) -> Sources:
     """Means over thick slices, linear between their middles: along h, along w, or the mean of the slab."""
     axes = torch.randint(3, sources.shape[:2], generator=dice)
-    thickness = 2 + torch.rand(sources.shape[:2], generator=dice) * (kind.most - 2)
+    thickness = 2 + torch.rand(sources.shape[:2], generator=dice) * (kind.max_thickness - 2)
     out = torch.empty_like(sources)
     h, w = sources.shape[-2:]
     for i, j in torch.cartesian_prod(*map(torch.arange, sources.shape[:2])).tolist():

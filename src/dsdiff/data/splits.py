@@ -8,9 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
-from dsdiff.data.cases import patient_of
 from dsdiff.errors import ConfigError
-from dsdiff.folders import write_whole
+from dsdiff.io.cases import patient_of
+from dsdiff.system.atomic import write_whole
 
 
 @dataclass(frozen=True)

@@ -18,12 +18,15 @@ import h5py
 import numpy as np
 from jaxtyping import Float, Integer
 
-from dsdiff.data import cases, cohort, familiar, planes
-from dsdiff.data.cohort import Boxed, Patient, Slab
-from dsdiff.data.planes import Plane
-from dsdiff.data.style import KNOTS, LinearRegression
+from dsdiff.data import dataset
+from dsdiff.data.dataset import Boxed, Patient, Slab
 from dsdiff.errors import CaseError, ConfigError, InputError
-from dsdiff.folders import whole_file
+from dsdiff.io import cases
+from dsdiff.preprocessing import planes
+from dsdiff.preprocessing.planes import Plane
+from dsdiff.qc import ood
+from dsdiff.style.regression import KNOTS, LinearRegression
+from dsdiff.system.atomic import whole_file
 
 MANIFEST, LIST, FOLDER, REGION = "store.json", "cases.jsonl", "cases", "region"
 WHAT, FORMAT = "dsdiff store", 3
@@ -101,7 +104,7 @@ class Stored:
 
     def style(self, kind: str = "linear") -> LinearRegression:
         if kind not in self.kept_styles:
-            return cohort.style_of(self, kind)
+            return dataset.style_of(self, kind)
         kept = {name: np.array(numbers) for name, numbers in self.kept_styles[kind].items()}
         return LinearRegression.of(kept["gram"], kept["moment"], KNOTS[kind])
 
@@ -145,7 +148,7 @@ class Store:
                 raise CaseError(f"case {entry.name} of {self.root} has no {absent[0]}; leave it out of data.contrasts")
             styles = entry.styles if tuple(contrasts) == self.settings.contrasts else {}
             slices = Stored(case_file(self.root, entry.name), tuple(contrasts), target, entry.peaks, styles)
-            found.append(Patient.of(entry.name, slices, familiar.without(entry.measured, others)))
+            found.append(Patient.of(entry.name, slices, ood.without(entry.measured, others)))
         return found
 
 

@@ -4,19 +4,19 @@ import torch
 from pydantic import Field
 
 from dsdiff.diffusion.process import Image, Residual, Times, along, drawn_among
-from dsdiff.parts import Part
+from dsdiff.schema import ConfigModel
 
 SAMPLING_STEPS = 4  # where samples are wanted: one step has no randomness
 
 
-class ResidualBridgeParams(Part):
-    """`sigma`: standard deviation scale of the bridge, in robust z-scores. `start_share`: of the training times, how
+class ResidualBridgeParams(ConfigModel):
+    """`sigma`: standard deviation scale of the bridge, in robust z-scores. `start_fraction`: of the training times, how
     many are exactly 1, which is all that one-step synthesis uses. `train_steps`, `spread`: see `NoiseProcess`."""
 
     sigma: float = Field(0.5, ge=0)
-    start_share: float = Field(0.5, ge=0, le=1)
+    start_fraction: float = Field(0.5, ge=0, le=1)
     train_steps: int | None = Field(None, ge=1)
-    spread: bool = False
+    predict_error: bool = False
 
 
 class ResidualBridge(Residual):
@@ -31,15 +31,15 @@ class ResidualBridge(Residual):
     samplers = ("bridge",)
 
     def __init__(self, params: ResidualBridgeParams) -> None:
-        self.sigma, self.start_share, self.train_steps = params.sigma, params.start_share, params.train_steps
-        self.spread = params.spread
+        self.sigma, self.start_fraction, self.train_steps = params.sigma, params.start_fraction, params.train_steps
+        self.predict_error = params.predict_error
 
     def draw_times(self, batch: int, generator: torch.Generator) -> Times:
         if self.train_steps:
             time = drawn_among(self.times(self.train_steps, "trailing"), batch, generator)
         else:
             time = torch.rand(batch, generator=generator)
-        at_start = torch.rand(batch, generator=generator) < self.start_share
+        at_start = torch.rand(batch, generator=generator) < self.start_fraction
         return torch.where(at_start, torch.ones(()), time)
 
     def q_sample(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:

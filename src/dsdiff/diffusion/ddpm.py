@@ -10,10 +10,10 @@ from torch import Tensor
 from dsdiff.diffusion.process import Image, NoiseProcess, Spacing, Times, along, drawn_among
 from dsdiff.diffusion.schedules import SCHEDULES
 from dsdiff.errors import ConfigError
-from dsdiff.parts import Part
+from dsdiff.schema import ConfigModel
 
 
-class DDPMParams(Part):
+class DDPMParams(ConfigModel):
     """The field's vocabulary; latent diffusion's linear_start and linear_end are beta_start and beta_end.
 
     `scale`: what robust z-scores are divided by, so that the data have about unit variance as the schedules expect

@@ -4,10 +4,10 @@ import torch
 from pydantic import Field
 
 from dsdiff.diffusion.process import Image, NoiseProcess, Times, along, drawn_among
-from dsdiff.parts import Part
+from dsdiff.schema import ConfigModel
 
 
-class RectifiedFlowParams(Part):
+class RectifiedFlowParams(ConfigModel):
     """`scale`: what robust z-scores are divided by, so that the data have about the noise's variance.
     `train_steps`: see `NoiseProcess`."""
 

@@ -8,7 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from dsdiff.errors import ConfigError
-from dsdiff.parts import Part
+from dsdiff.schema import ConfigModel
 
 TIMESTEPS = 1000.0  # the scale on which backbones are told a continuous time
 LOG_ERROR = (-5.0, 3.0)  # natural logarithms of the least and the largest error that a network may expect
@@ -26,9 +26,9 @@ class NoiseProcess(Protocol):
     Images are robust z-scores divided by `scale`. The defaults are those of a process that begins with noise.
     """
 
-    Params: ClassVar[type[Part]]
+    Params: ClassVar[type[ConfigModel]]
     samplers: ClassVar[tuple[str, ...]]  # the samplers that fit, the usual one first
-    spread: bool = False  # the network tells in a second channel how wrong it expects to be
+    predict_error: bool = False  # the network tells in a second channel how wrong it expects to be
     from_noise: ClassVar[bool] = True  # sampling begins with noise; otherwise with the start image
     scale: float = 1.0
     train_steps: int | None = None  # trained on the times of so many trailing steps alone; None: on all times
@@ -59,7 +59,7 @@ class NoiseProcess(Protocol):
     @property
     def out_channels(self) -> int:
         """Of the network."""
-        return 2 if self.spread else 1
+        return 2 if self.predict_error else 1
 
     def expected_error(self, output: Output) -> Image:
         """With `spread`, the mean absolute error of x_0 that the network expects: 1 for an output of zero."""

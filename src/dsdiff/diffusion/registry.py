@@ -14,13 +14,13 @@ from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.regression import Regression
 from dsdiff.diffusion.samplers import DDIMParams, OneStepParams, Sampler, SamplerParams
 from dsdiff.errors import ConfigError
-from dsdiff.parts import Part, explain
+from dsdiff.schema import ConfigModel, format_validation_error
 
 
 @dataclass(frozen=True)
 class _Entry:
     function: Any
-    Params: type[Part]
+    Params: type[ConfigModel]
     needs: str  # of the process: why others are refused
 
 
@@ -75,8 +75,8 @@ def build_sampler(target: str | None, params: dict[str, Any], process: NoiseProc
     return Sampler(partial(entry.function, **options), steps, spacing)
 
 
-def _checked(Params: type[Part], params: dict[str, Any], where: str) -> Part:
+def _checked(Params: type[ConfigModel], params: dict[str, Any], where: str) -> ConfigModel:
     try:
         return Params(**params)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {explain(error)}") from error
+        raise ConfigError(f"{where}: {format_validation_error(error)}") from error

@@ -4,13 +4,13 @@ import torch
 
 from dsdiff.diffusion.process import Image, Residual, Spacing, Times
 from dsdiff.errors import ConfigError
-from dsdiff.parts import Part
+from dsdiff.schema import ConfigModel
 
 
-class RegressionParams(Part):
+class RegressionParams(ConfigModel):
     """`spread`: see `NoiseProcess`."""
 
-    spread: bool = False
+    predict_error: bool = False
 
 
 class Regression(Residual):
@@ -20,7 +20,7 @@ class Regression(Residual):
     samplers = ("one_step",)
 
     def __init__(self, params: RegressionParams) -> None:
-        self.spread = params.spread
+        self.predict_error = params.predict_error
 
     def draw_times(self, batch: int, generator: torch.Generator) -> Times:
         return torch.ones(batch)

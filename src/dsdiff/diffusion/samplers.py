@@ -12,13 +12,13 @@ from pydantic import Field
 from dsdiff.diffusion.bridge import ResidualBridge
 from dsdiff.diffusion.ddpm import DDPM
 from dsdiff.diffusion.process import Image, NoiseProcess, Spacing
-from dsdiff.parts import Part
+from dsdiff.schema import ConfigModel
 
 Denoiser = Callable[[Image, float], Image]  # (x_t, time) -> x_0
 Noise = Callable[[], Image]
 
 
-class SamplerParams(Part):
+class SamplerParams(ConfigModel):
     """`steps` of a synthesis; None leaves them to the process. `spacing`: which times they visit, in diffusers' names
     (see `NoiseProcess.times`)."""
 
@@ -26,7 +26,7 @@ class SamplerParams(Part):
     spacing: Spacing = "trailing"
 
 
-class OneStepParams(Part):
+class OneStepParams(ConfigModel):
     """Nothing to choose; the two are there so that every sampler has them."""
 
     steps: Literal[1] | None = None

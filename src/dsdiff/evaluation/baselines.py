@@ -3,7 +3,7 @@
 import numpy as np
 from scipy import ndimage
 
-from dsdiff.evaluation.metrics import Image, Mask
+from dsdiff.evaluation.voxelwise import Image, Mask
 
 
 def blurred_truth(truth: Image, brain: Mask) -> Image:

@@ -11,8 +11,8 @@ import numpy as np
 from jaxtyping import Float, Integer
 from scipy import ndimage, sparse
 
-from dsdiff.evaluation.metrics import Image, Mask
 from dsdiff.evaluation.regions import Regions, bounding_box
+from dsdiff.evaluation.voxelwise import Image, Mask
 
 THRESHOLD = 1.5  # robust standard deviations
 SMOOTH_MM = 1.0

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from dsdiff.errors import ConfigError
-from dsdiff.evaluation import metrics, similarity
-from dsdiff.evaluation.metrics import Image, Mask
+from dsdiff.evaluation import ssim, voxelwise
 from dsdiff.evaluation.regions import Regions
+from dsdiff.evaluation.voxelwise import Image, Mask
 
 
 @dataclass(frozen=True)
@@ -35,12 +35,12 @@ class Protocol:
 
 
 def _robust(image: Image, truth: Image, regions: Regions) -> Pair:
-    target = metrics.robust(truth, regions.brain)
-    return Pair(metrics.robust(image, regions.brain), target, metrics.data_range(target, regions.brain))
+    target = voxelwise.robust(truth, regions.brain)
+    return Pair(voxelwise.robust(image, regions.brain), target, voxelwise.data_range(target, regions.brain))
 
 
 def _stretched(image: Image, truth: Image, regions: Regions) -> Pair:
-    return Pair(metrics.stretched(image, regions.brain), metrics.stretched(truth, regions.brain), 1.0)
+    return Pair(voxelwise.stretched(image, regions.brain), voxelwise.stretched(truth, regions.brain), 1.0)
 
 
 def _percentiles(image: Image, truth: Image, regions: Regions) -> Pair:
@@ -59,9 +59,9 @@ def _own_percentiles(image: Image) -> Image:
 def _matched(image: Image, truth: Image, regions: Regions) -> Pair:
     """The truth as it is, the image at its median and median absolute deviation; both zero outside the brain."""
     brain = regions.brain
-    centre, width = metrics.robust_scale(truth, brain)
+    centre, width = voxelwise.robust_scale(truth, brain)
     same = np.array_equal(image[brain], truth[brain])  # identical as they are, not up to rounding
-    matched = np.where(brain, image if same else metrics.robust(image, brain) * width + centre, 0)
+    matched = np.where(brain, image if same else voxelwise.robust(image, brain) * width + centre, 0)
     target = np.where(brain, truth, 0).astype(np.float64)
     return Pair(matched, target, float(np.ptp(target)))
 
@@ -110,7 +110,7 @@ def likeness(image: Image, truth: Image, regions: Regions, name: str, fit: bool)
     windows = shown if same else _pair(protocol.structure, image, truth, regions, fit)
     found = {}
     for region, mask in _regions(protocol, regions).items():
-        for metric in (metrics.psnr, metrics.nrmse, metrics.mae):
+        for metric in (voxelwise.psnr, voxelwise.nrmse, voxelwise.mae):
             found[f"{metric.__name__}_{region}"] = metric(shown.image, shown.truth, mask, shown.peak)
     if name == "brasyn":
         return found | _masked_ssim(windows, regions)
@@ -123,7 +123,7 @@ def _pair(
     pair = scale(image, truth, regions)
     if not fit or np.array_equal(pair.image, pair.truth):
         return pair
-    fitted = metrics.linear_fit(pair.image, pair.truth, regions.brain)
+    fitted = voxelwise.linear_fit(pair.image, pair.truth, regions.brain)
     return Pair(np.where(regions.brain, fitted, pair.image), pair.truth, pair.peak)
 
 
@@ -139,13 +139,13 @@ def _regions(protocol: Protocol, regions: Regions) -> dict[str, Mask]:
 
 def _ssim(pair: Pair, protocol: Protocol, regions: Regions) -> dict[str, float]:
     """SSIM and MS-SSIM by region; over a whole volume they average the windows that lie wholly within it."""
-    maps = similarity.maps(pair.image, pair.truth, pair.peak)
-    levels = similarity.pyramid(pair.image, pair.truth, pair.peak, maps)
+    maps = ssim.maps(pair.image, pair.truth, pair.peak)
+    levels = ssim.pyramid(pair.image, pair.truth, pair.peak, maps)
     found = {}
     for region, mask in _regions(protocol, regions).items():
-        inner = similarity.interior(mask.shape) if region == "volume" else mask
-        found[f"ssim_{region}"] = similarity.mean_over(maps[0], inner)
-        found[f"ms_ssim_{region}"] = similarity.combine(levels, None if region == "volume" else mask)
+        inner = ssim.interior(mask.shape) if region == "volume" else mask
+        found[f"ssim_{region}"] = ssim.mean_over(maps[0], inner)
+        found[f"ms_ssim_{region}"] = ssim.combine(levels, None if region == "volume" else mask)
     return found
 
 
@@ -160,5 +160,5 @@ def _masked_ssim(pair: Pair, regions: Regions) -> dict[str, float]:
         image, truth = pair.image * mask, pair.truth * mask
         peak = float(max(np.ptp(image), np.ptp(truth)))
         empty = peak == 0 or not regions.tumour.any()
-        found[f"ssim_{region}"] = float("nan") if empty else float(similarity.maps(image, truth, peak)[0].mean())
+        found[f"ssim_{region}"] = float("nan") if empty else float(ssim.maps(image, truth, peak)[0].mean())
     return found

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Shaped
 
-from dsdiff.data.labels import enhancing_label, tumour
+from dsdiff.io.segmentation import enhancing_label, tumour
 
 
 @dataclass(frozen=True)

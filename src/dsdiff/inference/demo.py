@@ -8,17 +8,19 @@ import numpy as np
 import torch
 from jinja2 import Environment, PackageLoader, select_autoescape
 
-from dsdiff import folders
-from dsdiff.data import cases, nifti, preprocess
-from dsdiff.data.cases import Case
 from dsdiff.errors import OutputError
-from dsdiff.evaluation import scores
+from dsdiff.evaluation import brain_scores
 from dsdiff.evaluation.regions import regions
-from dsdiff.inference import case as case_io
 from dsdiff.inference import model as models
-from dsdiff.inference import preview
+from dsdiff.inference import outputs as case_io
 from dsdiff.inference.model import Model
-from dsdiff.inference.synthesize import Result
+from dsdiff.inference.pipeline import Result
+from dsdiff.io import cases, nifti
+from dsdiff.io.cases import Case
+from dsdiff.preprocessing import normalize
+from dsdiff.reporting import preview
+from dsdiff.system import atomic
+from dsdiff.volume import to_canonical
 
 MEANINGS = {
     "auc_brain": "Does enhancement lie in the tumour that enhances, not elsewhere? 1 is perfect, 0.5 is chance.",
@@ -37,16 +39,16 @@ def run(out: Path, progress: Callable[[float], None] = lambda share: None) -> Pa
         raise OutputError(f"{report} is not by this command; it is left alone (choose another place)")
     model = models.load(models.DEFAULT, torch.device("cpu"))
     result = case_io.synthesize_case(phantom, out, model, progress=progress)
-    with folders.whole_file(out / phantom.name / "comparison.png") as beside:
+    with atomic.whole_file(out / phantom.name / "comparison.png") as beside:
         preview.save(comparison(result, phantom, model), beside)
-    folders.write_whole(report, page(result, phantom, model, out / phantom.name))
+    atomic.write_whole(report, page(result, phantom, model, out / phantom.name))
     return report
 
 
 def comparison(result: Result, phantom: Case, model: Model) -> preview.Figure:
     """Inputs, synthetic and true T1ce, synthetic and true enhancement, at the true enhancement."""
     prepared = result.prepared
-    truth = preprocess.apply(cases.load(phantom, ("t1", "t1ce"))).images
+    truth = normalize.apply(cases.load(phantom, ("t1", "t1ce"))).images
     made, true = result.z - prepared.images["t1"], truth["t1ce"] - prepared.images["t1"]
     columns = {
         **{c: prepared.images[c] for c in model.contrasts},
@@ -60,17 +62,17 @@ def comparison(result: Result, phantom: Case, model: Model) -> preview.Figure:
 
 def labels(case: Case) -> np.ndarray:
     """The segmentation of a case on the network's axes."""
-    return preprocess.to_canonical(nifti.read(case.files["seg"])).array
+    return to_canonical(nifti.read(case.files["seg"])).array
 
 
 def page(result: Result, phantom: Case, model: Model, folder: Path) -> str:
     """The report as one self-contained HTML page."""
-    truth = {name: preprocess.to_canonical(v).array for name, v in cases.load(phantom, ("t1", "t1ce")).items()}
+    truth = {name: to_canonical(v).array for name, v in cases.load(phantom, ("t1", "t1ce")).items()}
     whole = result.prepared.whole
     where = regions(whole(result.prepared.brain), labels(phantom))
     rows = {
-        "dsdiff": scores.score(whole(result.z), truth["t1ce"], truth["t1"], where),
-        "copy of T1": scores.score(truth["t1"], truth["t1ce"], truth["t1"], where),
+        "dsdiff": brain_scores.score(whole(result.z), truth["t1ce"], truth["t1"], where),
+        "copy of T1": brain_scores.score(truth["t1"], truth["t1ce"], truth["t1"], where),
     }
     environment = Environment(loader=PackageLoader("dsdiff", "assets"), autoescape=select_autoescape())
     image = base64.b64encode((folder / "comparison.png").read_bytes()).decode()

@@ -13,10 +13,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
-from dsdiff import device as devices
 from dsdiff.conditioning.network import Network
 from dsdiff.errors import ConfigError
-from dsdiff.inference.exported import ExportedNetwork
+from dsdiff.runtimes.network import ExportedNetwork
+from dsdiff.system import device as devices
 from dsdiff.types import Condition, Prediction
 
 SLICES = {"cpu": 4, "mps": 4, "cuda": 16}  # computed at once

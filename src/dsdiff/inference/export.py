@@ -11,19 +11,24 @@ from pathlib import Path
 
 import torch
 
-from dsdiff import __version__, checkpoint, folders
-from dsdiff import config as configs
-from dsdiff import device as devices
+from dsdiff import __version__
 from dsdiff.conditioning.network import Network
-from dsdiff.data import ancestors, cases, preprocess, slices
-from dsdiff.data.cases import Case
-from dsdiff.data.slices import SliceBatch
+from dsdiff.config import run as configs
 from dsdiff.errors import ConfigError, DsdiffError, ModelError
-from dsdiff.inference import exported, graphs
 from dsdiff.inference import model as models
-from dsdiff.inference.exported import Agreement, ExportedNetwork, Facts, Origin
-from dsdiff.inference.formats import FORMATS, OPSET, Format
 from dsdiff.inference.model import Model
+from dsdiff.io import cases
+from dsdiff.io.cases import Case
+from dsdiff.model import checkpoint
+from dsdiff.preprocessing import normalize, slices
+from dsdiff.preprocessing.slices import SliceBatch
+from dsdiff.qc import lineage
+from dsdiff.runtimes import graphs
+from dsdiff.runtimes import network as exported
+from dsdiff.runtimes.formats import FORMATS, OPSET, Format
+from dsdiff.runtimes.network import Agreement, ExportedNetwork, Facts, Origin
+from dsdiff.system import atomic
+from dsdiff.system import device as devices
 
 CPU = torch.device("cpu")
 OURS = re.compile(r"(condition|denoise)\.(onnx|onnx\.data|xml|bin|pt2)|export\.json|config\.yaml|README\.md")
@@ -54,7 +59,7 @@ def export(
     batches = check_slices(check or cases.bundled(), model)
     progress("tracing", 0.0)
     data = model.config.data
-    traced = graphs.trace(network, len(data.contrasts), data.slab)
+    traced = graphs.trace(network, len(data.contrasts), data.context_slices)
     added = traced[graphs.CONDITION].outputs if graphs.CONDITION in traced else ()
     facts = Facts(
         format=to,
@@ -66,12 +71,12 @@ def export(
         familiar=model.familiar.dump() if model.familiar else "",
         nearest=model.nearest.dump() if model.nearest else "",
         known=model.known.dump() if model.known and not model.nearest else "",
-        ancestors=ancestors.dump(model.ancestors),
+        ancestors=lineage.dump(model.ancestors),
         refinement=model.refinement.dump() if model.refinement else "",
         calibration=model.calibration,
         versions={"dsdiff": __version__} | {name: version(name) for name in ("torch", *kind.packages)},
     )
-    with folders.whole(out) as folder:
+    with atomic.whole(out) as folder:
         progress("writing", 0.3)
         for name, file in exported.graph_files(folder, facts).items():
             kind.write(traced[name], file)
@@ -86,7 +91,7 @@ def export(
 
 def check_place(out: Path) -> None:
     """Raise `OutputError` where the place holds anything that no export wrote."""
-    folders.refuse_foreign(out, exported.FACTS, exported.WHAT, OURS)
+    atomic.refuse_foreign(out, exported.FACTS, exported.WHAT, OURS)
 
 
 def _format(to: str) -> Format:
@@ -113,8 +118,8 @@ def check_slices(case: Case, model: Model) -> tuple[SliceBatch, SliceBatch]:
     """Two largest slices of a case, and one of the smallest, which lacks what the model's cases may lack."""
     data = model.config.data
     volumes = cases.load(case, model.wanted(case.named))
-    prepared = preprocess.apply(volumes, data.start)
-    batches = slices.batches(prepared, data.contrasts, data.slab, model.multiple, 2)
+    prepared = normalize.apply(volumes, data.source_contrast)
+    batches = slices.batches(prepared, data.contrasts, data.context_slices, model.multiple, 2)
     first = next(batches)
     last = deque(batches, maxlen=1).pop()
     absent = tuple(i for i, contrast in enumerate(data.contrasts) if contrast in data.optional)
@@ -131,7 +136,7 @@ def _compared(
     exported.allow(folder)
     found: dict[str, Agreement] = {}
     for precision in dict.fromkeys(("fp32", facts.precision)):
-        other = exported.load(folder, model.config.conditioning.inject, CPU, precision)
+        other = exported.load(folder, model.config.conditioning.fusion, CPU, precision)
         worst = Agreement.worst([agreement(network, other, model, batch) for batch in batches])
         if worst.difference > DIFFERENCE if precision == "fp32" else worst.psnr < PSNR:
             more = "" if precision == "fp32" else "; --precision fp32 is exact"
@@ -152,7 +157,7 @@ def agreement(network: Network, other: ExportedNetwork, model: Model, batch: Sli
     present = torch.ones(sources.shape[:2], dtype=torch.bool)
     present[:, list(batch.absent)], sources[:, list(batch.absent)] = False, torch.nan
     time = torch.linspace(1, 0.5, len(sources), dtype=torch.float64)
-    start = sources[:, data.contrasts.index(data.start), data.slab // 2, None]  # b 1 h w
+    start = sources[:, data.contrasts.index(data.source_contrast), data.context_slices // 2, None]  # b 1 h w
     x_t = start + torch.randn(start.shape, generator=torch.Generator().manual_seed(0))
     t = model.process.timestep(time).float()
     wanted, got = (one(x_t, t, one.condition(sources, present)).value for one in (network, other))
@@ -172,7 +177,7 @@ def converted(model: Model) -> Model:
     if model.device.type != "cpu":
         raise ConfigError(f"openvino runs on the CPU here, not on {model.device}; give --device cpu")
     place = cache_place(model)
-    with folders.waiting(place):
+    with atomic.waiting(place):
         if not exported.is_one(place):
             export(model, place, "openvino")
         return replace(models.load(place, CPU), name=model.name, hash=model.hash)

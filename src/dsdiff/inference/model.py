@@ -12,24 +12,25 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError
 
-from dsdiff import checkpoint
-from dsdiff import config as configs
 from dsdiff.conditioning.network import Network, named
-from dsdiff.config import RunConfig
-from dsdiff.data import ancestors as lineage
-from dsdiff.data import familiar as familiars
-from dsdiff.data import nearest as nearests
-from dsdiff.data.ancestors import Ancestor
-from dsdiff.data.familiar import Familiar
-from dsdiff.data.nearest import Known, Measured, Nearest
+from dsdiff.config import run as configs
+from dsdiff.config.run import RunConfig
 from dsdiff.diffusion.process import NoiseProcess
 from dsdiff.diffusion.samplers import Sampler
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.inference import engine as engines
-from dsdiff.inference import exported, refine
 from dsdiff.inference.engine import Engine
-from dsdiff.inference.exported import ExportedNetwork
-from dsdiff.inference.refine import Refinement
+from dsdiff.model import checkpoint, postprocess
+from dsdiff.model.postprocess import Refinement
+from dsdiff.qc import lineage, membership
+from dsdiff.qc import ood as familiars
+from dsdiff.qc.lineage import PretrainingRecord
+from dsdiff.qc.membership import Measured, TrainingSetIndex
+from dsdiff.qc.ood import Familiar
+from dsdiff.runtimes import network as exported
+from dsdiff.runtimes.network import ExportedNetwork
+from dsdiff.style import retrieval as nearests
+from dsdiff.style.retrieval import StyleRetriever
 
 # What reading a config raises that is none: OmegaConf refuses other YAML than mappings by AssertionError.
 NO_CONFIG = (ConfigError, OmegaConfBaseException, YAMLError, OSError, ValueError, TypeError, AssertionError)
@@ -55,9 +56,9 @@ class Model:
     device: torch.device
     computed_by: str = "auto"
     familiar: Familiar | None = None
-    nearest: Nearest | None = None
-    known: Known | None = None
-    ancestors: tuple[Ancestor, ...] = ()
+    nearest: StyleRetriever | None = None
+    known: TrainingSetIndex | None = None
+    ancestors: tuple[PretrainingRecord, ...] = ()
     calibration: float = 1.0
     refinement: Refinement | None = None
 
@@ -77,8 +78,8 @@ class Model:
 
     def saw(self, measured: Measured) -> bool:
         """Whether a case that measures so is one of its training patients, or of its ancestors'."""
-        known = (self.known, *(one.known for one in self.ancestors))
-        return any(one is not None and one.holds(measured) for one in known)
+        known = (self.known, *(one.index for one in self.ancestors))
+        return any(one is not None and one.contains(measured) for one in known)
 
     @property
     def multiple(self) -> int:
@@ -131,7 +132,7 @@ def _exported(folder: Path, device: torch.device, engine: str) -> Model:
         config = _parsed((folder / checkpoint.CONFIG).read_text(encoding="utf-8"), folder)
     except NO_CONFIG as error:
         raise ModelError(f"{folder}: its config is no model's ({_first_line(error)})") from error
-    network = exported.load(folder, config.conditioning.inject, device)
+    network = exported.load(folder, config.conditioning.fusion, device)
     facts = network.facts
     told = _told(facts.familiar, facts.nearest, facts.known, facts.ancestors, facts.refinement, str(folder))
     return Model(
@@ -144,9 +145,9 @@ class Told(TypedDict):
     """What a model folder tells besides its network."""
 
     familiar: Familiar | None
-    nearest: Nearest | None
-    known: Known | None
-    ancestors: tuple[Ancestor, ...]
+    nearest: StyleRetriever | None
+    known: TrainingSetIndex | None
+    ancestors: tuple[PretrainingRecord, ...]
     refinement: Refinement | None
 
 
@@ -155,9 +156,9 @@ def _told(familiar: str, nearest: str, known: str, ancestors: str, refinement: s
     return {
         "familiar": familiars.parse(familiar, where) if familiar else None,
         "nearest": nearests.parse(nearest, where) if nearest else None,
-        "known": nearests.parse_known(known or nearest, where) if known or nearest else None,
+        "known": membership.parse_index(known or nearest, where) if known or nearest else None,
         "ancestors": lineage.parse(ancestors, where),
-        "refinement": refine.parse(refinement, where) if refinement else None,
+        "refinement": postprocess.parse(refinement, where) if refinement else None,
     }
 
 

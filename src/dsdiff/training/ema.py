@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-from dsdiff.training.distributed import local
+from dsdiff.system.distributed import local
 
 
 class EMA:

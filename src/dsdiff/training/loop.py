@@ -10,23 +10,24 @@ import numpy as np
 import torch
 from rich.console import Console
 
-from dsdiff import config as configs
-from dsdiff.config import RunConfig
-from dsdiff.data import loader
-from dsdiff.data.batch import Batch
-from dsdiff.data.cohort import Cohort
-from dsdiff.data.loader import Batches, prefetched
+from dsdiff.config import run as configs
+from dsdiff.config.run import RunConfig
+from dsdiff.data import dataloader
+from dsdiff.data.batch_sampling import Batch
+from dsdiff.data.dataloader import Batches, prefetched
+from dsdiff.data.dataset import Cohort
 from dsdiff.errors import ConfigError, OutputError
-from dsdiff.folders import alone, sweep, write_whole
-from dsdiff.parts import differences
-from dsdiff.progress import say
-from dsdiff.training import distributed, finetune, folders, state
-from dsdiff.training.distributed import World
-from dsdiff.training.judge import Judge, badness
-from dsdiff.training.stop import Stop
+from dsdiff.schema import differences
+from dsdiff.system import distributed
+from dsdiff.system.atomic import alone, sweep, write_whole
+from dsdiff.system.console import say
+from dsdiff.system.distributed import World
+from dsdiff.system.graceful_stop import Stop
+from dsdiff.training import model_export, resume, weight_transfer
+from dsdiff.training.metrics_logger import LOG, Watch
+from dsdiff.training.model_selection import Judge, badness
 from dsdiff.training.trainer import Diverged, Trainer, learning_rate
 from dsdiff.training.validate import validate
-from dsdiff.training.watch import LOG, Watch
 
 CONFIG, MODEL, BEST, SAMPLES = "config.yaml", "model", "best", "samples"
 
@@ -49,11 +50,11 @@ def train(config: RunConfig, run: Path, where: torch.device, console: Console, w
 
 def _trained(config: RunConfig, run: Path, world: World, console: Console, workers: int) -> Path:
     """Train among the joined processes; the trainer, and what it holds of them, is gone when it returns."""
-    trainer = Trainer(config, world, begun=state.stands(run))
+    trainer = Trainer(config, world, begun=resume.stands(run))
     validates = config.data.split is not None
     world.by_first(lambda: claim(run, config))
-    trainer.came_from = loader.fingerprints(config.data)
-    facts = state.resume(trainer, run, console)
+    trainer.came_from = dataloader.fingerprints(config.data)
+    facts = resume.resume(trainer, run, console)
     if facts:
         console.print(f"{run}: resumed at step {trainer.step} of {config.training.steps}")
     if not validates and (config.training.validate_volumes or config.training.patience):
@@ -62,15 +63,15 @@ def _trained(config: RunConfig, run: Path, world: World, console: Console, worke
     unfinished = trainer.step < config.training.steps or (validates and judge.due(trainer.step))
     trains = unfinished and not judge.satisfied
     if trains:
-        patients = loader.gather(config.data, config.conditioning.style, console)
+        patients = dataloader.gather(config.data, config.conditioning.style, console)
         if config.training.init_from is not None and not facts:
-            finetune.refuse_seen(config, config.training.init_from, patients.held_out, console)
+            weight_transfer.refuse_seen(config, config.training.init_from, patients.held_out, console)
         trainer.learn(patients)
         _steps(trainer, judge, run, patients, console, workers)
     for number, decay in enumerate(config.training.ema):
         folder = run / (MODEL if number == judge.ema else f"{MODEL}-ema{decay}")
         if world.largest(int(trains or not folder.is_dir())):  # a finished one stays as it is, hash and all
-            folders.save(trainer, number, folder)
+            model_export.save(trainer, number, folder)
     return run / MODEL
 
 
@@ -108,7 +109,7 @@ def _ended(trainer: Trainer, judge: Judge, run: Path, stop: Stop, console: Conso
     steps, asked = trainer.config.training.steps, trainer.world.largest(stop.asked)
     last = trainer.step == steps or judge.satisfied
     if asked or last or due:
-        state.save(trainer, run, judge.facts)
+        resume.save(trainer, run, judge.facts)
     if asked:
         console.print(f"{run}: stopped at step {trainer.step} of {steps}; the same command goes on")
         stop.obey(asked)
@@ -121,7 +122,7 @@ def _step(trainer: Trainer, batch: Batch, run: Path) -> float:
     try:
         return trainer.train_step(batch, torch.Generator().manual_seed(int(rng.integers(2**62))))
     except Diverged as error:
-        kept = state.keep(batch, run, trainer) if error.cases else ""
+        kept = resume.keep(batch, run, trainer) if error.cases else ""
         found = trainer.world.gather((kept, error.cases))
         names = ", ".join(sorted({name for _, cases in found for name in cases}))
         files = ", ".join(file for file, _ in found if file)
@@ -137,11 +138,11 @@ def _judged(
     found = validate(trainer, patients.held_out, _picture(run, trainer.step), stop)
     if found is None:
         return {}
-    asked = trainer.config.training.judge
+    asked = trainer.config.training.select_by
     if trainer.step == 0 and math.isnan(badness(asked, found.loss, found.volumes)):
         say(console, f"no patient validated on has a score {asked}: none is best, and no {BEST}/ is kept", "red")
     if judge.is_best(trainer.step, found):
-        folders.save(trainer, found.ema, run / BEST)
+        model_export.save(trainer, found.ema, run / BEST)
     several = {"ema": trainer.config.training.ema[found.ema]} if len(trainer.averages) > 1 else {}
     scores = {"volumes": found.volumes} if found.volumes else {}
     return {"validation": round(found.loss, 5), **several, **scores}
@@ -168,7 +169,7 @@ def claim(run: Path, config: RunConfig) -> None:
     the first keys that differ.
     """
     written, resolved = run / CONFIG, configs.dump(config)
-    begun = written.is_file() and (state.stands(run) or any((run / made).exists() for made in (LOG, MODEL)))
+    begun = written.is_file() and (resume.stands(run) or any((run / made).exists() for made in (LOG, MODEL)))
     if begun and (different := differences(configs.load(written), config)):
         told = "; ".join(f"{key}: {there} there, {here} here" for key, (there, here) in [*different.items()][:5])
         more = f" (and {len(different) - 5} more)" * (len(different) > 5)
@@ -179,7 +180,7 @@ def claim(run: Path, config: RunConfig) -> None:
 
 def _refuse_foreign(run: Path) -> None:
     """Raise `OutputError` where what a run writes is there already and is not a run's."""
-    ours = (MODEL, f"{MODEL}-ema*", BEST, SAMPLES, LOG, f"{state.STATE}*")
+    ours = (MODEL, f"{MODEL}-ema*", BEST, SAMPLES, LOG, f"{resume.STATE}*")
     there = [] if (run / CONFIG).is_file() else sorted(path.name for name in ours for path in run.glob(name))
     if there:
         raise OutputError(f"{run} holds {there[0]}, not by dsdiff train; it is left alone (choose another place)")

@@ -7,9 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from dsdiff.conditioning.structure import gradients
-from dsdiff.config import LossConfig
-from dsdiff.data.cohort import ENHANCING
+from dsdiff.conditioning.edges import gradients
+from dsdiff.config.run import LossConfig
+from dsdiff.data.dataset import ENHANCING
 
 RANGE = 10.0  # robust z-scores that a T1ce spans, for the constants of SSIM
 RIVALS = 32  # enhancing voxels that every other voxel of a slice is compared with

@@ -7,15 +7,16 @@ import torch
 from torch import Tensor, nn
 
 from dsdiff.conditioning.network import Network
-from dsdiff.config import RunConfig, TrainingConfig
-from dsdiff.data import familiar, nearest
-from dsdiff.data.batch import Batch
-from dsdiff.data.cohort import Cohort
+from dsdiff.config.run import RunConfig, TrainingConfig
+from dsdiff.data.batch_sampling import Batch
+from dsdiff.data.dataset import Cohort
 from dsdiff.errors import ConfigError, DsdiffError
-from dsdiff.training import distributed, finetune
-from dsdiff.training.distributed import World
+from dsdiff.qc import membership, ood
+from dsdiff.system import distributed
+from dsdiff.system.distributed import World
+from dsdiff.training import weight_transfer
 from dsdiff.training.ema import EMA
-from dsdiff.training.objective import Objective
+from dsdiff.training.loss_module import Objective
 
 KNOWLEDGE = ("familiar", "nearest", "known", "ancestors")  # see the files of `data` by these names
 
@@ -41,7 +42,7 @@ class Trainer:
         self.came_from: dict[str, str] = {}  # see `loader.fingerprints`
         self.network = config.build_network()
         if settings.init_from is not None and not begun:
-            self.knowledge["ancestors"] = finetune.begin(self.network, config, settings.init_from)
+            self.knowledge["ancestors"] = weight_transfer.begin(self.network, config, settings.init_from)
         self._place()
         self.objective = Objective(config, self.network)
         self.process = self.objective.process
@@ -127,11 +128,11 @@ class Trainer:
         average one goes with the weights.
         """
         measured = {patient.name: patient.measured for patient in patients.training}
-        if like := familiar.learn({name: one for name, one in measured.items() if one}):
+        if like := ood.learn({name: one for name, one in measured.items() if one}):
             self.knowledge["familiar"] = like.dump()
         if patients.styles is not None and patients.styles.nearest is not None:
             self.knowledge["nearest"] = patients.styles.nearest.dump()
-        elif known := nearest.known(list(measured.values())):
+        elif known := membership.fit_index(list(measured.values())):
             self.knowledge["known"] = known.dump()
         if patients.styles is not None:
             code = torch.from_numpy(patients.styles.average).float()

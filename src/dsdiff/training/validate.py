@@ -11,19 +11,19 @@ import numpy as np
 import torch
 
 from dsdiff.conditioning.network import Network
-from dsdiff.data import batch as batches
-from dsdiff.data.cohort import BRAIN, ENHANCING, LESION, Patient
-from dsdiff.data.preprocess import Prepared
-from dsdiff.data.style import Code
-from dsdiff.evaluation import scores
+from dsdiff.data import batch_sampling as batches
+from dsdiff.data.dataset import BRAIN, ENHANCING, LESION, Patient
+from dsdiff.evaluation import brain_scores
 from dsdiff.evaluation.regions import Regions
-from dsdiff.inference.assemble import assemble
 from dsdiff.inference.model import Model
-from dsdiff.inference.sampling import plan
-from dsdiff.inference.workers import StoppedError
-from dsdiff.training.objective import Objective
-from dsdiff.training.pictures import save_samples
-from dsdiff.training.stop import Stop
+from dsdiff.inference.options import plan
+from dsdiff.inference.parallel import StoppedError
+from dsdiff.inference.volume import assemble
+from dsdiff.preprocessing.normalize import Prepared
+from dsdiff.reporting.sample_grid import save_samples
+from dsdiff.style.regression import Code
+from dsdiff.system.graceful_stop import Stop
+from dsdiff.training.loss_module import Objective
 from dsdiff.training.trainer import Trainer
 from dsdiff.volume import Volume
 
@@ -72,7 +72,7 @@ def _losses(
     rng, found = np.random.default_rng(trainer.config.seed), {}
     for part in range(PARTS):
         plane = data.planes[part % len(data.planes)]
-        batch = batches.draw(patients, SLICES, data.crop, data.slab, data.lesion_share, rng, plane=plane)
+        batch = batches.draw(patients, SLICES, data.crop, data.context_slices, data.lesion_fraction, rng, plane=plane)
         time = process.draw_times(SLICES, generator) if process.from_noise else torch.ones(SLICES)
         noise = torch.randn(batch.target.shape, generator=generator)
         if part % trainer.world.size == trainer.world.rank and not stop.asked:
@@ -112,9 +112,9 @@ def score(model: Model, patient: Patient, code: Code | None = None, stop: Stop |
         return {}
     regions = Regions(region >= BRAIN, region >= LESION, region == ENHANCING)
     try:
-        return scores.score(made, images[-1], named[model.config.data.start], regions)
+        return brain_scores.score(made, images[-1], named[model.config.data.source_contrast], regions)
     except ValueError:  # a constant image, as of a network that has learnt nothing yet
-        return dict.fromkeys(scores.SCORES, float("nan"))
+        return dict.fromkeys(brain_scores.SCORES, float("nan"))
 
 
 def _means(scored: Sequence[dict[str, float]]) -> dict[str, float]:
