@@ -1,8 +1,8 @@
-"""`python -m dsdiff`, and with it `torchrun -m dsdiff`: the command line."""
+"""The command line as a module, for `python -m dsdiff` and `torchrun -m dsdiff`."""
 
-from dsdiff.cli.main import leave, run
+from dsdiff.cli.main import exit_process, run
 
 try:
     run()
-except SystemExit as ended:
-    leave(ended.code)
+except SystemExit as system_exit:
+    exit_process(system_exit.code)

@@ -1,47 +1,53 @@
-"""What can go wrong, as one tree. The command line prints the message alone and exits with `exit_code`.
+"""The errors that dsdiff raises, as one tree.
 
-DsdiffError              our fault (exit 1)
-  UserError              something to change in the input or the command (exit 2)
-    InputError           a file or array that cannot be used
+DsdiffError              a fault of dsdiff or of the machine (exit code 1)
+  UserError              something to correct in the input or the command (exit code 2)
+    InputError           a file or an array that cannot be used
       GeometryError      volumes that do not share one grid
-      CaseError          a patient's folder that lacks or doubles a contrast
-    ConfigError          an unknown key, name or impossible combination in a configuration
-    ModelError           a model folder that is absent, damaged or not fit for the job
-    OutputError          a place that cannot be written
+      CaseError          a case that lacks a contrast, or has one twice
+    ConfigError          an unknown key, an unknown name or an impossible combination in a configuration
+    ModelError           a model folder that is missing, damaged or not suited to the task
+    OutputError          a file or a folder that cannot be written
+
+The command line prints only the message, and ends with the exit code of the error.
 """
 
 
 class DsdiffError(Exception):
-    """Base of every error that dsdiff raises on purpose."""
+    """Base class of all errors that dsdiff raises on purpose.
+
+    Attributes:
+        exit_code: Exit code of the command line.
+    """
 
     exit_code = 1
 
 
 class UserError(DsdiffError):
-    """Something the user can put right; the message says what was found, what was needed and where."""
+    """Something that the user can correct. The message says what was found, what was needed, and where."""
 
     exit_code = 2
 
 
 class InputError(UserError):
-    """A file or array that cannot be used."""
+    """A file or an array cannot be used."""
 
 
 class GeometryError(InputError):
-    """Volumes that should share one grid and do not."""
+    """Volumes of one case do not share one grid."""
 
 
 class CaseError(InputError):
-    """A patient's folder that lacks a contrast or holds it twice."""
+    """A case lacks a contrast, or has one twice."""
 
 
 class ConfigError(UserError):
-    """An unknown key or name, or an impossible combination, in a configuration."""
+    """A configuration has an unknown key, an unknown name, or an impossible combination."""
 
 
 class ModelError(UserError):
-    """A model folder that is absent, damaged or not fit for the job."""
+    """A model folder is missing, damaged, or not suited to the task."""
 
 
 class OutputError(UserError):
-    """A place that cannot be written."""
+    """A file or a folder cannot be written."""

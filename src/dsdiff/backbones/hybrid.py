@@ -1,4 +1,4 @@
-"""The hybrid: a UNet's encoder and decoder about a transformer, which sees the whole slice at the coarsest level.
+"""The hybrid: a UNet with a transformer in the middle, which attends over the whole slice at the coarsest level.
 
 Source: the arrangement of TransUNet (Chen et al. 2021, arXiv:2102.04306) and UViT (Hoogeboom et al. 2023,
 arXiv:2301.11093, section 3.4), with the blocks of our UNet.
@@ -12,17 +12,36 @@ from jaxtyping import Float
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
-from dsdiff.layers.basic import embedded, run, zero_module
-from dsdiff.layers.injection import Injection
-from dsdiff.layers.transformer_blocks import TokenParams, TransformerBlock, learnt_positions, positions
-from dsdiff.layers.unet_blocks import ConvParams, decode, decoder, encode, encoder, head, level_starts, time_embed
+from dsdiff.layers.fusion import SpadeFusion
+from dsdiff.layers.primitives import embed_timestep, maybe_checkpoint, zero_module
+from dsdiff.layers.transformer_blocks import (
+    TransformerBlock,
+    TransformerParams,
+    interpolate_positions,
+    learned_positions,
+)
+from dsdiff.layers.unet_params import UNetParams
+from dsdiff.layers.unet_stages import (
+    build_decoder,
+    build_encoder,
+    build_head,
+    build_time_embed,
+    first_block_of_levels,
+    run_decoder,
+    run_encoder,
+)
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
 
-class HybridParams(ConvParams):
-    """A UNet's params and the transformer's: `depth` blocks of `hidden_size` with `transformer_heads` heads.
+class HybridParams(UNetParams):
+    """Parameters of a UNet and of the transformer in its middle.
 
-    image_size: the size, in pixels, whose positions are stored; those of other sizes are interpolated.
+    Attributes:
+        image_size: Size in pixels for which positions are stored; they are interpolated for other sizes.
+        hidden_size: Features of a token.
+        depth: Number of transformer blocks.
+        transformer_heads: Attention heads of each transformer block.
+        mlp_ratio: Hidden features of the MLP over `hidden_size`.
     """
 
     image_size: int | tuple[int, int] = 256
@@ -32,18 +51,22 @@ class HybridParams(ConvParams):
     mlp_ratio: float = Field(4.0, gt=0)
 
     @model_validator(mode="after")
-    def _transformer_fits(self) -> "HybridParams":
+    def _check_transformer(self) -> "HybridParams":
         if self.hidden_size % self.transformer_heads:
             raise ValueError(
                 f"hidden_size {self.hidden_size} is not divisible by transformer_heads {self.transformer_heads}"
             )
-        assert self.tokens.grid  # raises where image_size does not fit
+        assert self.transformer.grid  # raises if image_size is not a multiple
         return self
 
     @property
-    def tokens(self) -> TokenParams:
-        """The transformer's part; a patch is a pixel of the coarsest level."""
-        return TokenParams(
+    def transformer(self) -> TransformerParams:
+        """The parameters of the transformer. A patch is a pixel of the coarsest level.
+
+        Returns:
+            The parameters.
+        """
+        return TransformerParams(
             image_size=self.image_size,
             patch_size=self.factors[-1],
             hidden_size=self.hidden_size,
@@ -56,47 +79,85 @@ class HybridParams(ConvParams):
 
 
 class TransformerMiddle(nn.Module):
-    """Pixels of the coarsest level as tokens, with positions and time; what comes out is added to what came in."""
+    """A transformer over the pixels of the coarsest level, with a residual connection. Starts as the identity.
 
-    def __init__(self, channels: int, emb_channels: int, params: TokenParams, use_checkpoint: bool) -> None:
+    Args:
+        channels: Channels of the level.
+        emb_channels: Features of the time embedding.
+        params: Size of the transformer.
+        use_checkpoint: Use gradient checkpointing.
+    """
+
+    def __init__(self, channels: int, emb_channels: int, params: TransformerParams, use_checkpoint: bool) -> None:
         super().__init__()
-        self.grid, self.use_checkpoint = params.grid, use_checkpoint
-        width = params.hidden_size
-        self.enter = nn.Linear(channels, width)
-        self.time = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, width))
-        self.pos_embed = learnt_positions(math.prod(params.grid), width)
+        self.grid = params.grid
+        self.use_checkpoint = use_checkpoint
+        hidden_size = params.hidden_size
+        self.enter = nn.Linear(channels, hidden_size)
+        self.time = nn.Sequential(nn.SiLU(), nn.Linear(emb_channels, hidden_size))
+        self.pos_embed = learned_positions(math.prod(params.grid), hidden_size)
         self.blocks = nn.ModuleList(TransformerBlock(params) for _ in range(params.depth))
-        self.leave = nn.Sequential(nn.LayerNorm(width), zero_module(nn.Linear(width, channels)))
+        self.leave = nn.Sequential(nn.LayerNorm(hidden_size), zero_module(nn.Linear(hidden_size, channels)))
 
     def forward(self, h: Float[Tensor, "b c h w"], emb: Float[Tensor, "b e"]) -> Float[Tensor, "b c h w"]:
-        height, width = h.shape[-2:]
-        tokens = self.enter(h.flatten(2).transpose(1, 2)) + positions(self.pos_embed, self.grid, (height, width))
-        tokens = tokens + self.time(emb)[:, None]  # b n e
+        """Attend over all pixels.
+
+        Args:
+            h: Features.
+            emb: The time embedding.
+
+        Returns:
+            Features of the same shape.
+        """
+        grid = h.shape[-2], h.shape[-1]
+        pixels = h.flatten(2).transpose(1, 2)  # b n c
+        tokens = self.enter(pixels) + interpolate_positions(self.pos_embed, self.grid, grid)  # b n e
+        tokens = tokens + self.time(emb)[:, None]
         for block in self.blocks:
-            tokens = run(block, tokens, use_checkpoint=self.use_checkpoint)
-        return h + self.leave(tokens).transpose(1, 2).unflatten(2, (height, width))
+            tokens = maybe_checkpoint(block, tokens, use_checkpoint=self.use_checkpoint)
+        return h + self.leave(tokens).transpose(1, 2).unflatten(2, grid)
 
 
 class Hybrid(nn.Module):
-    """See the module. Starts at a zero output."""
+    """The hybrid of UNet and transformer. Its output starts at zero.
+
+    Args:
+        params: Size of the network.
+        layout: The channels of the condition.
+    """
 
     Params = HybridParams
 
     def __init__(self, params: HybridParams, layout: ConditionLayout) -> None:
         super().__init__()
-        self.params, self.multiple = params, params.factors[-1]
-        self.time_embed = time_embed(params)
-        self.unshuffle, self.shuffle = nn.PixelUnshuffle(params.stem), nn.PixelShuffle(params.stem)
-        self.input_blocks, widths = encoder(1 + layout.channels, params)
-        self.inject = Injection({i: widths[i] for i in level_starts(params)}, layout)
-        self.middle = TransformerMiddle(widths[-1], params.emb_channels, params.tokens, params.use_checkpoint)
-        self.output_blocks = decoder(widths, params)
-        self.out = head(params)
+        self.params = params
+        self.multiple = params.factors[-1]
+        self.time_embed = build_time_embed(params)
+        self.unshuffle = nn.PixelUnshuffle(params.stem)
+        self.shuffle = nn.PixelShuffle(params.stem)
+        self.input_blocks, widths = build_encoder(1 + len(layout.map_channels), params)
+        self.fusion = SpadeFusion({i: widths[i] for i in first_block_of_levels(params)}, layout)
+        self.middle = TransformerMiddle(widths[-1], params.emb_channels, params.transformer, params.use_checkpoint)
+        self.output_blocks = build_decoder(widths, params)
+        self.out = build_head(params)
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
-        kept = self.params.use_checkpoint
-        emb = embedded(self.time_embed, t, self.params.model_channels)
-        h = self.unshuffle(torch.cat([x_t, cond.maps()], 1))
-        skips = encode(self.input_blocks, h, emb, kept, partial(self.inject, cond))
-        h = decode(self.output_blocks, self.middle(skips[-1], emb), skips, emb, kept)
+        """Predict from noisy slices; see `network_protocols.Backbone`.
+
+        Args:
+            x_t: The noisy slices.
+            t: Timesteps.
+            cond: The condition.
+
+        Returns:
+            The prediction.
+        """
+        use_checkpoint = self.params.use_checkpoint
+        emb = embed_timestep(self.time_embed, t, self.params.model_channels)
+
+        h = self.unshuffle(torch.cat([x_t, cond.maps()], 1))  # b (c stem stem) h/stem w/stem
+        skips = run_encoder(self.input_blocks, h, emb, use_checkpoint, partial(self.fusion, cond))
+        h = self.middle(skips[-1], emb)
+        h = run_decoder(self.output_blocks, h, skips, emb, use_checkpoint)
+
         return Prediction(self.shuffle(self.out(h)).float())

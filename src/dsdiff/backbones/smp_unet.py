@@ -1,10 +1,10 @@
 """`segmentation_models_pytorch.Unet` as a denoiser: its encoder and decoder, with time by FiLM on every skip.
 
-Needs the extra: pip install 'dsdiff-mri[smp]' (which brings torchvision). Weights are never downloaded.
+It needs the extra smp: pip install 'dsdiff-mri[smp]', which installs torchvision too. Weights are never downloaded.
 Source: Perez et al. 2018 (FiLM, arXiv:1709.07871, eq. 2).
 """
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -12,15 +12,22 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from dsdiff.errors import ConfigError
-from dsdiff.layers.basic import BackboneParams, embedded, run, zero_module
-from dsdiff.layers.injection import Injection
+from dsdiff.layers.fusion import SpadeFusion
+from dsdiff.layers.params import BackboneParams
+from dsdiff.layers.primitives import embed_timestep, maybe_checkpoint, zero_module
 from dsdiff.types import Condition, ConditionLayout, Prediction
 
 
 class SmpParams(BackboneParams):
-    """The library's names. encoder_weights stays None: nothing is fetched while a model is built.
+    """The parameters of the library.
 
-    encoder_depth stays 5: shallower encoders keep their deep stages, unused.
+    Attributes:
+        encoder_name: See the library.
+        encoder_depth: Always 5: shallower encoders would keep their deep stages without using them.
+        encoder_weights: Always None: a model that is built downloads nothing.
+        decoder_channels: Channels of each level of the decoder.
+        decoder_attention_type: See the library.
+        time_channels: Features of the time embedding.
     """
 
     encoder_name: str = "resnet34"
@@ -31,70 +38,101 @@ class SmpParams(BackboneParams):
     time_channels: int = Field(128, ge=8)
 
     @model_validator(mode="after")
-    def _fits(self) -> "SmpParams":
+    def _check_decoder(self) -> "SmpParams":
         if len(self.decoder_channels) != self.encoder_depth:
             raise ValueError(f"decoder_channels {self.decoder_channels} must have {self.encoder_depth} levels")
         if self.dropout:
-            raise ValueError("dropout is not supported by this backbone")
+            raise ValueError("this backbone does not support dropout")
         return self
 
 
 class SmpUNet(nn.Module):
-    """See the module. Starts at a zero output."""
+    """The UNet of segmentation_models_pytorch. Its output starts at zero.
+
+    Args:
+        params: Size of the network.
+        layout: The channels of the condition.
+
+    Raises:
+        ConfigError: The library is not installed, or does not accept the parameters.
+    """
 
     Params = SmpParams
 
     def __init__(self, params: SmpParams, layout: ConditionLayout) -> None:
         super().__init__()
-        try:
-            import segmentation_models_pytorch as smp
-        except ImportError as error:
-            raise ConfigError("backbone 'smp_unet' needs pip install 'dsdiff-mri[smp]'") from error
-        self.params, self.multiple = params, 2**params.encoder_depth
-        try:
-            self.unet = smp.Unet(
-                encoder_name=params.encoder_name,
-                encoder_depth=params.encoder_depth,
-                encoder_weights=None,
-                decoder_channels=params.decoder_channels,
-                decoder_attention_type=params.decoder_attention_type,
-                in_channels=1 + layout.channels,
-                classes=params.out_channels,
-            )
-        except (KeyError, ValueError) as error:
-            raise ConfigError(f"backbone.params of 'smp_unet': {error}") from error
+        self.params = params
+        self.multiple = 2**params.encoder_depth
+        self.unet = _build_unet(params, 1 + len(layout.map_channels))
         zero_module(self.unet.segmentation_head)
-        width = params.time_channels
-        self.time_embed = nn.Sequential(nn.Linear(width, width), nn.SiLU(), nn.Linear(width, width), nn.SiLU())
-        self.film = nn.ModuleList(
-            zero_module(nn.Linear(width, 2 * channels)) for channels in self.unet.encoder.out_channels[1:]
+
+        features = params.time_channels
+        self.time_embed = nn.Sequential(
+            nn.Linear(features, features), nn.SiLU(), nn.Linear(features, features), nn.SiLU()
         )
-        self.inject = Injection(dict(enumerate(self.unet.encoder.out_channels[1:])), layout)
-        _without_statistics(self.unet)
+        skip_channels = self.unet.encoder.out_channels[1:]
+        self.film = nn.ModuleList(zero_module(nn.Linear(features, 2 * channels)) for channels in skip_channels)
+        self.fusion = SpadeFusion(dict(enumerate(skip_channels)), layout)
+        _replace_batch_norms(self.unet)
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
-        kept = self.params.use_checkpoint
-        emb = embedded(self.time_embed, t, self.params.time_channels)
-        given, *features = run(self.unet.encoder, torch.cat([x_t, cond.maps()], 1), use_checkpoint=kept)
-        timed = [given]
+        """Predict from noisy slices; see `network_protocols.Backbone`.
+
+        Args:
+            x_t: The noisy slices.
+            t: Timesteps.
+            cond: The condition.
+
+        Returns:
+            The prediction.
+        """
+        use_checkpoint = self.params.use_checkpoint
+        emb = embed_timestep(self.time_embed, t, self.params.time_channels)
+
+        x = torch.cat([x_t, cond.maps()], 1)
+        image, *features = maybe_checkpoint(self.unet.encoder, x, use_checkpoint=use_checkpoint)
+        skips = [image]
         for i, (film, feature) in enumerate(zip(self.film, features, strict=True)):
             scale, shift = film(emb)[:, :, None, None].chunk(2, 1)  # b c 1 1
-            timed.append(self.inject(cond, i, feature * (1 + scale) + shift))
-        return Prediction(self.unet.segmentation_head(run(self.unet.decoder, timed, use_checkpoint=kept)).float())
+            skips.append(self.fusion(cond, i, feature * (1 + scale) + shift))
+        h = maybe_checkpoint(self.unet.decoder, skips, use_checkpoint=use_checkpoint)
+
+        return Prediction(self.unet.segmentation_head(h).float())
 
 
-def _without_statistics(network: nn.Module) -> None:
-    """Batch norms become group norms: the slices of a batch must not mix, and a batch may be one slice.
+def _build_unet(params: SmpParams, in_channels: int) -> Any:  # the library has no types
+    try:
+        import segmentation_models_pytorch as smp
+    except ImportError as error:
+        raise ConfigError("backbone 'smp_unet' needs pip install 'dsdiff-mri[smp]'") from error
 
-    Raises `ConfigError` for batch norms that do more than that, as some of timm's do.
+    try:
+        return smp.Unet(
+            encoder_name=params.encoder_name,
+            encoder_depth=params.encoder_depth,
+            encoder_weights=None,
+            decoder_channels=params.decoder_channels,
+            decoder_attention_type=params.decoder_attention_type,
+            in_channels=in_channels,
+            classes=params.out_channels,
+        )
+    except (KeyError, ValueError) as error:
+        raise ConfigError(f"backbone.params of 'smp_unet': {error}") from error
+
+
+def _replace_batch_norms(network: nn.Module) -> None:
+    """Replace batch norms by group norms: the slices of a batch must not mix, and a batch may be one slice.
+
+    Raises `ConfigError` for subclasses of batch norm, which some encoders of timm have.
     """
     for name, child in network.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            if type(child) is not nn.BatchNorm2d:
-                raise ConfigError(
-                    f"this encoder has {type(child).__name__}, which mixes slices; take one of torchvision's"
-                )
-            groups = next(groups for groups in (32, 16, 8, 4, 2, 1) if child.num_features % groups == 0)
-            setattr(network, name, nn.GroupNorm(groups, child.num_features))
-        else:
-            _without_statistics(child)
+        if not isinstance(child, nn.BatchNorm2d):
+            _replace_batch_norms(child)
+            continue
+        if type(child) is not nn.BatchNorm2d:
+            raise ConfigError(
+                f"this encoder has {type(child).__name__}, which mixes the slices of a batch; "
+                "choose an encoder of torchvision"
+            )
+        groups = next(groups for groups in (32, 16, 8, 4, 2, 1) if child.num_features % groups == 0)
+        setattr(network, name, nn.GroupNorm(groups, child.num_features))

@@ -1,6 +1,7 @@
-"""dsdiff evaluate: synthetic T1ce against the acquired ones."""
+"""dsdiff evaluate: score synthetic against acquired T1ce."""
 
 import re
+from collections.abc import Sequence
 from math import isnan
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -8,43 +9,67 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from dsdiff.errors import InputError
+from dsdiff.system.console import print_line, progress_bars
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from dsdiff.evaluation.pairing import Pairing
+    from dsdiff.evaluation.results import Results, Summary
 
-    from dsdiff.evaluation.pairing import Pairs
-    from dsdiff.evaluation.results import Results
-
-OURS = re.compile(r"patients\.csv|summary\.json|report\.html")
+REPORT, TABLE, SUMMARY = "report.html", "patients.csv", "summary.json"
+OUTPUT_PATTERN = re.compile(r"patients\.csv|summary\.json|report\.html")
+PRINTED_SCORES = (
+    "ssim_tumour",
+    "auc_brain",
+    "auc_tumour",
+    "enhancement_recovery",
+    "detection",
+    "false_ml",
+    "enhancing_ml",
+    "enhancing_ml_truth",
+)
 
 
 def command(
     prediction: Annotated[
-        Path, typer.Argument(metavar="PRED", help="Synthetic T1ce: a folder as dsdiff synth writes it, or one file.")
+        Path,
+        typer.Argument(metavar="PRED", help="Synthetic T1ce: an output folder of dsdiff synth, or one NIfTI file."),
     ],
     truth: Annotated[
-        Path, typer.Argument(metavar="TRUTH", help="Acquired: a folder of cases (T1ce, T1, seg), or one T1ce file.")
+        Path,
+        typer.Argument(
+            metavar="TRUTH", help="Acquired T1ce: a folder of cases with T1ce, T1 and seg, or one NIfTI file."
+        ),
     ],
     protocol: Annotated[
-        str, typer.Option(help="brain (ours), brasyn (the challenge's) or volume (background included).")
+        str,
+        typer.Option(
+            help="Where to score: brain, brasyn (as in the BraSyn challenge), or volume (with the background)."
+        ),
     ] = "brain",
     fit: Annotated[
-        bool, typer.Option("--fit", help="Remove the best linear intensity map before likeness is measured.")
+        bool,
+        typer.Option("--fit", help="Fit the intensities linearly to the acquired T1ce before similarity is measured."),
     ] = False,
     t1: Annotated[
-        Path | None, typer.Option("--t1", help="T1, where TRUTH is a file; without it no enhancement.")
+        Path | None,
+        typer.Option("--t1", help="NIfTI file with the T1, if TRUTH is a file. Without T1, enhancement is not scored."),
     ] = None,
-    seg: Annotated[Path | None, typer.Option("--seg", help="Segmentation of one case, or a folder of them.")] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", readable=False, help="The folder of the results.")] = Path(
+    seg: Annotated[
+        Path | None, typer.Option("--seg", help="Tumour segmentation: a NIfTI file for one case, or a folder.")
+    ] = None,
+    out: Annotated[Path, typer.Option("-o", "--out", readable=False, help="Folder of the results.")] = Path(
         "evaluation"
     ),
 ) -> None:
-    """Measure synthetic T1ce against the acquired ones.
+    """Score synthetic against acquired T1ce.
 
-    Writes OUT/report.html (opens offline, worst patients first), OUT/patients.csv and OUT/summary.json. Cases are
-    paired by name; one case and one file go together whatever they are called. Every number names its protocol;
-    docs/metrics.md defines them. Exit code: 0 all scored, 1 some case could not be, 2 a mistake in the command or no
-    case scored.
+    Needs both T1ce on the same grid. Enhancement scores also need the T1, and lesion scores the tumour segmentation.
+    Cases are paired by name. A single file is paired with the only case, even if their names differ.
+
+    Writes OUT/report.html (opens offline, worst patients first), OUT/patients.csv and OUT/summary.json. Scores of
+    different protocols cannot be compared; docs/metrics.md defines them.
+
+    Exit code: 0 if all cases were scored, 1 if some were not, 2 if the command is wrong or no case was scored.
 
     Examples:
 
@@ -54,93 +79,104 @@ def command(
 
         dsdiff evaluate synthetic.nii.gz t1ce.nii.gz --t1 t1.nii.gz --seg seg.nii.gz
     """
-    from rich.console import Console
+    from dsdiff.evaluation.pairing import pair_cases
+    from dsdiff.evaluation.protocols import get_protocol
+    from dsdiff.evaluation.results import FILE_KIND, evaluate_pairs
+    from dsdiff.system import atomic, output_checks
 
-    from dsdiff.evaluation import pairing, protocols
-    from dsdiff.evaluation import results as cohort
-    from dsdiff.system import atomic
+    get_protocol(protocol)  # raises for an unknown one
+    output_checks.check_replaceable(out, SUMMARY, FILE_KIND, OUTPUT_PATTERN)
+    pairing = pair_cases(prediction, truth, t1, seg)
 
-    protocols.named(protocol)
-    atomic.refuse_foreign(out, "summary.json", cohort.WHAT, OURS)
-    console = Console(stderr=True)
-    found = pairing.find(prediction, truth, t1, seg)
-    results = _score(found, protocol, fit, console)
+    with progress_bars(count=True) as progress:
+        results = evaluate_pairs(pairing, protocol, fit, progress)
     if not results.patients:
-        case, reason = next(iter(results.failed.items()))
+        case, reason = next(iter(results.failures.items()))
         raise InputError(f"no case could be scored; {case}: {reason}")
-    with atomic.whole(out) as folder:
-        _write(results, found, folder, console)
-    _say(results, out, console)
-    if results.failed:
+
+    with atomic.atomic_dir(out) as folder:
+        _write_results(results, pairing, folder)
+    _print_results(results)
+    print_line(f"open {out / REPORT}")
+    if results.failures:
         raise typer.Exit(1)
 
 
-def _score(found: "Pairs", protocol: str, fit: bool, console: "Console") -> "Results":
-    """Score every pair, with a bar and a line for each that could not be."""
-    from dsdiff.evaluation import results as cohort
-    from dsdiff.system.console import bars, say
+def _write_results(results: "Results", pairing: "Pairing", folder: Path) -> None:
+    """Write the three files. The patients with images are read again, so that memory stays small."""
+    from dsdiff.evaluation.patient_scores import read_patient
+    from dsdiff.evaluation.results import write_csv, write_json
+    from dsdiff.reporting import evaluation_report
+    from dsdiff.reporting.patient_images import Panel, patient_panels
+    from dsdiff.system.unicode_names import to_unicode
 
-    with bars(console, count=True) as progress:
-        task = progress.add_task(f"scoring by {protocol}", total=len(found.found))
+    pairs = {case.name: (synthetic, case) for synthetic, case in pairing.pairs}
+    n_patients = len(evaluation_report.select_patients(results))
+    n_rendered = 0
+    with progress_bars(count=True) as progress:
 
-        def done(case: str, reason: str | None) -> None:
-            if reason is not None:
-                say(progress.console, f"{case}: {reason}", "red")
-            progress.advance(task)
+        def render_panels(case_name: str) -> list[Panel]:
+            nonlocal n_rendered
+            panels = patient_panels(read_patient(*pairs[case_name]))
+            n_rendered += 1
+            progress("rendering images", n_rendered, n_patients)
+            return panels
 
-        return cohort.evaluate(found, protocol, fit, done)
-
-
-def _write(results: "Results", found: "Pairs", folder: Path, console: "Console") -> None:
-    """The three files; the patients that the report shows are read once more, so that memory stays small."""
-    from dsdiff.evaluation import patient_scores
-    from dsdiff.evaluation import results as cohort
-    from dsdiff.reporting import evaluation_report, patient_images
-    from dsdiff.reporting.patient_images import Panel
-    from dsdiff.system.console import bars
-
-    by_name = {case.name: (made, case) for made, case in found.found}
-    with bars(console, count=True) as progress:
-        task = progress.add_task("drawing", total=len(evaluation_report.chosen(results)))
-
-        def draw(case: str) -> list[Panel]:
-            drawn = patient_images.panels(patient_scores.read(*by_name[case]))
-            progress.advance(task)
-            return drawn
-
-        (folder / "report.html").write_text(evaluation_report.page(results, draw), encoding="utf-8")
-    cohort.write_csv(results, folder / "patients.csv")
-    cohort.write_json(results, folder / "summary.json")
+        page = evaluation_report.render_html(results, render_panels)
+    (folder / REPORT).write_text(to_unicode(page), encoding="utf-8")
+    write_csv(results, folder / TABLE)
+    write_json(results, folder / SUMMARY)
 
 
-def _say(results: "Results", out: Path, console: "Console") -> None:
-    """The main scores, the protocol beside them, and what is missing."""
-    from dsdiff.evaluation import results as cohort
-    from dsdiff.reporting import score_names
-    from dsdiff.system.console import say
+def _print_results(results: "Results") -> None:
+    """Print the main scores with their protocol, the warnings, and the cases that are missing."""
+    from dsdiff.evaluation.results import summarize
 
-    def tell(text: str) -> None:
-        say(console, text)
-
-    summed = cohort.summary(results)
     fitted = ", fitted" if results.fit else ""
-    patients = f"{results.count} patient{'s' * (results.count != 1)}"
-    tell(f"protocol {results.protocol}{fitted}, {patients}, mean [95 %]:")
-    volumes = ("false_ml", "enhancing_ml", "enhancing_ml_truth")
-    for name in (results.main, "ssim_tumour", "auc_brain", "auc_tumour", "gain", "detection", *volumes):
-        if name in summed:
-            one, measure = summed[name], score_names.describe(name)
-            interval = "" if isnan(one["low"]) else f" [{one['low']:.2f}, {one['high']:.2f}]"
-            numbers = f"{one['mean']:.2f}{interval} {measure.unit}".rstrip()
-            tell(f"  {measure.title}: {numbers} ({one['n']} patient{'s' * (one['n'] > 1)})")
-    if unsegmented := results.unsegmented():
-        tell(f"{len(unsegmented)} have no segmented tumour: no lesions are counted, what counts as false may be true")
-    for doubt, names in results.doubts.items():
-        say(console, f"{len(names)} of {len(results.patients)}: {doubt}", "yellow")
-    if results.without_prediction:
-        tell(f"{len(results.without_prediction)} cases of TRUTH have no synthetic T1ce and are not in these numbers")
-    if results.failed:
-        tell(f"{len(results.failed)} cases could not be scored:")
-        for case, reason in results.failed.items():
-            tell(f"  {case}: {reason}")
-    tell(f"open {out / 'report.html'}")
+    print_line(f"protocol {results.protocol}{fitted}, {_count_patients(results.n_patients)}, mean [95 % interval]:")
+    summary = summarize(results)
+    for name in (results.main_score, *PRINTED_SCORES):
+        if name in summary:
+            print_line(f"  {_describe(name, summary)}")
+
+    for case, infinite_scores in results.infinite_scores().items():
+        print_line(_describe_infinite(case, infinite_scores), "yellow")
+    if unsegmented := results.without_segmentation():
+        print_line(
+            f"{len(unsegmented)} without a segmented tumour: lesions cannot be counted, and enhancement counted as "
+            "false may be true"
+        )
+    for warning, names in results.warnings.items():
+        print_line(f"{len(names)} of {len(results.patients)}: {warning}", "yellow")
+    if results.missing_predictions:
+        print_line(f"{len(results.missing_predictions)} cases of TRUTH have no synthetic T1ce and are not included")
+    if results.failures:
+        n_failures = len(results.failures)
+        print_line(f"{n_failures} case{'' if n_failures == 1 else 's'} could not be scored:")
+        for case, reason in results.failures.items():
+            print_line(f"  {case}: {reason}")
+
+
+def _describe(name: str, summary: "Summary") -> str:
+    """Return title, mean, interval, unit and number of patients of one score."""
+    from dsdiff.reporting.score_names import describe_score
+
+    values, info = summary[name], describe_score(name)
+    interval = "" if isnan(values["low"]) else f" [{values['low']:.2f}, {values['high']:.2f}]"
+    numbers = f"{values['mean']:.2f}{interval} {info.unit}".rstrip()
+    return f"{info.title}: {numbers} ({_count_patients(int(values['n']))})"
+
+
+def _describe_infinite(case: str, names: Sequence[str]) -> str:
+    """Return a line on a case whose images are identical somewhere."""
+    from dsdiff.reporting.score_names import describe_score
+
+    titles = "; ".join(describe_score(name).title for name in names)
+    return (
+        f"{case}: infinite, so not in the mean: {titles}. Synthetic and acquired T1ce are identical there, up to an "
+        "intensity scale"
+    )
+
+
+def _count_patients(n: int) -> str:
+    return f"{n} patient{'' if n == 1 else 's'}"

@@ -1,30 +1,36 @@
-"""dsdiff export: a model for another runtime."""
+"""The command `dsdiff export`, which writes a model for another runtime."""
 
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from dsdiff.cli.options import Threads
+
 
 def command(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A shipped model's name or a model folder.")],
-    out: Annotated[Path, typer.Argument(metavar="OUT", readable=False, help="The folder to write.")],
-    to: Annotated[str, typer.Option("--to", help="onnx, openvino or torch-export.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Name of a shipped model, or a model folder.")],
+    out: Annotated[Path, typer.Argument(metavar="OUT", readable=False, help="Folder to write.")],
+    to: Annotated[str, typer.Option("--to", help="Format: onnx, openvino or torch-export.")],
     precision: Annotated[
-        str, typer.Option(help="That it will run in: fp32, or bf16 (openvino). Default: bf16 where there is any.")
+        str,
+        typer.Option(
+            help="Precision in which it will run: auto, fp32, or bf16 (openvino only). auto: bf16 if possible."
+        ),
     ] = "auto",
     check: Annotated[
         Path | None,
-        typer.Option(metavar="CASE", help="Folder of the patient to compare on. Default: the bundled phantom."),
+        typer.Option(metavar="CASE", help="Case folder for the comparison. Default: the bundled phantom."),
     ] = None,
-    threads: Annotated[int | None, typer.Option(min=1, help="CPU threads.")] = None,
+    threads: Threads = None,
 ) -> None:
-    """Write a model as graphs that another runtime runs, and dsdiff synth too.
+    """Export a model to ONNX, OpenVINO or torch.export.
 
-    OUT gets one graph that makes the condition of a slice, where there is anything to make, and one that denoises;
-    sides and batch are dynamic. Before OUT appears, both are run beside the network on slices of a patient, and
-    refused where they differ: by more than 1e-4 of the largest value in fp32, below 45 dB in bf16 (exit code 1).
-    Needs pip install 'dsdiff-mri[onnx]' or 'dsdiff-mri[openvino]'; torch-export needs nothing more.
+    OUT gets a graph that denoises, and a graph that computes the condition of a slice if the model needs one. Slice
+    size and batch size stay free. dsdiff synth runs the exported model like any other. Before OUT appears, the graphs
+    are compared with the network on slices of a case. The export fails (exit code 1) if they differ by more than 1e-4
+    of the largest value in fp32, or have a PSNR below 45 dB in bf16. Needs: pip install 'dsdiff-mri[onnx]' or
+    'dsdiff-mri[openvino]'; torch-export needs nothing more.
 
     Examples:
 
@@ -35,24 +41,21 @@ def command(
         dsdiff synth PATIENT --model exported -o out
     """
     import torch
-    from rich.console import Console
 
-    from dsdiff.inference import export
-    from dsdiff.inference import model as models
-    from dsdiff.io import cases
-    from dsdiff.system import device as devices
-    from dsdiff.system.console import bars, say
+    from dsdiff.export import export_model
+    from dsdiff.inference.model import load_model
+    from dsdiff.io.cases import discover_single_case
+    from dsdiff.system.console import print_line, progress_bars
+    from dsdiff.system.device import set_threads
 
-    devices.set_threads(threads)
-    case = cases.only(check, "what --check takes") if check is not None else None
-    console = Console(stderr=True)
-    loaded = models.load(model, torch.device("cpu"))
-    with bars(console) as progress:
-        task = progress.add_task("", total=1.0)
-        facts = export.export(
-            loaded, out, to, precision=precision, check=case,
-            progress=lambda doing, share: progress.update(task, description=doing, completed=share),
-        )  # fmt: skip
-    for taken, near in facts.check.items():
-        typer.echo(f"{taken}: differs by {near.difference:.1e} of the largest value at most, PSNR {near.psnr:.1f} dB")
-    say(console, f"-> {out}")
+    set_threads(threads)
+    case = discover_single_case(check, "--check") if check is not None else None
+    loaded = load_model(model, torch.device("cpu"))
+
+    with progress_bars() as report:
+        metadata = export_model.export_model(loaded, out, to, precision=precision, case=case, progress=report)
+
+    for graph, parity in metadata.parity.items():
+        difference = f"largest difference {parity.difference:.1e} of the largest value"
+        typer.echo(f"{graph}: {difference}, PSNR {parity.psnr:.1f} dB")
+    print_line(f"-> {out}")

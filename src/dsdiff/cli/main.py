@@ -1,4 +1,4 @@
-"""The command `dsdiff`: commands are registered here and live in a file each. Nothing heavy is imported for --help."""
+"""The program `dsdiff`: its commands are registered here. Heavy modules are imported only when a command runs."""
 
 import os
 import sys
@@ -9,53 +9,55 @@ import typer
 from dsdiff import __version__
 from dsdiff.cli import (
     backbones,
+    cohort,
     compare,
-    demo,
     evaluate,
-    explain,
     export,
     import_config,
+    import_weights,
+    interpret,
     phantom,
-    prepare,
-    probe,
-    runs,
-    split,
     synth,
     train,
 )
 from dsdiff.errors import DsdiffError
-from dsdiff.system import signals
+from dsdiff.system import console, signals
+from dsdiff.system.unicode_names import to_unicode
 
-INTERRUPTED = 130  # what typer ends with after Ctrl-C: 128 + SIGINT
-UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # click's, or the copy of it inside newer releases of typer
+INTERRUPTED = 130  # exit code of typer after Ctrl-C: 128 + SIGINT
+STOP_MESSAGE = "stopped; finished results are kept; run the same command (with --resume if it has one) to continue"
+UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of click, or its copy inside newer releases of typer
 
 app = typer.Typer(
     name="dsdiff",
-    help="Synthesise the contrast-enhanced brain MRI (T1ce) from T1, T2 and FLAIR. Research use, not for diagnosis.",
-    epilog="Start with: dsdiff demo. Then: dsdiff synth PATIENT -o OUT",
+    help="Synthesize the contrast-enhanced brain MRI (T1ce) from T1, T2 and FLAIR. Research use, not for diagnosis.\n\n"
+    "Exit code of every command: 0 done, 1 a failure, 2 a mistake in the command or its inputs, 130 or 143 stopped by "
+    "Ctrl-C or SIGTERM.",
+    epilog="Start with: dsdiff demo. Then: dsdiff synth PATIENT -o OUT. Help of a command: dsdiff COMMAND --help",
     add_completion=False,
-    rich_markup_mode=None,  # plain: quick to print, and nothing in brackets is lost
+    rich_markup_mode=None,  # plain text: quick to print, and brackets are not lost
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
 )
 app.command("synth")(synth.command)
 app.command("evaluate")(evaluate.command)
 app.command("compare")(compare.command)
-app.command("demo")(demo.command)
-app.command("phantom")(phantom.command)
-app.command("prepare")(prepare.command)
-app.command("train")(train.command)
-app.command("runs")(runs.command)
-app.command("split")(split.command)
-app.command("explain")(explain.command)
-app.command("probe")(probe.command)
+app.command("demo")(phantom.demo_command)
+app.command("phantom")(phantom.phantom_command)
+app.command("prepare")(cohort.prepare_command)
+app.command("train")(train.train_command)
+app.command("runs")(train.runs_command)
+app.command("split")(cohort.split_command)
+app.command("explain")(interpret.explain_command)
+app.command("probe")(interpret.probe_command)
 app.command("export")(export.command)
 app.command("backbones")(backbones.command)
 app.command("import-config")(import_config.command)
+app.command("import-weights")(import_weights.command)
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _print_version(requested: bool) -> None:
+    if requested:
         typer.echo(f"dsdiff {__version__}")
         raise typer.Exit
 
@@ -64,53 +66,74 @@ def _version(wanted: bool) -> None:
 def main(
     context: typer.Context,
     version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
     ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show the traceback of an error: dsdiff --debug COMMAND.")
+    ] = False,
 ) -> None:
-    """Options of every command."""
+    """Print the help if no command is given.
+
+    Args:
+        context: Context of typer.
+        version: Print the version and exit.
+        debug: Read from the command line by `run`.
+    """
     if context.invoked_subcommand is None:
         typer.echo(context.get_help())
 
 
 def run() -> None:
-    """Entry point: a mistake of the user's is one line and exit code 2, a fault of ours is exit code 1."""
-    heard = signals.heed()
+    """Run the command of the command line.
+
+    An error prints one line. It shows its traceback only with --debug.
+
+    Raises:
+        SystemExit: Always. Exit code: 0 done, 1 a failure, 2 a mistake in the command or its inputs, 130 and 143
+            stopped by Ctrl-C and SIGTERM.
+    """
+    shutdown = signals.install_sigterm_handler()
     try:
-        code = app(standalone_mode=False) or 0
-        if code == INTERRUPTED:
+        with console.log_to_terminal():
+            exit_code = app(standalone_mode=False) or 0
+        if exit_code == INTERRUPTED:
             raise KeyboardInterrupt
-        sys.exit(code)
-    except DsdiffError as error:
-        if "--debug" in sys.argv:
-            raise
-        _say(str(error))
-        sys.exit(error.exit_code)
     except (KeyboardInterrupt, typer.Abort):
-        typer.echo(
-            "stopped; what was finished stays, the same command (with --resume where it has one) goes on", err=True
-        )
-        sys.exit(heard.exit_code)
-    except UsageError as error:
-        told: Any = error
-        command = told.ctx.command_path if told.ctx else "dsdiff"
-        _say(f"{told.format_message()} (see {command} --help)")
-        sys.exit(2)
-    except PermissionError as error:
-        if "--debug" in sys.argv:
-            raise
-        _say(f"{error.filename} may not be read or written by this user; change its permissions, or give another place")
-        sys.exit(2)
+        typer.echo(STOP_MESSAGE, err=True)
+        exit_code = shutdown.exit_code
     except Exception as error:
-        if "--debug" in sys.argv:
+        if "--debug" in sys.argv and not isinstance(error, UsageError):
             raise
-        _say(f"{type(error).__name__}: {error}; this is a fault of dsdiff: dsdiff --debug COMMAND shows where")
-        sys.exit(1)
+        message, exit_code = _describe_error(error)
+        _print_error(message)
+    sys.exit(exit_code)
 
 
-def leave(code: Any) -> NoReturn:
-    """End the process. One of torchrun's ends without Python's own end: threads of gloo outlive their group, and one
-    that lets go of something of Python's while that ends would take the process down after its work was done.
+def _describe_error(error: Exception) -> tuple[str, int]:
+    """Return the message of an error and its exit code."""
+    if isinstance(error, DsdiffError):
+        return str(error), error.exit_code
+    if isinstance(error, UsageError):
+        usage_error: Any = error
+        command = usage_error.ctx.command_path if usage_error.ctx else "dsdiff"
+        return f"{usage_error.format_message()} (see {command} --help)", 2
+    if isinstance(error, PermissionError):
+        path = error.filename or "a file"
+        return f"{path} cannot be read or written by this user; change its permissions, or choose another path", 2
+    return f"{type(error).__name__}: {error}; internal error; run dsdiff --debug COMMAND for the traceback", 1
+
+
+def exit_process(code: Any) -> NoReturn:
+    """End the process. A process of torchrun ends without the shutdown of Python.
+
+    Threads of gloo outlive their process group. A thread that releases a Python object during the shutdown would crash
+    the process after its work is done.
+
+    Args:
+        code: Exit code, None for 0, or a message.
+
+    Raises:
+        SystemExit: If the process is not one of torchrun.
     """
     if "TORCHELASTIC_RUN_ID" in os.environ:
         sys.stdout.flush()
@@ -119,6 +142,6 @@ def leave(code: Any) -> NoReturn:
     sys.exit(code)
 
 
-def _say(message: str) -> None:
+def _print_error(message: str) -> None:
     typer.secho("error: ", fg="red", bold=True, err=True, nl=False)
-    typer.echo(" ".join(message.split()), err=True)
+    typer.echo(to_unicode(" ".join(message.split())), err=True)

@@ -1,117 +1,77 @@
-"""dsdiff synth: patients in, T1ce out."""
+"""dsdiff synth: synthesize the T1ce of patients."""
 
 import time
 import traceback
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING
 
 import typer
 
+from dsdiff.cli.options import (
+    T1,
+    T2,
+    CaseName,
+    Device,
+    EngineName,
+    FastestThreads,
+    Flair,
+    Guidance,
+    Inputs,
+    MemoryLimit,
+    ModelName,
+    Out,
+    Resume,
+    Samples,
+    Seed,
+    Steps,
+    Style,
+    TrustedCode,
+)
 from dsdiff.errors import ConfigError, OutputError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-    from rich.progress import Progress
+    from collections.abc import Sequence
 
     from dsdiff.inference.model import Model
-    from dsdiff.inference.options import Sampling
-    from dsdiff.inference.style_reference import Reference
+    from dsdiff.inference.pipeline import Pipeline
     from dsdiff.io.cases import Case
 
-Style = Annotated[
-    Path | None,
-    typer.Option(
-        metavar="CASE",
-        help="Folder of another patient of the same scanner, with T1ce and T1, T2, FLAIR: its tissue contrast is "
-        "taken. Default: that of the training patients most like the case (or the average).",
-    ),
-]
-Threads = Annotated[
-    int | None,
-    typer.Option(min=1, help="CPU threads. Default: OMP_NUM_THREADS, or as many as are measured to pay."),
-]
-Engine = Annotated[
-    str,
-    typer.Option(
-        help="What computes the network: auto, fast (bf16 where the machine has it, channels last), eager "
-        "(float32, as trained), compiled (minutes at first), openvino (converts the model, once). They agree within "
-        "rounding."
-    ),
-]
-Guidance = Annotated[
-    float,
-    typer.Option(
-        min=0,
-        help="Above 1, led away from what T1 alone would give (classifier-free guidance): more enhancement and error, "
-        "twice the time. For models trained with contrast dropout.",
-    ),
-]
-Memory = Annotated[
-    float | None,
-    typer.Option(
-        min=0,
-        metavar="GB",
-        help="Ceiling of memory: fewer slices side by side, one case at a time, the same result. Default: none.",
-    ),
-]
+ALL_CASES = "all cases"  # label of the progress bar of the whole command
 
 
 def command(
-    inputs: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="INPUT...", help="A case folder, or a folder of cases (BraTS or BIDS names)."),
-    ] = None,
-    out: Annotated[Path, typer.Option("-o", "--out", readable=False, help="Results go to OUT/<case>/.")] = Path("out"),
-    t1: Annotated[Path | None, typer.Option("--t1", help="T1 of one patient, instead of INPUT.")] = None,
-    t2: Annotated[Path | None, typer.Option("--t2", help="T2 of that patient.")] = None,
-    flair: Annotated[Path | None, typer.Option("--flair", help="FLAIR of that patient.")] = None,
-    case: Annotated[
-        str | None, typer.Option(help="Name of the case given by --t1 --t2 --flair. Default: from the name of T1.")
-    ] = None,
-    model: Annotated[str, typer.Option(help="A shipped model's name or a model folder, exported or not.")] = "default",
-    steps: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            help="Sampling steps. Default: the model's; a bridge takes 1 (the mean), 4 with --samples. "
-            "Time grows with steps times samples.",
-        ),
-    ] = None,
-    samples: Annotated[
-        int,
-        typer.Option(min=1, help="Above 1 their mean is written; the shipped model is calibrated without."),
-    ] = 1,
+    inputs: Inputs = None,
+    out: Out = Path("out"),
+    t1: T1 = None,
+    t2: T2 = None,
+    flair: Flair = None,
+    case: CaseName = None,
+    model: ModelName = "default",
+    steps: Steps = None,
+    samples: Samples = 1,
     style: Style = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of the samples' noise.")] = 0,
+    seed: Seed = 0,
     guidance: Guidance = 1.0,
-    threads: Threads = None,
-    engine: Engine = "auto",
-    memory: Memory = None,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume",
-            help="Skip the cases whose result by the same model, settings and --engine (auto: any) stands in OUT.",
-        ),
-    ] = False,
-    allow_code: Annotated[
-        str | None,
-        typer.Option(
-            metavar="CONFIG",
-            help="Import the class that CONFIG names by a dotted path, or load that archive: trust it.",
-        ),
-    ] = None,
+    threads: FastestThreads = None,
+    engine: EngineName = "auto",
+    memory: MemoryLimit = None,
+    device: Device = "auto",
+    resume: Resume = False,
+    allow_code: TrustedCode = None,
 ) -> None:
-    """Synthesise the T1ce of one patient or of a folder of them.
+    """Synthesize the T1ce of one patient, or of each patient in a folder.
 
-    Each case gets OUT/<case>/ with <case>_desc-synthT1ce_T1w.nii.gz (on T1's grid and intensity scale, zero outside
-    the brain), preview.png and provenance.json; the shipped model also tells the error to be expected (desc-stdT1ce),
-    others with --samples the standard deviation of these. Inputs must be skull-stripped and co-registered; T2 or FLAIR
-    may be missing where the model was trained for it. A folder appears when it is complete. Exit code: 0 all done,
-    1 some case failed, 2 a mistake in the command or the only case, or an output that cannot be written; 130 and 143
-    stopped by Ctrl-C and SIGTERM.
+    Needs T1, T2 and FLAIR as NIfTI files, skull-stripped and co-registered. T2 or FLAIR may be missing if the model was
+    trained with missing contrasts.
+
+    Writes to OUT/<case>/: the T1ce on the grid and intensity scale of T1, zero outside the brain
+    (<case>_desc-synthT1ce_T1w.nii.gz), preview.png, and provenance.json. The shipped model also writes an uncertainty
+    map: the expected standard deviation of the error (<case>_desc-stdT1ce_T1w.nii.gz). Other models write the standard
+    deviation over --samples. The folder of a case appears when it is complete.
+
+    Exit code: 0 if all cases are done. 1 if some of many cases failed. 2 if the command or the only case has a mistake,
+    or the output cannot be written. 130 or 143 after Ctrl-C or SIGTERM.
 
     Examples:
 
@@ -121,189 +81,223 @@ def command(
 
         dsdiff synth --t1 a.nii.gz --t2 b.nii.gz --flair c.nii.gz --case p7 -o out
     """
-    todo = _cases(inputs or [], {"t1": t1, "t2": t2, "flair": flair}, case)
-    _allow(allow_code)
-    asked = {"steps": steps, "samples": samples, "seed": seed, "guidance": guidance}
-    _synthesize(todo, out, model, asked, style, threads, engine, memory, device, resume)
+    cases = _select_cases(inputs or [], {"t1": t1, "t2": t2, "flair": flair}, case)
 
+    from dsdiff.inference.options import SynthesisOptions  # these import torch: after the quick checks
+    from dsdiff.inference.pipeline import Pipeline
+    from dsdiff.inference.style_reference import read_style
 
-def _allow(trusted: str | None) -> None:
-    """Let the class that a config names be imported, or the archive in a folder be loaded."""
-    if trusted is None:
-        return
-    from dsdiff.backbones import registry
-    from dsdiff.config import run as configs
-    from dsdiff.runtimes import network
-
-    if Path(trusted).is_dir():
-        network.allow(Path(trusted))
-    else:
-        registry.allow(configs.load(trusted).backbone.target)
-
-
-def _cases(inputs: list[Path], files: dict[str, Path | None], name: str | None) -> "list[Case]":
-    """The cases that the command line names. Raises `UserError` where it names none, or one twice."""
-    from dsdiff.io import cases
-
-    given = {contrast: path for contrast, path in files.items() if path is not None}
-    if given and inputs:
-        raise ConfigError("give either INPUT folders or --t1 --t2 --flair, not both")
-    if given:
-        first = next(iter(given.values()))
-        named = cases.contrast_of(first)
-        name = name if name is not None else (named[0] if named else cases.NIFTI.sub("", first.name))
-        if not name or Path(name).name != name or name.startswith("."):
-            raise ConfigError(f"--case '{name}' must be a plain name: it becomes a folder in OUT")
-        return [cases.Case(name, given)]
-    if name is not None:
-        raise ConfigError("--case goes with --t1 --t2 --flair; the cases of a folder have their own names")
-    if not inputs:
-        raise ConfigError("nothing to do: give a case folder, a folder of cases, or --t1 --t2 --flair")
-    found = [case for folder in inputs for case in cases.discover(folder)]
-    names = [case.name for case in found]
-    if twice := sorted({n for n in names if names.count(n) > 1}):
-        raise ConfigError(f"case {twice[0]} is given more than once; results would overwrite each other")
-    return found
-
-
-def _synthesize(
-    todo: "list[Case]",
-    out: Path,
-    model: str,
-    asked: dict[str, Any],
-    style: Path | None,
-    threads: int | None,
-    engine: str,
-    memory: float | None,
-    device: str,
-    resume: bool,
-) -> None:
-    """Synthesise all cases and report; exits with 1 where some of several failed, raises the error of a lone one."""
-    from rich.console import Console
-
-    from dsdiff.inference import outputs as case_io
-    from dsdiff.inference import parallel
-    from dsdiff.inference import style_reference as references
-    from dsdiff.inference.options import plan
-    from dsdiff.system import device as devices
-    from dsdiff.system.console import say
-
-    devices.share_heap()
-    console = Console(stderr=True)
     if not resume:
-        _check_places(todo, out)
-    devices.set_threads(threads, parallel.worthwhile)
-    loaded = _loaded(model, engine, device, console)
-    sampling = plan(loaded, **asked)
-    side_by_side = loaded.engine.workers
-    by = loaded.engine.says + (f", {side_by_side} threads side by side" if side_by_side > 1 else "")
-    told = references.read(style, loaded) if style else None
-    everything = len(todo)
-    if everything > 1:
-        say(console, f"{everything} cases -> {out}")
+        _check_outputs(cases, out)  # before the model is loaded
+    if allow_code is not None:
+        _trust(allow_code)
+
+    _set_resources(threads)
+    loaded_model = _load_model(model, engine, device)
+    style_reference = read_style(style, loaded_model) if style else None
+    options = SynthesisOptions(steps, samples, seed, guidance, style_reference, memory)
+    pipeline = Pipeline(loaded_model, options)
+
     if resume:
-        todo = [c for c in todo if not case_io.is_finished(out, c, loaded, sampling, told)]
-        console.print(f"{everything - len(todo)} of {everything} cases are finished already")
-        _check_places(todo, out)
-    tally = _Tally()
-    try:
-        _run(todo, out, loaded, sampling, told, memory, by, console, tally)
-    finally:
-        if everything > 1:
-            tally.say(everything, console)
-    if tally.failed and everything == 1:
-        raise next(iter(tally.failed.values()))
-    if tally.failed:
-        raise typer.Exit(1)
+        unfinished_cases = _skip_finished(cases, out, pipeline)
+        _check_outputs(unfinished_cases, out)
+    else:
+        unfinished_cases = cases
+    _synthesize(unfinished_cases, out, pipeline, Summary(len(cases)))
 
 
-def _check_places(todo: "list[Case]", out: Path) -> None:
-    """Raise `OutputError` where a result would have to take the place of something else, before long work is done."""
-    from dsdiff.inference import outputs as case_io
+def _select_cases(folders: list[Path], files: dict[str, Path | None], name: str | None) -> "list[Case]":
+    """Return the cases of the command line: those in folders, or the one of --t1 --t2 --flair.
 
-    for one in todo:
-        case_io.check_place(out / one.name)
+    Raises:
+        ConfigError: The command line names no case, or two cases of one name.
+        InputError: A folder has no case.
+    """
+    from dsdiff.io.cases import discover_cases
+
+    case_files = {contrast: path for contrast, path in files.items() if path is not None}
+    if case_files and folders:
+        raise ConfigError("give either INPUT folders or --t1 --t2 --flair, not both")
+    if case_files:
+        return [_build_case(case_files, name)]
+    if name is not None:
+        raise ConfigError("--case goes with --t1 --t2 --flair; cases in a folder have their own names")
+    if not folders:
+        raise ConfigError("nothing to do: give a case folder, a folder of cases, or --t1 --t2 --flair")
+
+    cases: dict[str, Case] = {}
+    for folder in folders:
+        for case in discover_cases(folder):
+            if case.name in cases:
+                raise ConfigError(f"case {case.name} is given more than once; name each case once")
+            cases[case.name] = case
+    return list(cases.values())
+
+
+def _build_case(files: dict[str, Path], name: str | None) -> "Case":
+    """Build the case of --t1 --t2 --flair. Raises `ConfigError` for a name that cannot name a folder."""
+    from dsdiff.io.cases import Case
+    from dsdiff.io.file_names import NIFTI_SUFFIX, parse_file_name
+    from dsdiff.system.unicode_names import to_case_name
+
+    if name is None:
+        first_file = next(iter(files.values()))
+        case_and_contrast = parse_file_name(first_file)
+        name = case_and_contrast[0] if case_and_contrast else NIFTI_SUFFIX.sub("", to_case_name(first_file.name))
+    if not name or Path(name).name != name or name.startswith("."):
+        raise ConfigError(f"--case '{name}' cannot name a result folder; give a name that has no / and no dot in front")
+    return Case(to_case_name(name), files)
+
+
+def _check_outputs(cases: "Sequence[Case]", out: Path) -> None:
+    """Raise `OutputError` before long work if a result would replace a file that dsdiff did not write."""
+    from dsdiff.inference.outputs import check_output_dir, result_dir
+
+    for case in cases:
+        check_output_dir(result_dir(case, out))
+
+
+def _trust(path: Path) -> None:
+    """Allow the class that a config names by a dotted path, or the archives of an exported model."""
+    from dsdiff.backbones import registry
+    from dsdiff.config.overrides import list_config_folders
+    from dsdiff.config.run import load_config
+    from dsdiff.runtimes.network import is_exported, trust_folder
+
+    if is_exported(path):
+        trust_folder(path)
+    elif path.is_dir():
+        raise ConfigError(f"--allow-code {path} is not an exported model; give a config or a folder of dsdiff export")
+    else:
+        registry.trust_class(load_config(str(path)).backbone.target, list_config_folders([path]))
+
+
+def _set_resources(threads: int | None) -> None:
+    """Set the number of CPU threads, and limit the memory that freed volumes occupy."""
+    from dsdiff.inference.parallel import benchmark_thread_count
+    from dsdiff.system.device import limit_malloc_arenas, set_threads
+
+    limit_malloc_arenas()
+    set_threads(threads, benchmark_thread_count)
+
+
+def _load_model(name: str, engine: str, device: str) -> "Model":
+    from dsdiff.inference.engine import OPENVINO
+    from dsdiff.inference.model import load_model
+    from dsdiff.system.console import terminal
+    from dsdiff.system.device import resolve_device
+
+    if engine != OPENVINO:
+        return load_model(name, resolve_device(device), engine)
+
+    from dsdiff.export.export_model import openvino_cached
+
+    model = load_model(name, resolve_device("cpu" if device == "auto" else device))
+    with terminal().status("converting the model to OpenVINO, once"):
+        return openvino_cached(model)
+
+
+def _skip_finished(cases: "list[Case]", out: Path, pipeline: "Pipeline") -> "list[Case]":
+    """Return the cases without a finished result, and print how many have one."""
+    from dsdiff.inference.outputs import is_finished
+    from dsdiff.system.console import print_line
+
+    unfinished_cases = [case for case in cases if not is_finished(case, out, pipeline)]
+    n_finished = len(cases) - len(unfinished_cases)
+    print_line(f"{n_finished} of {len(cases)} cases are finished already")
+    return unfinished_cases
 
 
 @dataclass(frozen=True)
-class _Tally:
-    """Cases that could not be synthesised, and why; cases with doubts about the input."""
+class Summary:
+    """Cases that failed, and cases with warnings.
 
-    failed: dict[str, Exception] = field(default_factory=dict)
-    doubted: list[str] = field(default_factory=list)
-
-    def say(self, everything: int, console: "Console") -> None:
-        """Name them, of so many."""
-        from dsdiff.system.console import say
-
-        if self.doubted:
-            named = ", ".join(self.doubted)
-            say(console, f"{len(self.doubted)} of {everything} cases come with doubts: {named}", "yellow")
-        if self.failed:
-            say(console, f"{len(self.failed)} of {everything} cases failed:", "bold red")
-        for name, reason in self.failed.items():
-            say(console, f"  {name}: {reason}")
-
-
-def _loaded(model: str, engine: str, device: str, console: "Console") -> "Model":
-    """The model, computed by an engine."""
-    from dsdiff.inference import engine as engines
-    from dsdiff.inference import model as models
-    from dsdiff.system import device as devices
-
-    if engine != engines.OPENVINO:
-        return models.load(model, devices.pick(device), engine)
-    from dsdiff.inference.export import converted
-
-    with console.status("converting for OpenVINO, once"):
-        return converted(models.load(model, devices.pick("cpu" if device == "auto" else device)))
-
-
-def _run(
-    todo: "list[Case]",
-    out: Path,
-    model: "Model",
-    sampling: "Sampling",
-    style: "Reference | None",
-    memory: float | None,
-    by: str,
-    console: "Console",
-    tally: _Tally,
-) -> None:
-    """Synthesise every case, noting which could not be and which come with doubts. Raises `OutputError`, which stops
-    all.
+    Attributes:
+        n_cases: Number of cases of the command.
+        errors: Case name -> why it could not be synthesized.
+        cases_with_warnings: Names of synthesized cases whose input or settings are unusual.
     """
-    from dsdiff.inference.batch import synthesize_cases
-    from dsdiff.system.console import bars, say
 
-    with bars(console) as progress:
-        whole = progress.add_task("all cases", total=len(todo), visible=len(todo) > 1)
-        tasks = {case.name: progress.add_task(case.name, total=1.0, visible=False) for case in todo}
-        since = time.perf_counter()
-        for case, outcome in synthesize_cases(
-            todo, out, model, sampling, style=style, memory=memory,
-            progress=lambda case, share: progress.update(tasks[case.name], completed=share, visible=True),
-        ):  # fmt: skip
-            if isinstance(outcome, OutputError | ConfigError):
+    n_cases: int
+    errors: dict[str, Exception] = field(default_factory=dict)
+    cases_with_warnings: list[str] = field(default_factory=list)
+
+
+def _synthesize(cases: "list[Case]", out: Path, pipeline: "Pipeline", summary: Summary) -> None:
+    """Synthesize cases and print what was done.
+
+    Raises:
+        UserError: The only case failed, the output cannot be written, or the memory limit does not suffice.
+        typer.Exit: Some of many cases failed.
+    """
+    from dsdiff.system.console import print_line
+
+    is_batch = summary.n_cases > 1
+    if is_batch:
+        print_line(f"{summary.n_cases} cases -> {out}")
+    try:
+        _run_pipeline(cases, out, pipeline, summary)
+    finally:
+        if is_batch:
+            _print_summary(summary)
+
+    if summary.errors and not is_batch:
+        raise next(iter(summary.errors.values()))
+    if summary.errors:
+        raise typer.Exit(1)
+
+
+def _run_pipeline(cases: "list[Case]", out: Path, pipeline: "Pipeline", summary: Summary) -> None:
+    """Synthesize cases under progress bars, and note errors and warnings in the summary."""
+    from dsdiff.inference.batch import synthesize_cases
+    from dsdiff.system.console import print_line, progress_bars
+
+    engine = _describe_engine(pipeline.model)
+    start = time.perf_counter()
+
+    with progress_bars() as report:
+
+        def report_case(case: "Case", fraction: float) -> None:
+            report(case.name, fraction, 1.0)
+
+        outcomes = synthesize_cases(cases, out, pipeline, report_case)
+        for n_finished, (case, outcome) in enumerate(outcomes, 1):
+            report_case(case, 1.0)
+            if len(cases) > 1:
+                report(ALL_CASES, n_finished, len(cases))
+
+            if isinstance(outcome, OutputError | ConfigError):  # would stop every case
                 raise outcome
             if isinstance(outcome, Exception):
                 traceback.clear_frames(outcome.__traceback__)  # they hold the volumes of the case
-                tally.failed[case.name] = outcome
-            else:
-                took = "" if len(todo) > 1 else f": {time.perf_counter() - since:.1f} s by {by}"
-                _say(progress, case.name, out, took, outcome)
-                tally.doubted.extend([case.name] if outcome else [])
-            progress.remove_task(tasks[case.name])
-            progress.advance(whole)
-    if len(todo) > 1:
-        seconds = time.perf_counter() - since
-        say(progress.console, f"{len(todo)} cases in {seconds:.1f} s, {seconds / len(todo):.1f} s each, by {by}")
+                summary.errors[case.name] = outcome
+                continue
+
+            duration = f": {time.perf_counter() - start:.1f} s by {engine}" if len(cases) == 1 else ""
+            print_line(f"{case.name}{duration} -> {out / case.name}")
+            for warning in outcome:
+                print_line(f"  warning: {warning}", "yellow")
+            if outcome:
+                summary.cases_with_warnings.append(case.name)
+
+    if len(cases) > 1:
+        seconds = time.perf_counter() - start
+        print_line(f"{len(cases)} cases in {seconds:.1f} s, {seconds / len(cases):.1f} s each, by {engine}")
 
 
-def _say(progress: "Progress", name: str, out: Path, took: str, warnings: tuple[str, ...]) -> None:
-    from dsdiff.system.console import say
+def _print_summary(summary: Summary) -> None:
+    """Print which cases have warnings, and which failed and why."""
+    from dsdiff.system.console import print_line
 
-    console = progress.console
-    say(console, f"{name}{took} -> {out / name}")
-    for warning in warnings:
-        say(console, f"  warning: {warning}", "yellow")
+    if summary.cases_with_warnings:
+        names = ", ".join(summary.cases_with_warnings)
+        print_line(f"{len(summary.cases_with_warnings)} of {summary.n_cases} cases have warnings: {names}", "yellow")
+    if summary.errors:
+        print_line(f"{len(summary.errors)} of {summary.n_cases} cases failed:", "bold red")
+    for name, error in summary.errors.items():
+        print_line(f"  {name}: {error}")
+
+
+def _describe_engine(model: "Model") -> str:
+    n_workers = model.engine.workers
+    return f"{model.engine.label}, {n_workers} threads in parallel" if n_workers > 1 else model.engine.label

@@ -1,241 +1,275 @@
-"""What a run is worth: its held-out patients synthesised and scored as `dsdiff evaluate` scores them, and baselines."""
+"""Scores of one run: its held-out patients are synthesized and scored as `dsdiff evaluate` scores them."""
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
 
-from dsdiff.comparison.json_cache import write
-from dsdiff.comparison.plan import SCORES, Run
-from dsdiff.data import splits
-from dsdiff.data.splits import refuse_other_fold
+from dsdiff.comparison.plan import SCORES_FILE, Run
 from dsdiff.errors import ConfigError
 from dsdiff.evaluation import patient_scores
-from dsdiff.evaluation.pairing import Synthetic
-from dsdiff.evaluation.patient_scores import Patient
-from dsdiff.evaluation.voxelwise import Image
-from dsdiff.inference import model as models
-from dsdiff.inference.pipeline import run as synthesise
-from dsdiff.io import cases
-from dsdiff.io.cases import Case
+from dsdiff.evaluation.pairing import SyntheticFiles
+from dsdiff.evaluation.patient_scores import ScoredPatient
+from dsdiff.inference.model import load_model
+from dsdiff.inference.pipeline import Pipeline
+from dsdiff.io import splits
+from dsdiff.io.cases import Case, discover_named_cases, file_hash, load_volumes
 from dsdiff.model import checkpoint
-from dsdiff.preprocessing import normalize
-from dsdiff.style.regression import LinearRegression
-from dsdiff.system import device as devices
+from dsdiff.orientation import to_canonical
+from dsdiff.system.device import resolve_device, select_clock
+from dsdiff.system.json_cache import write_json
 from dsdiff.training import loop
-from dsdiff.training.loop import MODEL
-from dsdiff.volume import Volume, to_canonical
+from dsdiff.training.loop import MODEL_FOLDER
 
-LOG = "train.log"
-COPY, LINEAR = "copy of T1", "linear regression"
-Scores = dict[str, dict[str, float]]  # patient -> score -> value; a patient that could not be scored has none
+TRAINING_LOG = "train.log"
+Scores = dict[str, dict[str, float]]  # patient -> score -> value; a patient that could not be scored is missing
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Scores of the patients that a run never saw, seconds of each one's synthesis (see `device.clock`), who failed and
-    why."""
+class RunScores:
+    """Scores of the held-out patients of a run.
+
+    Attributes:
+        patients: Patient -> score -> value.
+        synthesis_seconds: Patient -> seconds of the synthesis, by `device.select_clock`.
+        failed: Patient that could not be scored -> reason.
+    """
 
     patients: Scores
-    seconds: dict[str, float]
+    synthesis_seconds: dict[str, float]
     failed: dict[str, str]
 
 
-def held_out(run: Run) -> list[Case]:
-    """The patients that a run never saw. Raises `ConfigError` where its cases lack some."""
-    if run.config.data.split is None:
-        raise ConfigError(f"{run.folder} names no data.split; give --split")
-    return cases.named(run.cases, splits.read(run.config.data.split).held_out(run.fold))
+def held_out_cases(run: Run) -> list[Case]:
+    """List the cases that a run was not trained on.
 
+    Args:
+        run: A run with a split and a fold.
 
-def finish(run: Run, protocol: str, device: str) -> None:
-    """Train a run, from where it stopped, and score it: what is done already is left as it is.
+    Returns:
+        The cases of the held-out fold.
 
-    Patients who could not be scored are tried again. Raises `ConfigError` where the model was thrown away and its
-    scores are not the ones that are asked for.
+    Raises:
+        ConfigError: The run has no split, or its folder of cases lacks some of them.
     """
-    known, trained = read(run, protocol), (run.folder / MODEL).is_dir()
-    if known is None and not trained:
-        if (run.folder / SCORES).is_file():
+    if run.config.data.split is None:
+        raise ConfigError(f"{run.folder} has no data.split; give --split")
+    return discover_named_cases(run.cases, splits.read(run.config.data.split).held_out(run.fold))
+
+
+def train_and_score(run: Run, protocol: str, device: str) -> None:
+    """Train a run, or resume its training, and score it. Finished work is not repeated.
+
+    Patients that could not be scored are tried again.
+
+    Args:
+        run: The run.
+        protocol: Name of the scoring protocol.
+        device: auto, cpu, cuda or mps.
+
+    Raises:
+        ConfigError: The scores are outdated and the model was deleted, so the run cannot be scored again.
+    """
+    scores = read_scores(run, protocol)
+    has_model = (run.folder / MODEL_FOLDER).is_dir()
+    if scores is None and not has_model:
+        if (run.folder / SCORES_FILE).is_file():
             raise ConfigError(
-                f"{run.folder} was scored by another protocol or version, or on other files, and its {MODEL}/ is gone; "
-                f"remove its {SCORES}, and it is trained again"
+                f"{run.folder} was scored with another protocol, version or other files, and its {MODEL_FOLDER}/ does "
+                f"not exist; remove its {SCORES_FILE} to train it again"
             )
         _train(run, device)
-    if known is None or (known.failed and trained):
-        _score_run(run, protocol, device, known or Scored({}, {}, {}))
+
+    if scores is None or (scores.failed and has_model):
+        _score_run(run, protocol, device, scores or RunScores({}, {}, {}))
 
 
 def _train(run: Run, device: str) -> None:
     run.folder.mkdir(parents=True, exist_ok=True)
-    with (run.folder / LOG).open("a", encoding="utf-8") as log:
-        loop.train(run.config, run.folder, devices.pick(device), Console(file=log))
+    with _log_to_file(run.folder / TRAINING_LOG):
+        loop.train(run.config, run.folder, resolve_device(device))
 
 
-def _score_run(run: Run, protocol: str, device: str, known: Scored) -> None:
-    """Synthesise and score the patients who are not known yet."""
-    model, everyone = models.load(run.folder / MODEL, devices.pick(device)), held_out(run)
-    _refuse_seen(run)
-    clock = devices.clock(model.device)
-    patients, seconds, failed = known.patients, known.seconds, dict[str, str]()
-    for case in (case for case in everyone if case.name not in patients):
-        try:
-            wanted = cases.load(case, model.wanted(case.files))
-            since = clock()
-            made = synthesise(wanted, model).t1ce
-            seconds[case.name] = round(clock() - since, 3)
-            patients[case.name] = _score(replace(_copy(case), image=_array(made)), protocol)
-        except Exception as error:  # one odd case must not stop the others
-            failed[case.name] = str(error)
-    facts = {**_made_by(everyone, protocol), "model": model.hash, "seconds": seconds, "failed": failed}
-    facts["store"] = trained_on(run)
-    write({**facts, "patients": _plain(patients)}, run.folder / SCORES)
-
-
-def trained_on(run: Run) -> str | None:
-    """Hash of the store that a run was trained on; None where it is not trained yet, or was on a folder of cases."""
-    if (run.folder / MODEL).is_dir():
-        found = checkpoint.read(run.folder / MODEL).facts.get("store")
-    else:
-        scores = run.folder / SCORES
-        found = json.loads(scores.read_text(encoding="utf-8")).get("store") if scores.is_file() else None
-    return None if found is None else str(found)
-
-
-def _refuse_seen(run: Run) -> None:
-    """Raise `ConfigError` where the model was not trained without the fold that it is to be scored on."""
-    assert run.config.data.split is not None
-    refuse_other_fold(checkpoint.read(run.folder / MODEL).facts, run.config.data.split, run.fold, run.folder)
-
-
-def read(run: Run, protocol: str) -> Scored | None:
-    """The scores of a run by this protocol; None where there are none, or where they were made otherwise: by another
-    model than the one that stands there, on other files, by another version of the scores. A model that was thrown away
-    once it was scored is not missed."""
+@contextmanager
+def _log_to_file(file: Path) -> Iterator[None]:
+    """Append all messages of dsdiff to a file: several trainings at a time would mix them up on the terminal."""
+    logger = logging.getLogger("dsdiff")
+    handler, level = logging.FileHandler(file, encoding="utf-8"), logger.level
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
     try:
-        found = json.loads((run.folder / SCORES).read_text(encoding="utf-8"))
+        yield
+    finally:
+        logger.setLevel(level)
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def _score_run(run: Run, protocol: str, device: str, scores: RunScores) -> None:
+    """Synthesize and score the patients that `scores` lacks, and write all scores."""
+    model = load_model(run.folder / MODEL_FOLDER, resolve_device(device))
+    cases = held_out_cases(run)
+    _check_held_out(run)
+    pipeline = Pipeline(model)
+    clock = select_clock(model.device)
+
+    failed: dict[str, str] = {}
+    for case in cases:
+        if case.name in scores.patients:
+            continue
+        try:
+            volumes = load_volumes(case, model.contrasts_to_read(case.files))
+            start = clock()
+            t1ce = pipeline.synthesize_volumes(volumes).t1ce
+            scores.synthesis_seconds[case.name] = round(clock() - start, 3)
+            patient = replace(read_copy_baseline(case), image=to_canonical(t1ce).array)
+            scores.patients[case.name] = score_patient(patient, protocol)
+        except Exception as error:  # one bad case must not stop the others
+            failed[case.name] = str(error)
+
+    content = {
+        **score_key(cases, protocol),
+        "model_hash": model.hash,
+        "store_hash": training_store_hash(run),
+        "synthesis_seconds": scores.synthesis_seconds,
+        "failed": failed,
+        "patients": scores_to_json(scores.patients),
+    }
+    write_json(content, run.folder / SCORES_FILE)
+
+
+def training_store_hash(run: Run) -> str | None:
+    """Read the hash of the store that a run was trained on.
+
+    Args:
+        run: A run, finished or not.
+
+    Returns:
+        The hash; None if the run is not trained yet, or was trained on a folder of cases.
+    """
+    store_hash = None
+    if (run.folder / MODEL_FOLDER).is_dir():
+        store_hash = checkpoint.read_metadata(run.folder / MODEL_FOLDER).store
+    elif (run.folder / SCORES_FILE).is_file():
+        store_hash = json.loads((run.folder / SCORES_FILE).read_text(encoding="utf-8")).get("store_hash")
+    return None if store_hash is None else str(store_hash)
+
+
+def _check_held_out(run: Run) -> None:
+    """Raise `ConfigError` if the model was trained on the fold that it is scored on."""
+    assert run.config.data.split is not None
+    metadata = checkpoint.read_metadata(run.folder / MODEL_FOLDER)
+    metadata.check_fold(run.config.data.split, run.fold, run.folder)
+
+
+def read_scores(run: Run, protocol: str) -> RunScores | None:
+    """Read the scores of a run if they are up to date.
+
+    Args:
+        run: The run.
+        protocol: Name of the scoring protocol.
+
+    Returns:
+        The scores. None if the run has none, or if they come from another model, other files, another protocol or
+        another version of the scores. A scored run does not need its model any more.
+    """
+    try:
+        content = json.loads((run.folder / SCORES_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    model, wanted = run.folder / MODEL, _made_by(held_out(run), protocol)
-    if any(found.get(key) != value for key, value in wanted.items()):
+
+    key = score_key(held_out_cases(run), protocol)
+    if any(content.get(name) != value for name, value in key.items()):
         return None
-    if model.is_dir() and found["model"] != checkpoint.read(model).hash:
+    model_folder = run.folder / MODEL_FOLDER
+    if model_folder.is_dir() and content["model_hash"] != checkpoint.read_model(model_folder).hash:
         return None
-    return Scored(_numbers(found["patients"]), found["seconds"], found["failed"])
+    return RunScores(scores_from_json(content["patients"]), content["synthesis_seconds"], content["failed"])
 
 
-def learn(case: Case, contrasts: Sequence[str], start: str = "t1") -> LinearRegression:
-    """What one patient teaches a linear regression of its T1ce on its other contrasts."""
-    prepared = normalize.apply(cases.load(case, (*contrasts, "t1ce")), start)
-    regression = LinearRegression(len(contrasts))
-    regression.add([prepared.images[c] for c in contrasts], prepared.images["t1ce"], prepared.brain)
-    return regression
+def score_key(cases: Sequence[Case], protocol: str) -> dict[str, Any]:
+    """Compute what scores depend on besides the synthetic images: the files and the definition of the scores.
 
+    Args:
+        cases: The scored cases.
+        protocol: Name of the scoring protocol.
 
-def baselines(runs: Sequence[Run], protocol: str, file: Path) -> None:
-    """Score what needs no network on the held-out patients of these runs, one of each fold, and write it down.
-
-    The linear regression of a fold is fitted on the patients of the other folds, as the networks are. Patients who
-    cannot be scored are named there. Raises `ValueError` where none of the other folds can be read.
+    Returns:
+        Protocol, version of the scores, and a hash of all files.
     """
-    data = runs[0].config.data
-    assert data.split is not None
-    split, found = splits.read(data.split), {case.name: case for case in cases.discover(runs[0].cases)}
-    learnt: dict[str, LinearRegression] = {}
-    failed: dict[str, str] = {}
-    for name in (name for fold in split.folds for name in fold):
-        try:
-            learnt[name] = learn(found[name], data.contrasts, data.source_contrast)
-        except Exception as error:  # one odd case must not stop the others
-            failed[name] = str(error)
-    scores: dict[str, Scores] = {COPY: {}, LINEAR: {}}
-    for run in runs:
-        seen = [part for name, part in learnt.items() if name not in split.held_out(run.fold)]
-        fitted = LinearRegression.merged(seen)
-        for case in (case for case in held_out(run) if case.name in learnt):
-            try:
-                copy = _copy(case)
-                linear = replace(copy, image=_linear(case, fitted, data.contrasts, data.source_contrast))
-                made = {COPY: _score(copy, protocol), LINEAR: _score(linear, protocol)}
-            except Exception as error:
-                failed[case.name] = str(error)
-                continue
-            for name, found_here in made.items():
-                scores[name][case.name] = found_here
-    told = {name: _plain(found_here) for name, found_here in scores.items()}
-    write({"of": _asked(runs, protocol), "scores": told, "failed": failed}, file)
-
-
-def read_baselines(runs: Sequence[Run], protocol: str, file: Path) -> dict[str, Scores] | None:
-    """What `baselines` wrote of these very runs; None where it is something else or nothing."""
-    found = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    if found.get("of") != _asked(runs, protocol):
-        return None
-    return {name: _numbers(scores) for name, scores in found["scores"].items()}
-
-
-def _asked(runs: Sequence[Run], protocol: str) -> dict[str, Any]:
-    data = runs[0].config.data
-    assert data.split is not None
-    return {
-        **_made_by([case for run in runs for case in held_out(run)], protocol),
-        "split": splits.read(data.split).hash,
-        "folds": [run.fold for run in runs],
-        "contrasts": [*data.contrasts],
-    }
-
-
-def _made_by(scored: Sequence[Case], protocol: str) -> dict[str, Any]:
-    """What scores depend on, whatever made the images: other files or other definitions make other scores."""
     hashes = [
-        (case.name, contrast, _hash(file, file.stat().st_mtime_ns))
-        for case in scored
+        (case.name, contrast, _file_hash(file, file.stat().st_mtime_ns))
+        for case in cases
         for contrast, file in sorted(case.files.items())
     ]
-    told = hashlib.sha256(repr(hashes).encode()).hexdigest()[:12]
-    return {"protocol": protocol, "version": patient_scores.VERSION, "files": told}
+    files_hash = hashlib.sha256(repr(hashes).encode()).hexdigest()[:12]
+    return {"protocol": protocol, "version": patient_scores.SCORES_VERSION, "files_hash": files_hash}
 
 
 @cache
-def _hash(file: Path, changed: int) -> str:
-    """Of a file's content; the time of its last change says when it has to be read again."""
-    return cases.file_hash(file)
+def _file_hash(file: Path, modified_ns: int) -> str:
+    """Hash of a file's content; a new modification time means that the file is read again."""
+    return file_hash(file)
 
 
-def _copy(case: Case) -> Patient:
-    """A patient whose synthetic T1ce is the T1."""
-    return patient_scores.read(Synthetic(case.files["t1"]), case)
+def read_copy_baseline(case: Case) -> ScoredPatient:
+    """Read a case for scoring, with a copy of T1 as its synthetic T1ce.
+
+    Args:
+        case: A case with T1 and T1ce.
+
+    Returns:
+        The patient, ready to be scored.
+    """
+    return patient_scores.read_patient(SyntheticFiles(case.files["t1"]), case)
 
 
-def _linear(case: Case, fitted: LinearRegression, contrasts: Sequence[str], start: str) -> Image:
-    prepared = normalize.apply(cases.load(case, tuple(contrasts)), start)
-    made = fitted.predict([prepared.images[c] for c in contrasts], prepared.brain).astype(np.float32)
-    return _array(normalize.restore(prepared, made, start))
+def score_patient(patient: ScoredPatient, protocol: str) -> dict[str, float]:
+    """Score one patient without fitting the intensity scale to the truth.
+
+    Args:
+        patient: The patient with its synthetic T1ce.
+        protocol: Name of the scoring protocol.
+
+    Returns:
+        Score -> value.
+    """
+    return patient_scores.score_patient(patient, protocol, fit=False)
 
 
-def _array(volume: Volume) -> Image:
-    """A volume's array on RAS+ axes."""
-    return to_canonical(volume).array
+def scores_to_json(patients: Scores) -> dict[str, dict[str, float | None]]:
+    """Convert scores for JSON, which has no NaN.
+
+    Args:
+        patients: Patient -> score -> value.
+
+    Returns:
+        The same with None for values that are not finite.
+    """
+    return _map_scores(patients, lambda value: float(value) if np.isfinite(value) else None)
 
 
-def _score(made: Patient, protocol: str) -> dict[str, float]:
-    return patient_scores.score(made, protocol, fit=False)
+def scores_from_json(patients: dict[str, dict[str, float | None]]) -> Scores:
+    """Undo `scores_to_json`.
+
+    Args:
+        patients: Patient -> score -> value or None.
+
+    Returns:
+        The same with NaN for None.
+    """
+    return _map_scores(patients, lambda value: float("nan") if value is None else value)
 
 
-def _plain(patients: Scores) -> dict[str, dict[str, float | None]]:
-    """Scores for JSON: None where there is no number."""
-    return _each(patients, lambda value: float(value) if np.isfinite(value) else None)
-
-
-def _numbers(patients: dict[str, dict[str, float | None]]) -> Scores:
-    return _each(patients, lambda value: float("nan") if value is None else value)
-
-
-def _each(patients: dict[str, dict[str, Any]], change: Callable[[Any], Any]) -> dict[str, dict[str, Any]]:
-    return {case: {name: change(value) for name, value in found.items()} for case, found in patients.items()}
+def _map_scores(patients: dict[str, dict[str, Any]], convert: Callable[[Any], Any]) -> dict[str, dict[str, Any]]:
+    converted = {}
+    for patient, scores in patients.items():
+        converted[patient] = {name: convert(value) for name, value in scores.items()}
+    return converted

@@ -1,4 +1,4 @@
-"""The network of a run: a conditioner, which sees the inputs once per slice, and a backbone, called at every step."""
+"""The network of a run: a conditioner, which runs once per slice, and a backbone, which runs at every step."""
 
 import math
 from dataclasses import replace
@@ -11,71 +11,125 @@ from torch import Tensor, nn
 from dsdiff.conditioning import condition, style_image
 from dsdiff.conditioning.condition import ConditioningConfig
 from dsdiff.conditioning.disentangle import SwapDecoder
-from dsdiff.conditioning.edges import LearnedStructure
+from dsdiff.conditioning.edges import LearnedEdges
 from dsdiff.conditioning.encoder import ConditionEncoder
-from dsdiff.style.regression import KNOTS
-from dsdiff.types import Backbone, Condition, Prediction
+from dsdiff.network_protocols import Backbone
+from dsdiff.style.regression import n_style_weights
+from dsdiff.types import Condition, Prediction
 
 
 class Conditioner(nn.Module):
-    """Builds conditions. It has weights only where the config asks for an encoder, learned structure or style."""
+    """Builds conditions. It has weights only if the config has an encoder, learned edges or a style.
 
-    def __init__(self, config: ConditioningConfig, contrasts: int, slab: int) -> None:
+    Args:
+        config: The conditioning of the run.
+        n_contrasts: Number of source contrasts.
+        context_slices: Slices of each contrast.
+    """
+
+    def __init__(self, config: ConditioningConfig, n_contrasts: int, context_slices: int) -> None:
         super().__init__()
         self.config = config
         self.multiple = 1 if config.encoder == "none" else config.encoder_params.multiple
-        self.edges = LearnedStructure() if config.edges == "learned" else None
+        self.edges = LearnedEdges() if config.edges == "learned" else None
+
+        params = config.encoder_params
         self.encoder: ConditionEncoder | None = None
         if config.encoder != "none":
-            self.encoder = ConditionEncoder(contrasts, slab, config.encoder_params, config.encoder == "per_contrast")
-        params = config.encoder_params
-        self.decoder = SwapDecoder(params.channels, params.stem) if config.swaps else None
-        told = config.style != "none"
-        code = torch.zeros(contrasts * (1 + len(KNOTS[config.style])) + 1) if told else None
-        self.register_buffer("average_style", code)
+            per_contrast = config.encoder == "per_contrast"
+            self.encoder = ConditionEncoder(n_contrasts, context_slices, params, per_contrast)
+        self.decoder = SwapDecoder(params.channels, params.stem) if config.has_swap_loss else None
+
+        average_style = None  # see `style.regression.StyleCode.weights`
+        if config.style != "none":
+            average_style = torch.zeros(n_style_weights(config.style, n_contrasts))
+        self.register_buffer("average_style", average_style)
 
     def forward(
         self,
         sources: Float[Tensor, "b s d h w"],
         present: Bool[Tensor, "b s"],
-        styled: Float[Tensor, "b 1 h w"] | None = None,
+        style: Float[Tensor, "b 1 h w"] | None = None,
     ) -> Condition:
-        """`styled`: the slices in the target's style (see `style`); without it they are in the average one."""
-        cond = condition.build(self.config, sources, present)
+        """Build the condition of a batch of slices.
+
+        Args:
+            sources: Robust z-scores.
+            present: The contrasts that each case has.
+            style: The slices rendered in the style of the target; by default in the average style.
+
+        Returns:
+            The condition.
+        """
+        cond = condition.build_condition(self.config, sources, present)
         if self.edges is not None:
-            cond = replace(cond, edges=self.edges(condition.middle(cond.known)))
+            edges = self.edges(condition.middle_slice(cond.masked_sources))
+            cond = replace(cond, edges=edges)
         if self.encoder is not None:
-            cond = replace(cond, encoded=self.encoder(cond.known, present))
+            cond = replace(cond, encoder_features=self.encoder(cond.masked_sources, present))
         if self.config.style != "none":
-            average = style_image.image(cast(Tensor, self.average_style), sources, present)
-            cond = replace(cond, style=average if styled is None else styled)
+            if style is None:
+                average_style = cast(Tensor, self.average_style)
+                style = style_image.render_slice_style(average_style, self.config.style, sources, present)
+            cond = replace(cond, style=style)
         return cond
 
 
 class Network(nn.Module):
-    """See the module. It satisfies `types.Backbone`, and `condition` builds the condition that it takes."""
+    """A backbone with its conditioner. It satisfies `network_protocols.Backbone`.
+
+    Args:
+        backbone: A `network_protocols.Backbone`.
+        conditioner: Builds the condition that the backbone takes.
+    """
 
     def __init__(self, backbone: nn.Module, conditioner: Conditioner) -> None:
         super().__init__()
-        self.backbone, self.conditioner = backbone, conditioner
+        self.backbone = backbone
+        self.conditioner = conditioner
         self.multiple = math.lcm(cast(Backbone, backbone).multiple, conditioner.multiple)
 
     def condition(
         self,
         sources: Float[Tensor, "b s d h w"],
         present: Bool[Tensor, "b s"],
-        styled: Float[Tensor, "b 1 h w"] | None = None,
+        style: Float[Tensor, "b 1 h w"] | None = None,
     ) -> Condition:
-        """What the network may know of these slices: to be computed once, whatever the steps and samples."""
-        return self.conditioner(sources, present, styled)
+        """Build the condition of a batch of slices, once for all steps and samples.
+
+        Args:
+            sources: Robust z-scores.
+            present: The contrasts that each case has.
+            style: The slices rendered in the style of the target; by default in the average style.
+
+        Returns:
+            The condition.
+        """
+        return self.conditioner(sources, present, style)
 
     def forward(self, x_t: Float[Tensor, "b 1 h w"], t: Float[Tensor, " b"], cond: Condition) -> Prediction:
+        """Run the backbone.
+
+        Args:
+            x_t: The noisy slices.
+            t: Timesteps, see `network_protocols.Backbone`.
+            cond: The result of `condition`.
+
+        Returns:
+            The prediction of the backbone.
+        """
         return self.backbone(x_t, t, cond)
 
 
-def named(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Weights under a network's names; those of a backbone alone (docs/weights.md) get its prefix."""
-    parts = ("backbone.", "conditioner.")
-    return (
-        weights if all(name.startswith(parts) for name in weights) else {f"backbone.{k}": weights[k] for k in weights}
-    )
+def add_backbone_prefix(weights: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Convert the weights of a backbone to those of a network (see docs/weights.md).
+
+    Args:
+        weights: A state dict of a network or of its backbone.
+
+    Returns:
+        A state dict of a network: the names of a backbone's weights begin with "backbone.".
+    """
+    if all(name.startswith(("backbone.", "conditioner.")) for name in weights):
+        return weights
+    return {f"backbone.{name}": tensor for name, tensor in weights.items()}

@@ -1,22 +1,34 @@
-"""The target's style told to the network: the slice as that style would have it without agent.
+"""A style as an image: the slice rendered in the tissue contrast of the target, without enhancement.
 
-A style is the code of `data.style`: the weights of a regression of a T1ce on its own sources in healthy brain.
-Told as numbers it would be taken out again by every norm over a slice; told as an image it is read by any backbone.
+Every norm over a slice would remove a style that a network receives as numbers. Any backbone can read it as an image.
 """
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dsdiff.style import regression
+from dsdiff.style.regression import StyleKind
 
 
-def image(
-    code: Float[Tensor, " f"], sources: Float[Tensor, "b s d h w"], present: Bool[Tensor, "b s"]
+def render_slice_style(
+    weights: Float[Tensor, " f"],
+    kind: StyleKind,
+    sources: Float[Tensor, "b s d h w"],
+    present: Bool[Tensor, "b s"],
 ) -> Float[Tensor, "b 1 h w"]:
-    """The slice in a style; an absent contrast counts as its median, 0.
+    """Render the middle slices in a style.
 
-    It is zero outside the brain, and where every contrast is exactly at its median: some hundredths of the brain where
-    T1 is alone and holds whole numbers.
+    Args:
+        weights: See `style.regression.StyleCode`.
+        kind: Linear or curves.
+        sources: Robust z-scores.
+        present: The contrasts that each case has. An absent contrast counts as its median, 0.
+
+    Returns:
+        Robust z-scores. They are zero outside the brain, and at voxels where every contrast equals its median exactly.
+        If T1 is the only contrast and has integer values, these are a few percent of the brain.
     """
-    known = sources[:, :, sources.shape[2] // 2].where(present[:, :, None, None], 0)  # b s h w
-    return regression.drawn(code.to(known), known.transpose(0, 1))[:, None] * (known != 0).any(1, keepdim=True)
+    middle = sources[:, :, sources.shape[2] // 2].where(present[:, :, None, None], 0)  # b s h w
+    image = regression.render_style(weights.to(middle), kind, middle.transpose(0, 1))  # b h w
+
+    return image[:, None] * (middle != 0).any(1, keepdim=True)

@@ -1,17 +1,19 @@
-"""A batch of training slices: random crops of random slices, augmented, some without a contrast."""
+"""A batch of training slices: random crops of random slices, augmented, some without some source contrasts."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Integer
+from jaxtyping import Bool, Float, Integer, Shaped
 from torch import Tensor
 
-from dsdiff.data import augment
-from dsdiff.data.augment import AugmentConfig, Flip
-from dsdiff.data.dataset import BRAIN, LESION, Patient, Slab
+from dsdiff.data.augment_geometry import augment_geometry
+from dsdiff.data.augment_intensity import augment_intensity
+from dsdiff.data.dataset import BRAIN, LESION, SliceStack, TrainingPatient
+from dsdiff.data.settings import AugmentConfig, DataConfig, Flip
 from dsdiff.errors import InputError
 from dsdiff.preprocessing.planes import Plane
 from dsdiff.style import regression
@@ -19,142 +21,207 @@ from dsdiff.style import regression
 
 @dataclass(frozen=True)
 class Batch:
-    """Training slices. sources: robust z-scores; region as in `cohort.Slices`; present: see `Condition`.
+    """Training slices.
 
-    styled: the slices in the style that is told, None where none is or the average is to be taken.
-    cases: the patient that each slice is of.
+    Attributes:
+        sources: (b, s, d, h, w) robust z-scores of s source contrasts in d neighboring slices.
+        target: (b, 1, h, w) robust z-scores of the target.
+        region: (b, 1, h, w) region map, see `dataset.Slices`.
+        present: (b, s) which contrasts a network may use, see `types.Condition`.
+        style_image: (b, 1, h, w) sources rendered with a style code; None if patients have no style codes.
+        case_names: The case of each slice.
     """
 
     sources: Float[Tensor, "b s d h w"]
     target: Float[Tensor, "b 1 h w"]
     region: Integer[Tensor, "b 1 h w"]
     present: Bool[Tensor, "b s"]
-    styled: Float[Tensor, "b 1 h w"] | None = None
-    cases: tuple[str, ...] = ()
+    style_image: Float[Tensor, "b 1 h w"] | None = None
+    case_names: tuple[str, ...] = ()
 
-    def part(self, taken: slice) -> "Batch":
-        """Some of the slices, as views: what is page-locked stays so."""
-        tensors: dict[str, Any] = {
-            name: value[taken] for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, **tensors, cases=self.cases[taken])
+    def select(self, rows: slice) -> "Batch":
+        """Select slices of the batch.
+
+        Args:
+            rows: Range of the slices to select.
+
+        Returns:
+            A batch of views, so that page-locked memory stays page-locked.
+        """
+        tensors: dict[str, Any] = {name: value[rows] for name, value in self._tensors().items()}
+        return replace(self, **tensors, case_names=self.case_names[rows])
 
     def pin_memory(self) -> "Batch":
-        """The same in page-locked memory, from which a GPU copies while it computes."""
-        pinned: dict[str, Any] = {
-            name: value.pin_memory() for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        return replace(self, **pinned)
+        """Copy the batch to page-locked memory, from which a GPU copies while it computes.
+
+        Returns:
+            The copy.
+        """
+        tensors: dict[str, Any] = {name: value.pin_memory() for name, value in self._tensors().items()}
+        return replace(self, **tensors)
 
     @staticmethod
-    def joined(parts: Sequence["Batch"]) -> "Batch":
-        """The slices of several batches, all with a style or all without."""
-        fields = ("sources", "target", "region", "present")
-        whole = {name: torch.cat([getattr(part, name) for part in parts]) for name in fields}
-        styled = [part.styled for part in parts if part.styled is not None]
-        named = tuple(case for part in parts for case in part.cases)
-        return Batch(**whole, styled=torch.cat(styled) if styled else None, cases=named)
+    def concatenate(batches: Sequence["Batch"]) -> "Batch":
+        """Concatenate batches.
+
+        Args:
+            batches: Batches of one crop, all with a style image or all without one.
+
+        Returns:
+            One batch of all slices.
+        """
+        style_images = [batch.style_image for batch in batches if batch.style_image is not None]
+        return Batch(
+            sources=torch.cat([batch.sources for batch in batches]),
+            target=torch.cat([batch.target for batch in batches]),
+            region=torch.cat([batch.region for batch in batches]),
+            present=torch.cat([batch.present for batch in batches]),
+            style_image=torch.cat(style_images) if style_images else None,
+            case_names=tuple(chain.from_iterable(batch.case_names for batch in batches)),
+        )
+
+    def _tensors(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
 
 
-def draw(
-    patients: Sequence[Patient],
+def sample_batch(
+    patients: Sequence[TrainingPatient],
     size: int,
-    crop: tuple[int, int],
-    slab: int,
-    lesion_fraction: float,
+    data: DataConfig,
     rng: np.random.Generator,
-    style_dropout: float = 0.0,
-    contrast_dropout: float = 0.0,
-    kept: int = 0,
     plane: Plane = "axial",
 ) -> Batch:
-    """Random slices of a plane of random patients, cropped about a random brain (or lesion) voxel.
+    """Sample random slices of random patients, each cropped around a random voxel of brain or tumour.
 
-    style_dropout: share of the slices that are told the style to be expected in place of their own. contrast_dropout:
-    share of the slices from which each contrast but number `kept` is absent, from the style that is told as well.
-    Raises `InputError` where there is no patient to draw from.
+    Args:
+        patients: At least one patient. Either all have style codes or none has.
+        size: Number of slices.
+        data: Crop, context slices, and the fractions of slices with lesions, without contrasts, or with the expected
+            style.
+        rng: Source of all random numbers.
+        plane: The plane of the slices.
+
+    Returns:
+        The slices, without augmentation.
+
+    Raises:
+        InputError: There is no patient, or a file of a store is damaged.
     """
     if not patients:
-        raise InputError("there is no patient to draw slices from")
-    cut, present, styled, named = [], [], [], []
+        raise InputError("no patient to sample slices from: give at least one")
+    batches = []
     for _ in range(size):
         patient = patients[int(rng.integers(len(patients)))]
-        least = LESION if rng.random() < lesion_fraction else BRAIN
-        candidates = patient.slices_with(least, plane)
-        if not len(candidates):
-            least, candidates = BRAIN, patient.slices_with(BRAIN, plane)
-        whole = patient.slab(int(rng.choice(candidates)), slab, plane)
-        one = _cut(whole, _corner(whole.region, least, crop, rng), crop)
-        cut.append(one)
-        named.append(patient.name)
-        there = np.ones(len(one.sources), bool)
-        if contrast_dropout:
-            there = (rng.random(len(there)) >= contrast_dropout) | (np.arange(len(there)) == kept)
-        present.append(there)
-        if patient.styles is not None:
-            code = patient.styles[int(rng.random() < style_dropout)]
-            known = np.where(there[:, None, None], one.sources[:, slab // 2], np.float32(0))
-            styled.append(regression.told(known, code, one.region > 0)[None])
+        batches.append(_sample_slice(patient, data, rng, plane))
+    return Batch.concatenate(batches)
+
+
+def _sample_slice(patient: TrainingPatient, data: DataConfig, rng: np.random.Generator, plane: Plane) -> Batch:
+    """Sample one slice of a patient as a batch of one."""
+    min_region = LESION if rng.random() < data.lesion_fraction else BRAIN
+    candidates = patient.find_slices(min_region, plane)
+    if not len(candidates):
+        min_region = BRAIN
+        candidates = patient.find_slices(BRAIN, plane)
+
+    stack = patient.read_stack(int(rng.choice(candidates)), data.context_slices, plane)
+    stack = _crop_stack(stack, _sample_corner(stack.region, min_region, data.crop, rng), data.crop)
+    present = _sample_present(data, rng)
+
+    style_image = None
+    if patient.style_codes is not None:
+        use_expected = rng.random() < data.style_dropout
+        code = patient.style_codes.expected if use_expected else patient.style_codes.target
+        center_slices = stack.sources[:, data.context_slices // 2]
+        present_slices = np.where(present[:, None, None], center_slices, np.float32(0))
+        style_image = regression.render_style_np(present_slices, code, stack.region > 0)
+
     return Batch(
-        torch.from_numpy(np.stack([one.sources for one in cut])),
-        torch.from_numpy(np.stack([one.target[None] for one in cut])),
-        torch.from_numpy(np.stack([one.region[None] for one in cut])),
-        torch.from_numpy(np.stack(present)),
-        torch.from_numpy(np.stack(styled)) if styled else None,
-        tuple(named),
+        sources=torch.from_numpy(stack.sources)[None],
+        target=torch.from_numpy(stack.target)[None, None],
+        region=torch.from_numpy(stack.region)[None, None],
+        present=torch.from_numpy(present)[None],
+        style_image=None if style_image is None else torch.from_numpy(style_image)[None, None],
+        case_names=(patient.name,),
     )
 
 
-def _corner(
-    region: Integer[np.ndarray, "h w"], least: int, crop: tuple[int, int], rng: np.random.Generator
+def _sample_present(data: DataConfig, rng: np.random.Generator) -> Bool[np.ndarray, " s"]:
+    """Choose at random which contrasts a slice has. `data.source_contrast` is always present."""
+    n_contrasts = len(data.contrasts)
+    if not data.contrast_dropout:
+        return np.ones(n_contrasts, bool)
+    is_required = np.arange(n_contrasts) == data.contrasts.index(data.source_contrast)
+    return (rng.random(n_contrasts) >= data.contrast_dropout) | is_required
+
+
+def _sample_corner(
+    region: Integer[np.ndarray, "h w"], min_region: int, crop: tuple[int, int], rng: np.random.Generator
 ) -> tuple[int, int]:
-    """First corner of a crop that holds a random voxel of the region and as much of the slice as it can."""
-    voxels = np.argwhere(region >= least)
+    """Choose the first corner of a crop that contains a random voxel of a region, and as much of the slice as fits."""
+    voxels = np.argwhere(region >= min_region)
+    voxel = voxels[rng.integers(len(voxels))]
     corner = []
-    for at, want, have in zip(voxels[rng.integers(len(voxels))], crop, region.shape, strict=True):
-        slack = have - want
-        low, high = sorted((0, slack)) if slack <= 0 else (max(0, int(at) - want + 1), min(slack, int(at)))
+    for position, crop_size, slice_size in zip(voxel, crop, region.shape, strict=True):
+        slack = slice_size - crop_size
+        if slack <= 0:
+            low, high = slack, 0
+        else:
+            low, high = max(0, int(position) - crop_size + 1), min(slack, int(position))
         corner.append(int(rng.integers(low, high + 1)))
     return corner[0], corner[1]
 
 
-def _cut(whole: Slab, corner: tuple[int, int], crop: tuple[int, int]) -> Slab:
-    """Crop of a slab, zero where it reaches beyond the stored box."""
-    spans = [
-        (max(start, 0), min(start + want, have))
-        for start, want, have in zip(corner, crop, whole.region.shape, strict=True)
-    ]
-    (x0, x1), (y0, y1) = spans
-    to_x, to_y = slice(x0 - corner[0], x1 - corner[0]), slice(y0 - corner[1], y1 - corner[1])
+def _crop_stack(stack: SliceStack, corner: tuple[int, int], crop: tuple[int, int]) -> SliceStack:
+    """Crop all images of a stack. The crop is zero where it reaches beyond the slice."""
+    inside = []  # the part of the slice that the crop covers, along h and w
+    for start, crop_size, slice_size in zip(corner, crop, stack.region.shape, strict=True):
+        inside.append(slice(max(start, 0), min(start + crop_size, slice_size)))
+    rows, columns = inside
+    crop_rows = slice(rows.start - corner[0], rows.stop - corner[0])
+    crop_columns = slice(columns.start - corner[1], columns.stop - corner[1])
 
-    def cut(image: np.ndarray) -> np.ndarray:
-        out = np.zeros((*image.shape[:-2], *crop), image.dtype)
-        out[..., to_x, to_y] = image[..., x0:x1, y0:y1]
-        return out
+    def crop_image(image: Shaped[np.ndarray, "... h w"]) -> Shaped[np.ndarray, "... _ _"]:
+        cropped = np.zeros((*image.shape[:-2], *crop), image.dtype)
+        cropped[..., crop_rows, crop_columns] = image[..., rows, columns]
+        return cropped
 
-    return Slab(*map(cut, whole))
+    return SliceStack(crop_image(stack.sources), crop_image(stack.target), crop_image(stack.region))
 
 
-def augmented(batch: Batch, config: AugmentConfig, generator: torch.Generator, plane: Plane = "axial") -> Batch:
-    """Sources, target, style and region moved alike; what scanners change, of the sources alone."""
+def augment_batch(batch: Batch, config: AugmentConfig, generator: torch.Generator, plane: Plane = "axial") -> Batch:
+    """Augment a batch: geometry of all its images, and intensity of the sources.
+
+    Args:
+        batch: The slices.
+        config: Augmentations with their probabilities and strengths.
+        generator: Source of all random numbers.
+        plane: The plane of the slices.
+
+    Returns:
+        The augmented slices.
+    """
     if plane == "sagittal":
-        batch, config = _flipped(batch, config, generator)
-    s, d = batch.sources.shape[1:3]
-    told = [] if batch.styled is None else [batch.styled]
-    stacked = torch.cat([batch.sources.flatten(1, 2), batch.target, *told], 1)
-    images, region = augment.moved(stacked, batch.region.float(), config, generator)
-    sources, target, styled = images[:, : s * d].unflatten(1, (s, d)), images[:, s * d, None], images[:, s * d + 1 :]
+        batch, config = _flip_sagittal(batch, config, generator)
+    n_sources, depth = batch.sources.shape[1:3]
+    n_channels = n_sources * depth
+
+    style_images = [] if batch.style_image is None else [batch.style_image]
+    images = torch.cat([batch.sources.flatten(1, 2), batch.target, *style_images], 1)  # b (s d + 1 or 2) h w
+    images, region = augment_geometry(images, batch.region.float(), config, generator)
+
+    sources = images[:, :n_channels].unflatten(1, (n_sources, depth))  # b s d h w
     return replace(
         batch,
-        sources=augment.seen(sources, config, generator),
-        target=target,
+        sources=augment_intensity(sources, config, generator),
+        target=images[:, n_channels, None],
         region=region.to(batch.region.dtype),
-        styled=styled if told else None,
+        style_image=images[:, n_channels + 1 :] if style_images else None,
     )
 
 
-def _flipped(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> tuple[Batch, AugmentConfig]:
-    """Sagittal slices flipped: left and right are before and behind them. The rest of the changes is left to do."""
-    mirrored = torch.rand(len(batch.sources), generator=generator) < config.flip.probability
-    sources = torch.where(mirrored[:, None, None, None, None], batch.sources.flip(2), batch.sources)
+def _flip_sagittal(batch: Batch, config: AugmentConfig, generator: torch.Generator) -> tuple[Batch, AugmentConfig]:
+    """Flip left and right of sagittal slices: the order of their context slices. The other augmentations remain."""
+    is_flipped = torch.rand(len(batch.sources), generator=generator) < config.flip.probability
+    sources = torch.where(is_flipped[:, None, None, None, None], batch.sources.flip(2), batch.sources)
     return replace(batch, sources=sources), config.model_copy(update={"flip": Flip(probability=0)})

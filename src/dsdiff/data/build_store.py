@@ -1,254 +1,270 @@
-"""Prepare a cohort once: every case read, scaled and cut to its brain, into a store (see `data.store`)."""
+"""Build a store: prepare every case of a folder once, for all trainings that follow (see `data.store`)."""
 
 import json
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from concurrent.futures.process import BrokenProcessPool
 from dataclasses import asdict, dataclass, field
-from functools import partial
 from importlib.metadata import version
-from multiprocessing import get_context
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
-from rich.console import Console
 
 from dsdiff import __version__
-from dsdiff.data import dataset, splits, store
-from dsdiff.data.dataset import LESION, InMemory
+from dsdiff.data import store, store_case
+from dsdiff.data.dataset import LESION
 from dsdiff.data.settings import DataConfig
-from dsdiff.data.store import Entry, Settings
-from dsdiff.errors import ConfigError, DsdiffError, OutputError
-from dsdiff.io import cases
-from dsdiff.io.cases import Case
-from dsdiff.preprocessing.planes import sliced
-from dsdiff.style.regression import KNOTS
-from dsdiff.system.atomic import LOCK, alone, write_whole, writing
-from dsdiff.system.console import bars
-from dsdiff.system.signals import deaf, unheard
+from dsdiff.data.store import StoreRecord, StoreSettings
+from dsdiff.data.store_case import PreparationFailure
+from dsdiff.errors import ConfigError, OutputError
+from dsdiff.io import splits
+from dsdiff.io.cases import Case, discover_cases
+from dsdiff.model.metadata import PreprocessingRecord
+from dsdiff.system.atomic import LOCK_NAME, atomic_write_text, exclusive_lock, wrap_os_error
+from dsdiff.system.console import ProgressCallback, ignore_progress
 
-SPLIT = "split.json"
+SPLIT_NAME = "split.json"
 
 
 @dataclass(frozen=True)
-class Report:
-    """What a run of `prepare` found and did. made, kept: names; failed: names with the reason; gone: in the store, but
-    no longer in the folder; others: made anew, since their files are others than before."""
+class BuildReport:
+    """What `prepare_cases` did.
 
-    made: tuple[str, ...]
-    kept: tuple[str, ...]
+    Attributes:
+        prepared: Cases that were prepared now.
+        unchanged: Cases that the store had already.
+        failed: By case, why it cannot be prepared.
+        missing: Cases of the store that the folder no longer holds.
+        replaced: Cases that were prepared again, as their files have changed.
+        records: By name, the record of each case in the store.
+    """
+
+    prepared: tuple[str, ...]
+    unchanged: tuple[str, ...]
     failed: dict[str, str]
-    gone: tuple[str, ...]
-    others: tuple[str, ...]
-    entries: dict[str, Entry] = field(repr=False)
+    missing: tuple[str, ...]
+    replaced: tuple[str, ...]
+    records: dict[str, StoreRecord] = field(repr=False)
 
     def lines(self) -> Iterator[str]:
-        """What is told at the end, line by line."""
-        entries = self.entries.values()
-        peaks = "".join(digits for entry in entries for digits in entry.peaks.values())
-        lesions, size = sum(int(peak) >= LESION for peak in peaks), sum(entry.size for entry in entries)
-        yield f"{len(entries)} cases ({len(self.made)} prepared now, {len(self.kept)} were there already)"
-        yield f"{len(peaks)} slices with brain, {lesions} of them with tumour; {size / 1e6:.1f} MB"
-        for contrast in sorted({name for entry in entries for name in entry.absent}):
-            lacking = [entry.name for entry in entries if contrast in entry.absent]
-            yield f"{contrast} is absent from {len(lacking)}: {_listed(lacking)}"
-        for entry in entries:
-            for warning in entry.warnings:
-                yield f"warning: {entry.name}: {warning}"
-        if self.others:
-            yield f"made anew, of other files than before (the same patients?): {_listed(self.others)}"
-        if self.gone:
-            yield f"in the store, and trained on, but not in the folder: {_listed(self.gone)} (--prune takes them out)"
+        """Describe the report.
+
+        Yields:
+            Lines of text.
+        """
+        records = self.records.values()
+        digits = "".join("".join(record.max_region_digits.values()) for record in records)
+        n_lesion_slices = sum(int(digit) >= LESION for digit in digits)
+        megabytes = sum(record.size for record in records) / 1e6
+        yield f"{len(records)} cases ({len(self.prepared)} prepared now, {len(self.unchanged)} unchanged)"
+        yield f"{len(digits)} slices with brain, {n_lesion_slices} of them with tumour; {megabytes:.1f} MB"
+
+        for contrast in sorted(set(chain.from_iterable(record.absent for record in records))):
+            names = [record.name for record in records if contrast in record.absent]
+            yield f"{contrast} is absent from {len(names)}: {_shorten(names)}"
+        for record in records:
+            for warning in record.warnings:
+                yield f"warning: {record.name}: {warning}"
+        if self.replaced:
+            yield f"prepared again from changed files (are they the same patients?): {_shorten(self.replaced)}"
+        if self.missing:
+            yield f"in the store, but no longer in the folder: {_shorten(self.missing)} (--prune removes them)"
         for name, reason in self.failed.items():
             yield f"failed: {name}: {reason}"
 
 
-def _listed(names: Sequence[str]) -> str:
+def _shorten(names: Sequence[str]) -> str:
     return ", ".join(names[:5]) + " ..." * (len(names) > 5)
 
 
-def prepare(
-    folder: Path, root: Path, settings: Settings, workers: int, console: Console, prune: bool = False
-) -> Report:
-    """Prepare every case of a folder that does not stand in the store yet, or whose files changed since.
+def prepare_cases(
+    folder: Path,
+    root: Path,
+    settings: StoreSettings,
+    workers: int,
+    progress: ProgressCallback = ignore_progress,
+    prune: bool = False,
+) -> BuildReport:
+    """Prepare every case of a folder that the store does not have yet, or whose files have changed.
 
-    prune: take out of the store what is not in the folder. A case that cannot be prepared is told of in the report, is
-    in the store no longer, and does not stop the others. Raises `ConfigError` where the store was prepared otherwise,
-    `OutputError` where it cannot be written, and what discovering cases raises.
+    A case that cannot be prepared is named in the report and does not stop the others. If its files have changed, it
+    also leaves the store.
+
+    Args:
+        folder: A folder of cases.
+        root: Folder of the store; made if it does not exist.
+        settings: How cases are prepared.
+        workers: Number of processes.
+        progress: Called after each case.
+        prune: Remove cases from the store that the folder no longer holds.
+
+    Returns:
+        The report.
+
+    Raises:
+        ConfigError: The store was prepared with other settings.
+        OutputError: The store cannot be written, or the folder at `root` is no store.
+        InputError: The folder cannot be read, holds no case, or holds two cases of one name.
+        DsdiffError: A worker process was killed.
     """
-    found = cases.discover(folder)
-    refuse_other(root, settings)
-    with alone(root):
-        return _prepared(found, root, settings, workers, console, prune)
+    cases = discover_cases(folder)
+    check_settings(root, settings)
+    with exclusive_lock(root):
+        init_store(root, settings)
+        report = _prepare_new_cases(cases, root, settings, workers, progress)
+        return _remove_leftovers(report, root, prune)
 
 
-def _prepared(
-    found: Sequence[Case], root: Path, settings: Settings, workers: int, console: Console, prune: bool
-) -> Report:
-    claim(root, settings)
-    entries, _ = store.read_list(root)
-    made, kept, failed, others = [], [], {}, []
-    todo = [(case, entries.get(case.name)) for case in found]
-    with (
-        writing(root),
-        bars(console, count=True) as progress,
-        (root / store.LIST).open("a", encoding="utf-8") as listed,
-    ):
-        task = progress.add_task("preparing", total=len(todo))
-        for name, outcome in _outcomes(todo, root, settings, workers):
-            progress.advance(task)
-            if isinstance(outcome, _Failure):
-                failed[name] = outcome.reason
-                if outcome.others:
-                    entries.pop(name, None)
-            elif outcome is None:
-                kept.append(name)
+def _prepare_new_cases(
+    cases: Sequence[Case], root: Path, settings: StoreSettings, workers: int, progress: ProgressCallback
+) -> BuildReport:
+    """Prepare cases, and append their records to the list as they are finished."""
+    records, _ = store.read_records(root)
+    prepared, unchanged, failed, replaced = [], [], {}, []
+    tasks = [(case, records.get(case.name)) for case in cases]
+
+    with wrap_os_error(root), (root / store.RECORDS_NAME).open("a", encoding="utf-8") as records_file:
+        progress("preparing", 0, len(tasks))
+        results = store_case.prepare_parallel(tasks, root, settings, workers)
+        for n_finished, (name, result) in enumerate(results, 1):
+            progress("preparing", n_finished, len(tasks))
+            if isinstance(result, PreparationFailure):
+                failed[name] = result.reason
+                if result.is_outdated:
+                    records.pop(name, None)
+            elif result is None:
+                unchanged.append(name)
             else:
-                listed.write(outcome.line)
-                listed.flush()
-                if name in entries and entries[name].inputs != outcome.inputs:
-                    others.append(name)
-                entries[name] = outcome
-                made.append(name)
-    gone = sorted(set(entries) - {case.name for case in found})
-    entries = {name: entries[name] for name in sorted(entries) if not (prune and name in gone)}
-    write_whole(root / store.LIST, "".join(entry.line for entry in entries.values()))
-    listed_files = {store.case_file(root, name) for name in entries}
-    with writing(root):
-        for file in set((root / store.FOLDER).iterdir()) - listed_files:
-            file.unlink()
-    left = () if prune else tuple(gone)
-    return Report(
-        tuple(sorted(made)), tuple(sorted(kept)), dict(sorted(failed.items())), left, tuple(sorted(others)), entries
+                records_file.write(result.to_json_line())
+                records_file.flush()
+                if name in records and records[name].input_hashes != result.input_hashes:
+                    replaced.append(name)
+                records[name] = result
+                prepared.append(name)
+
+    return BuildReport(
+        prepared=tuple(sorted(prepared)),
+        unchanged=tuple(sorted(unchanged)),
+        failed=dict(sorted(failed.items())),
+        missing=tuple(sorted(set(records) - {case.name for case in cases})),
+        replaced=tuple(sorted(replaced)),
+        records=records,
     )
 
 
-def refuse_other(root: Path, settings: Settings) -> None:
-    """Raise `ConfigError` for a store that was prepared otherwise, `OutputError` for anything but one or nothing."""
-    with writing(root):
+def _remove_leftovers(report: BuildReport, root: Path, prune: bool) -> BuildReport:
+    """Write the final list, and remove the files of cases that it lacks."""
+    records = {name: report.records[name] for name in sorted(report.records)}
+    missing = report.missing
+    if prune:
+        records = {name: record for name, record in records.items() if name not in missing}
+        missing = ()
+
+    _write_records(root, records)
+    listed_paths = {store.case_path(root, name) for name in records}
+    with wrap_os_error(root):
+        for path in set((root / store.CASES_FOLDER).iterdir()) - listed_paths:
+            path.unlink()
+    return BuildReport(report.prepared, report.unchanged, report.failed, missing, report.replaced, records)
+
+
+def _write_records(root: Path, records: dict[str, StoreRecord]) -> None:
+    atomic_write_text(root / store.RECORDS_NAME, "".join(record.to_json_line() for record in records.values()))
+
+
+def check_settings(root: Path, settings: StoreSettings) -> None:
+    """Check that a store can be made or continued at a place.
+
+    Args:
+        root: Folder of the store.
+        settings: How cases will be prepared.
+
+    Raises:
+        ConfigError: The store was prepared with other settings.
+        OutputError: The folder is neither a store nor empty, or it cannot be written.
+    """
+    with wrap_os_error(root):
         if store.is_store(root):
-            there, _ = store.read_manifest(root)
-            if there != settings:
-                raise ConfigError(f"{root} was prepared with {there}, not {settings}; prepare another store")
-        elif root.exists() and any(path.name != LOCK for path in root.iterdir()):
-            raise OutputError(f"{root} is neither a store nor empty; it is left alone")
+            store_settings, _ = store.read_manifest(root)
+            if store_settings != settings:
+                raise ConfigError(f"{root} was prepared with {store_settings}, not {settings}; prepare another store")
+        elif root.exists() and any(path.name != LOCK_NAME for path in root.iterdir()):
+            raise OutputError(f"{root} is neither a store nor empty and stays as it is; choose another folder")
 
 
-def claim(root: Path, settings: Settings) -> None:
-    """Make the store, or end a line of its list that was left torn."""
-    with writing(root):
-        told = {"what": store.WHAT, "format": store.FORMAT, "settings": asdict(settings), "versions": versions()}
+def init_store(root: Path, settings: StoreSettings) -> None:
+    """Make an empty store, or remove damaged lines from the list of an existing one.
+
+    Args:
+        root: Folder of the store.
+        settings: How cases will be prepared.
+
+    Raises:
+        OutputError: The store cannot be written.
+    """
+    manifest = {
+        "what": store.FILE_KIND,
+        "format": store.FORMAT_VERSION,
+        "settings": asdict(settings),
+        "versions": package_versions(),
+    }
+    with wrap_os_error(root):
         if not store.is_store(root):
-            write_whole(root / store.MANIFEST, json.dumps(told, indent=1) + "\n")
-        (root / store.FOLDER).mkdir(exist_ok=True)
-        entries, _ = store.read_list(root)
-        write_whole(root / store.LIST, "".join(entry.line for entry in entries.values()))
+            atomic_write_text(root / store.MANIFEST_NAME, json.dumps(manifest, indent=1) + "\n")
+        (root / store.CASES_FOLDER).mkdir(exist_ok=True)
+        records, _ = store.read_records(root)
+        _write_records(root, records)
 
 
-def manifest(data: DataConfig) -> dict[str, str]:
-    """How the patients of a training were prepared: what goes into the facts of its model folder.
+def preprocessing_record(data: DataConfig) -> PreprocessingRecord:
+    """Record how the patients of a training are prepared, for the metadata of its model.
 
-    preprocessing: settings, versions and the median centre and width of every contrast, as JSON; store: its hash.
-    A folder of cases is prepared as it is read: by the settings of the config and today's versions, without a hash.
+    Args:
+        data: The `data` block of a config.
+
+    Returns:
+        Settings and package versions; for a store, the median center and width of each contrast too. A folder of cases
+        is prepared when it is read.
+
+    Raises:
+        InputError: The store is damaged.
     """
     if data.root is None or not store.is_store(data.root):
-        told = {
-            "settings": asdict(Settings(data.contrasts, data.source_contrast, data.target, data.planes)),
-            "versions": versions(),
-        }
-        return {"preprocessing": json.dumps(told)}
-    opened = store.open_store(data.root)
+        settings = StoreSettings(data.contrasts, data.source_contrast, data.target, data.planes)
+        return PreprocessingRecord(settings=asdict(settings), versions=package_versions())
+
+    opened_store = store.open_store(data.root)
     scales: dict[str, list[tuple[float, float]]] = {}
-    for entry in opened.entries.values():
-        for name, scale in entry.scales.items():
-            scales.setdefault(name, []).append(scale)
-    medians = {name: np.median(found, 0).tolist() for name, found in scales.items()}
-    told = {"settings": asdict(opened.settings), "versions": opened.versions, "scales": medians}
-    return {"preprocessing": json.dumps(told), "store": opened.hash}
+    for record in opened_store.records.values():
+        for contrast, scale in record.scales.items():
+            scales.setdefault(contrast, []).append(scale)
+    medians = {contrast: np.median(contrast_scales, 0).tolist() for contrast, contrast_scales in scales.items()}
+
+    return PreprocessingRecord(settings=asdict(opened_store.settings), versions=opened_store.versions, scales=medians)
 
 
-def versions() -> dict[str, str]:
-    """Of what has a say in how a case is prepared."""
+def package_versions() -> dict[str, str]:
+    """Return the versions of the packages on which a prepared case depends.
+
+    Returns:
+        By package, its version.
+    """
     return {"dsdiff": __version__} | {name: version(name) for name in ("numpy", "scipy", "nibabel", "h5py")}
 
 
-@dataclass(frozen=True)
-class _Failure:
-    """Why a case could not be prepared; others: its files are not those that what stands in the store was made of."""
+def copy_split(path: Path, root: Path, report: BuildReport) -> None:
+    """Copy a split file into the store.
 
-    reason: str
-    others: bool
+    Args:
+        path: The split file.
+        root: Folder of the store.
+        report: What the store holds.
 
-
-def _outcomes(
-    todo: Sequence[tuple[Case, Entry | None]], root: Path, settings: Settings, workers: int
-) -> Iterator[tuple[str, Entry | _Failure | None]]:
-    """Name of every case, as they are finished, and what `_one` says of it.
-
-    Raises `DsdiffError` where a worker was killed.
+    Raises:
+        ConfigError: The split file is damaged, or names a case that the store does not hold.
+        OutputError: The copy cannot be written.
     """
-    job = partial(_one, root=root, settings=settings)
-    if workers == 1:
-        yield from ((case.name, job(case, known)) for case, known in todo)
-        return
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn"), initializer=deaf) as pool:
-        try:
-            with unheard():
-                running = {pool.submit(job, case, known): case.name for case, known in todo}
-            for done in as_completed(running):
-                yield running[done], done.result()
-        except BrokenProcessPool as error:
-            raise DsdiffError(
-                "a process that prepares cases was killed, most likely for want of memory: what was prepared stands; "
-                "the same command with fewer --workers goes on"
-            ) from error
-        finally:
-            pool.shutdown(cancel_futures=True)
-
-
-def _one(case: Case, known: Entry | None, *, root: Path, settings: Settings) -> Entry | _Failure | None:
-    """The entry of a case that was prepared now, None where it stands in the store as its files are, or what failed."""
-    others = False
-    try:
-        present = [name for name in settings.contrasts if name in case.named]
-        sources = [settings.start, *(name for name in present if name != settings.start)]
-        read_ones = (*sources, settings.target, "seg")
-        inputs = {name: cases.file_hash(case.files[name]) for name in read_ones if name in case.files}
-        file = store.case_file(root, case.name)
-        others = known is not None and known.inputs != inputs
-        if known is not None and known.inputs == inputs and file.is_file() and cases.file_hash(file) == known.sha256:
-            return None
-        read = dataset.boxed(case, sources, settings.target, settings.start)
-        scales = {name: (scale.centre, scale.width) for name, scale in read.scales.items()}
-        absent = tuple(name for name in settings.contrasts if name not in present)
-        styles: dict[str, dict[str, list]] = {}
-        if not absent:
-            images = np.stack([read.images[name] for name in (*settings.contrasts, settings.target)])
-            found = {kind: InMemory(images, read.region).style(kind) for kind in KNOTS}
-            styles = {
-                kind: {"gram": style.gram.tolist(), "moment": style.moment.tolist()} for kind, style in found.items()
-            }
-        store.write_case(read, file, settings.planes)
-        return Entry(
-            case.name,
-            {plane: "".join(map(str, sliced(read.region, plane).max((1, 2)))) for plane in settings.planes},
-            absent,
-            scales,
-            read.spacing,
-            read.warnings,
-            inputs,
-            cases.file_hash(file),
-            file.stat().st_size,
-            styles,
-            read.measured,
-        )
-    except Exception as error:  # one odd case must not stop the others
-        return _Failure(str(error) or type(error).__name__, others)
-
-
-def keep_split(path: Path, root: Path, report: Report) -> None:
-    """Copy a split file into the store. Raises `ConfigError` where it names a case that the store does not hold."""
     split = splits.read(path)
-    if lost := sorted({name for fold in split.folds for name in fold} - set(report.entries)):
-        raise ConfigError(f"{path} names cases that {root} does not hold: {', '.join(lost[:3])}")
-    splits.write(split, root / SPLIT)
+    names = set(chain.from_iterable(split.folds))
+    if missing := sorted(names - set(report.records)):
+        raise ConfigError(f"{path} names cases that {root} does not hold: {', '.join(missing[:3])}")
+    splits.write(split, root / SPLIT_NAME)

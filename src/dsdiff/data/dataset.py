@@ -1,231 +1,247 @@
-"""The patients of a training: where their slices lie, which are held out, and the styles of their targets."""
+"""The patients that a training draws slices from, and the slices of one patient, in memory or in a file."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float, Integer
 
-from dsdiff.io import cases
-from dsdiff.io.cases import Case, patient_of
-from dsdiff.io.segmentation import enhancing_label, tumour
-from dsdiff.preprocessing import normalize, planes
-from dsdiff.preprocessing.normalize import Scale
-from dsdiff.preprocessing.planes import PLANES, Plane
-from dsdiff.qc import ood
-from dsdiff.qc.ood import Measurements
+from dsdiff.preprocessing.planes import PLANES, Plane, slices_to_plane
+from dsdiff.qc.features import Features
 from dsdiff.style import regression
-from dsdiff.style import retrieval as nearest
-from dsdiff.style.regression import Code, LinearRegression
-from dsdiff.style.retrieval import StyleRetriever
-from dsdiff.volume import to_canonical
+from dsdiff.style.regression import LinearRegression, StyleCode, StyleKind
 
-BRAIN, LESION, ENHANCING = 1, 2, 3  # what a voxel of a `region` is
+BRAIN, LESION, ENHANCING = 1, 2, 3  # values of a region map; 0 is outside the brain
 
 
-class Slab(NamedTuple):
-    """A slice and its neighbours: robust z-scores; region as in `Slices`, and like the target of the slice alone."""
+class SliceStack(NamedTuple):
+    """A slice with its neighbors, the context slices.
+
+    Attributes:
+        sources: (s, d, h, w) robust z-scores of s source contrasts in d neighboring slices.
+        target: (h, w) robust z-scores of the target in the center slice.
+        region: (h, w) region map of the center slice, see `Slices`.
+    """
 
     sources: Float[np.ndarray, "s d h w"]
     target: Float[np.ndarray, "h w"]
     region: Integer[np.ndarray, "h w"]
 
 
+class StyleCodes(NamedTuple):
+    """Two style codes of one patient.
+
+    Attributes:
+        target: Fitted to the patient's own target.
+        expected: Predicted from the sources, without the target.
+    """
+
+    target: StyleCode
+    expected: StyleCode
+
+
 @runtime_checkable
 class Slices(Protocol):
-    """One case in the brain's bounding box, wherever it lies: robust z-scores as float16, slices first.
+    """Slices of one case, cut to the brain's bounding box: robust z-scores as float16.
 
-    Slices are read along any of its `planes`. region: 0 outside, then BRAIN, LESION (all of the tumour) or ENHANCING.
+    A region map is 0 outside the brain, else BRAIN, LESION (any part of the tumour) or ENHANCING. It is also 0 in
+    those parts of the brain that the target does not cover.
     """
 
     @property
     def planes(self) -> tuple[Plane, ...]:
-        """Those that slices can be read along."""
+        """The planes that slices can be read along.
+
+        Returns:
+            Names of planes, at least one.
+        """
         ...
 
-    def peak(self, plane: Plane) -> Integer[np.ndarray, " n"]:
-        """The highest region of every slice of a plane."""
+    def max_regions(self, plane: Plane) -> Integer[np.ndarray, " n"]:
+        """Return the highest value of the region map in each slice.
+
+        Args:
+            plane: The plane of the slices.
+
+        Returns:
+            (n,) values for n slices.
+        """
         ...
 
-    def read(self, first: int, last: int, at: int, plane: Plane) -> Slab:
-        """Sources of the slices from `first` to before `last`, target and region of slice `at` of a plane."""
+    def read(self, first: int, last: int, center: int, plane: Plane) -> SliceStack:
+        """Read neighboring slices.
+
+        Args:
+            first: The first slice of the sources.
+            last: The slice after the last one of the sources.
+            center: The slice of target and region map.
+            plane: The plane of the slices.
+
+        Returns:
+            The slices, without padding.
+
+        Raises:
+            InputError: The file is damaged.
+        """
         ...
 
-    def whole(self) -> tuple[Float[np.ndarray, "c z x y"], Integer[np.ndarray, "z x y"]]:
-        """Sources, then the target; and the region."""
+    def load_all(self) -> tuple[Float[np.ndarray, "c z x y"], Integer[np.ndarray, "z x y"]]:
+        """Read all axial slices.
+
+        Returns:
+            (c, z, x, y) source contrasts and last the target, and the (z, x, y) region map.
+
+        Raises:
+            InputError: The file is damaged.
+        """
         ...
 
-    def style(self, kind: str = "linear") -> LinearRegression:
-        """The target's own style, of a kind of `style.KNOTS`."""
+    def fit_style(self, kind: StyleKind = "linear") -> LinearRegression:
+        """Fit the style of the target.
+
+        Args:
+            kind: A kind of `style.regression.KNOTS`.
+
+        Returns:
+            The regression of the target on the sources.
+        """
         ...
 
 
 @dataclass(frozen=True)
-class InMemory:
-    """Slices in memory."""
+class InMemorySlices:
+    """Slices held in memory.
 
-    images: Float[np.ndarray, "c z x y"]  # sources, then the target; float16
+    Attributes:
+        images: (c, z, x, y) float16 source contrasts and last the target.
+        region: (z, x, y) region map.
+    """
+
+    images: Float[np.ndarray, "c z x y"]
     region: Integer[np.ndarray, "z x y"]
     planes = PLANES
 
-    def peak(self, plane: Plane) -> Integer[np.ndarray, " n"]:
-        return planes.sliced(self.region, plane).max((1, 2))
+    def max_regions(self, plane: Plane) -> Integer[np.ndarray, " n"]:
+        """See `Slices.max_regions`.
 
-    def read(self, first: int, last: int, at: int, plane: Plane) -> Slab:
-        images = planes.sliced(self.images, plane)
-        return Slab(images[:-1, first:last], images[-1, at], planes.sliced(self.region, plane)[at])
+        Returns:
+            (n,) values for n slices.
+        """
+        return slices_to_plane(self.region, plane).max((1, 2))
 
-    def whole(self) -> tuple[Float[np.ndarray, "c z x y"], Integer[np.ndarray, "z x y"]]:
+    def read(self, first: int, last: int, center: int, plane: Plane) -> SliceStack:
+        """See `Slices.read`.
+
+        Returns:
+            The slices, without padding.
+        """
+        images = slices_to_plane(self.images, plane)
+        region = slices_to_plane(self.region, plane)
+        return SliceStack(images[:-1, first:last], images[-1, center], region[center])
+
+    def load_all(self) -> tuple[Float[np.ndarray, "c z x y"], Integer[np.ndarray, "z x y"]]:
+        """See `Slices.load_all`.
+
+        Returns:
+            Images and region map.
+        """
         return self.images, self.region
 
-    def style(self, kind: str = "linear") -> LinearRegression:
-        return style_of(self, kind)
+    def fit_style(self, kind: StyleKind = "linear") -> LinearRegression:
+        """See `Slices.fit_style`.
+
+        Returns:
+            The regression of the target on the sources.
+        """
+        return fit_target_style(self, kind)
 
 
 @dataclass(frozen=True)
-class Patient:
-    """One case as training draws it.
+class TrainingPatient:
+    """One case that a training draws slices from.
 
-    peaks: the highest region of every slice, by plane.
-    change: what is added to the target, as a code of a style; None leaves it as it is.
-    styles: codes of the target's own style and of the one to be expected, where style is to be told.
-    measured: see `familiar.measure`.
+    Attributes:
+        name: Name of the case.
+        slices: Its slices.
+        max_regions: By plane, the (n,) highest values of the region map in each slice.
+        style_change: A style code that is rendered and added to the target. None leaves the target as it is.
+        style_codes: Codes for networks that are conditioned on style, None for others.
+        features: Features of the sources, by group; see `qc.features.measure_features`.
     """
 
     name: str
     slices: Slices
-    peaks: dict[Plane, Integer[np.ndarray, " n"]]
-    change: Code | None = None
-    styles: tuple[Code, Code] | None = None
-    measured: dict[str, Measurements] = field(default_factory=dict)
+    max_regions: dict[Plane, Integer[np.ndarray, " n"]]
+    style_change: StyleCode | None = None
+    style_codes: StyleCodes | None = None
+    features: dict[str, Features] = field(default_factory=dict)
 
     @staticmethod
-    def of(name: str, slices: Slices, measured: dict[str, Measurements] | None = None) -> "Patient":
-        """The patient of some slices, its target untouched."""
-        return Patient(name, slices, {plane: slices.peak(plane) for plane in slices.planes}, measured=measured or {})
+    def from_slices(name: str, slices: Slices, features: Mapping[str, Features] | None = None) -> "TrainingPatient":
+        """Make a patient whose target is as it was acquired.
 
-    def slices_with(self, least: int, plane: Plane = "axial") -> Integer[np.ndarray, " m"]:
-        """Slices of a plane in which some voxel's region is at least `least`."""
-        return np.flatnonzero(self.peaks[plane] >= least)
+        Args:
+            name: Name of the case.
+            slices: Its slices.
+            features: Features of the sources, by group.
 
-    def slab(self, at: int, depth: int, plane: Plane = "axial") -> Slab:
-        """A slice of a plane between its neighbours, which are zero beyond the first and the last; float32."""
-        first, last = max(at - depth // 2, 0), min(at + depth // 2 + 1, len(self.peaks[plane]))
-        read, before = self.slices.read(first, last, at, plane), first - (at - depth // 2)
-        sources = np.zeros((len(read.sources), depth, *read.region.shape), np.float32)
-        sources[:, before : before + last - first] = read.sources
-        target = read.target.astype(np.float32)
-        if self.change is not None:
-            target += regression.told(sources[:, depth // 2], self.change, read.region > 0)
-        return Slab(sources, target, read.region)
+        Returns:
+            The patient, without style codes.
+        """
+        max_regions = {plane: slices.max_regions(plane) for plane in slices.planes}
+        return TrainingPatient(name, slices, max_regions, features=dict(features or {}))
+
+    def find_slices(self, min_region: int, plane: Plane = "axial") -> Integer[np.ndarray, " m"]:
+        """Find the slices that contain a region.
+
+        Args:
+            min_region: The lowest value of the region map that counts.
+            plane: The plane of the slices.
+
+        Returns:
+            (m,) indices of slices with at least one such voxel.
+        """
+        return np.flatnonzero(self.max_regions[plane] >= min_region)
+
+    def read_stack(self, center: int, depth: int, plane: Plane = "axial") -> SliceStack:
+        """Read a slice with its neighbors.
+
+        Args:
+            center: Index of the slice.
+            depth: Number of slices of the sources, odd. Slices beyond the first and the last one are zero.
+            plane: The plane of the slices.
+
+        Returns:
+            The slices in float32. `style_change` is added to the target.
+
+        Raises:
+            InputError: The file is damaged.
+        """
+        start = center - depth // 2
+        first = max(start, 0)
+        last = min(center + depth // 2 + 1, len(self.max_regions[plane]))
+        stack = self.slices.read(first, last, center, plane)
+
+        sources = np.zeros((len(stack.sources), depth, *stack.region.shape), np.float32)
+        sources[:, first - start : last - start] = stack.sources
+
+        target = stack.target.astype(np.float32)
+        if self.style_change is not None:
+            target += regression.render_style_np(sources[:, depth // 2], self.style_change, stack.region > 0)
+
+        return SliceStack(sources, target, stack.region)
 
 
-@dataclass(frozen=True)
-class Styles:
-    """What the styles of some patients' targets tell of other cases: the average, and which go with which sources."""
+def fit_target_style(slices: Slices, kind: StyleKind = "linear") -> LinearRegression:
+    """Fit the style of a target to all slices of its case.
 
-    average: Code
-    nearest: StyleRetriever | None = None
+    Args:
+        slices: The slices.
+        kind: A kind of `style.regression.KNOTS`.
 
-
-@dataclass(frozen=True)
-class Cohort:
-    """Patients to train on, simulated ones to mix in, and patients held out for validation.
-
-    styles: of those to train on, where style is to be told.
+    Returns:
+        The regression of the target on the sources, in brain without tumour.
     """
-
-    training: Sequence[Patient]
-    phantoms: Sequence[Patient] = ()
-    held_out: Sequence[Patient] = ()
-    styles: Styles | None = None
-
-
-@dataclass(frozen=True)
-class Boxed:
-    """A case as training keeps it: prepared, in the brain's box, slices first, float16.
-
-    region: as in `Slices`; measured: of the sources, see `familiar.measure`.
-    """
-
-    images: dict[str, Float[np.ndarray, "z x y"]]
-    region: Integer[np.ndarray, "z x y"]
-    scales: dict[str, Scale]
-    spacing: tuple[float, float, float]
-    warnings: tuple[str, ...]
-    measured: dict[str, Measurements] = field(default_factory=dict)
-
-
-def boxed(case: Case, contrasts: Sequence[str], target: str, start: str) -> Boxed:
-    """Read and prepare one case; the brain is that of `start`. What of it the target does not cover counts as outside.
-
-    Raises what reading and preparing raise.
-    """
-    volumes = cases.load(case, (*contrasts, target, *(("seg",) if "seg" in case.named else ())))
-    seg = volumes.pop("seg", None)
-    prepared = normalize.apply(volumes, start)
-    region = prepared.brain.astype(np.uint8)
-    if seg is not None:
-        labels = to_canonical(seg).array[prepared.box]
-        region[tumour(labels, prepared.brain, case.name)] = LESION
-        region[(labels == enhancing_label(labels)) & prepared.brain] = ENHANCING
-    acquired = to_canonical(volumes[target]).array
-    region[normalize.gap(acquired, prepared.whole(prepared.brain))[prepared.box]] = 0
-    images = {
-        name: np.ascontiguousarray(image.transpose(2, 0, 1), np.float16) for name, image in prepared.images.items()
-    }
-    kept = np.ascontiguousarray(region.transpose(2, 0, 1))
-    found = ood.measure(replace(prepared, images={name: prepared.images[name] for name in contrasts}))
-    measured = {group: found[group] for group in ood.QUESTIONS}
-    return Boxed(images, kept, prepared.scales, prepared.spacing, prepared.warnings, measured)
-
-
-def load(case: Case, contrasts: Sequence[str], target: str, start: str = "t1") -> Patient:
-    """One training case, in memory. Raises what reading and preparing raise."""
-    read = boxed(case, contrasts, target, start)
-    images = np.stack([read.images[name] for name in (*contrasts, target)])
-    return Patient.of(case.name, InMemory(images, read.region), read.measured)
-
-
-def style_of(slices: Slices, kind: str = "linear") -> LinearRegression:
-    """The own style of a case's target, from all of its slices."""
-    (*sources, target), region = slices.whole()
-    return regression.own_style(sources, target.astype(np.float32), region == 1, kind)
-
-
-def average_style(patients: Sequence[Patient]) -> LinearRegression:
-    """The average style of these patients' targets (see `data.style`)."""
-    return LinearRegression.merged(patient.slices.style() for patient in patients)
-
-
-def in_style(patients: Sequence[Patient], wanted: LinearRegression) -> list[Patient]:
-    """The patients with their targets in one style: what no input can tell is taken out of what is asked for."""
-    code = wanted.weights
-    return [replace(patient, change=code - patient.slices.style().weights) for patient in patients]
-
-
-def with_styles(patients: Sequence[Patient], kind: str) -> tuple[list[Patient], Styles]:
-    """The patients with the codes of their targets' own styles and of those that the other patients, not other visits,
-    let one expect: of curves the nearest patients', else the average. Raises `ValueError` where there are none.
-    """
-    own = [patient.slices.style(kind) for patient in patients]
-    average = LinearRegression.merged(own).weights
-    visits: dict[str, list[int]] = {}
-    for i, patient in enumerate(patients):
-        visits.setdefault(patient_of(patient.name), []).append(i)
-    several = kind == "curves" and len(visits) > 1
-    known = nearest.learn([patient.measured for patient in patients], own) if several else None
-    told = [
-        replace(p, styles=(one.weights, known.code(p.measured, visits[patient_of(p.name)]) if known else average))
-        for p, one in zip(patients, own, strict=True)
-    ]
-    return told, Styles(average, known)
-
-
-def with_expected(patients: Sequence[Patient], styles: Styles) -> list[Patient]:
-    """Patients whose own styles are not to be known, with the codes of those to be expected."""
-    if styles.nearest is None:
-        return list(patients)
-    codes = [styles.nearest.code(patient.measured) for patient in patients]
-    return [replace(patient, styles=(code, code)) for patient, code in zip(patients, codes, strict=True)]
+    (*sources, target), region = slices.load_all()
+    return regression.fit_style(sources, target.astype(np.float32), region == BRAIN, kind)

@@ -1,252 +1,305 @@
-"""A prepared cohort on disk: a manifest, a list of cases, and one HDF5 file for each case.
+"""A store: a cohort that was prepared once, as a manifest, a list of records, and one HDF5 file for each case.
 
-A file holds every contrast and the region in the brain's box, one compressed and checksummed chunk for each slice, so
-that a slice is read without the rest; once for each plane that slices are to be read along. It is opened for each slab
-and closed again: nothing that a fork or a thread could share, and no memory that grows with the cohort. A case is in
-the store when its line stands in the list, which is written after the case's file was renamed into its place.
+A case is in the store when the list has its record. The record is appended after the case's file took its place, so
+that a store is valid however its preparation ended. The record also has the file's checksum and those of its inputs.
 """
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import product
 from pathlib import Path
 from typing import Any
 
-import h5py
-import numpy as np
-from jaxtyping import Float, Integer
-
-from dsdiff.data import dataset
-from dsdiff.data.dataset import Boxed, Patient, Slab
+from dsdiff.data.dataset import TrainingPatient
+from dsdiff.data.hdf5_slices import HDF5Slices
 from dsdiff.errors import CaseError, ConfigError, InputError
-from dsdiff.io import cases
-from dsdiff.preprocessing import planes
+from dsdiff.io.cases import discover_cases
 from dsdiff.preprocessing.planes import Plane
-from dsdiff.qc import ood
-from dsdiff.style.regression import KNOTS, LinearRegression
-from dsdiff.system.atomic import whole_file
+from dsdiff.qc.features import drop_contrasts
+from dsdiff.style.regression import StyleKind
+from dsdiff.system.unicode_names import to_file_name
+from dsdiff.volume import VoxelSpacing
 
-MANIFEST, LIST, FOLDER, REGION = "store.json", "cases.jsonl", "cases", "region"
-WHAT, FORMAT = "dsdiff store", 3
+MANIFEST_NAME = "store.json"
+RECORDS_NAME = "cases.jsonl"
+CASES_FOLDER = "cases"
+FILE_KIND = "dsdiff store"
+FORMAT_VERSION = 4
 
 
 @dataclass(frozen=True)
-class Settings:
-    """How a store was prepared: its source contrasts, the one whose brain is taken, the target, and the planes that
-    slices can be read along.
+class StoreSettings:
+    """How the cases of a store are prepared.
+
+    Attributes:
+        contrasts: Source contrasts.
+        source_contrast: The source contrast whose foreground is the brain.
+        target: The target contrast.
+        planes: Planes that slices can be read along.
     """
 
     contrasts: tuple[str, ...] = ("t1", "t2", "flair")
-    start: str = "t1"
+    source_contrast: str = "t1"
     target: str = "t1ce"
     planes: tuple[Plane, ...] = ("axial",)
 
 
 @dataclass(frozen=True)
-class Entry:
-    """A case of the list.
+class StoreRecord:
+    """What the list says of a case.
 
-    peaks: highest region of every slice, a digit each, by plane. absent: source contrasts that the case lacks.
-    scales: centre and width of every contrast: z = (intensity - centre) / width. spacing: mm along x, y, z.
-    inputs: SHA-256 of every file that was read; sha256, size: of the case's file in the store.
-    styles: the target's own, by kind (see `data.style`), from all source contrasts; none where one is absent.
-    measured: see `familiar.measure`.
+    Attributes:
+        name: Name of the case.
+        max_region_digits: By plane, the highest value of the region map in each slice, one digit a slice.
+        absent: Source contrasts that the case lacks.
+        scales: By contrast, center and width of z = (intensity - center) / width.
+        spacing: Voxel size in mm along x, y, z.
+        warnings: Warnings of the preprocessing.
+        input_hashes: By contrast, the SHA-256 of the file that was read.
+        sha256: SHA-256 of the case's file in the store.
+        size: Bytes of the case's file in the store.
+        style_equations: By kind, "gram" and "moment" of the regression of the target on all source contrasts (see
+            `style.regression`). Empty if a source contrast is absent.
+        features: By group, features of the sources; see `qc.features.measure_features`.
     """
 
     name: str
-    peaks: dict[Plane, str]
+    max_region_digits: dict[Plane, str]
     absent: tuple[str, ...]
     scales: dict[str, tuple[float, float]]
-    spacing: tuple[float, float, float]
+    spacing: VoxelSpacing
     warnings: tuple[str, ...]
-    inputs: dict[str, str]
+    input_hashes: dict[str, str]
     sha256: str
     size: int
-    styles: dict[str, dict[str, list]]
-    measured: dict[str, dict[str, float]]
+    style_equations: dict[StyleKind, dict[str, list]]
+    features: dict[str, dict[str, float]]
 
-    @property
-    def line(self) -> str:
-        """The entry as it stands in the list."""
+    def to_json_line(self) -> str:
+        """Format the record for the list.
+
+        Returns:
+            One line of JSON with its end of line.
+        """
         return json.dumps(asdict(self)) + "\n"
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Slices of one case in its file; see `cohort.Slices`."""
-
-    path: Path
-    contrasts: tuple[str, ...]
-    target: str
-    peaks: Mapping[Plane, str]
-    kept_styles: Mapping[str, dict[str, list]]
-
-    @property
-    def planes(self) -> tuple[Plane, ...]:
-        return tuple(self.peaks)
-
-    def peak(self, plane: Plane) -> Integer[np.ndarray, " n"]:
-        return np.frombuffer(self.peaks[plane].encode(), np.uint8) - ord("0")
-
-    def read(self, first: int, last: int, at: int, plane: Plane) -> Slab:
-        taken = {name: slice(first, last) for name in self.contrasts} | {self.target: at, REGION: at}
-        read = read_arrays(self.path, taken, plane)
-        return Slab(np.stack([read[name] for name in self.contrasts]), read[self.target], read[REGION])
-
-    def whole(self) -> tuple[Float[np.ndarray, "c z x y"], Integer[np.ndarray, "z x y"]]:
-        names = (*self.contrasts, self.target)
-        plane = self.planes[0]
-        read = read_arrays(self.path, dict.fromkeys((*names, REGION), slice(None)), plane)
-        images = np.stack([planes.sliced(read[name], plane) for name in names])
-        return images, planes.sliced(read[REGION], plane)
-
-    def style(self, kind: str = "linear") -> LinearRegression:
-        if kind not in self.kept_styles:
-            return dataset.style_of(self, kind)
-        kept = {name: np.array(numbers) for name, numbers in self.kept_styles[kind].items()}
-        return LinearRegression.of(kept["gram"], kept["moment"], KNOTS[kind])
-
-
-@dataclass(frozen=True)
 class Store:
-    """An opened store: what is in it, and how it was made; its slices are read when they are asked for."""
+    """An opened store. Slices are read from its files when they are needed.
+
+    Attributes:
+        root: Folder of the store.
+        settings: How its cases were prepared.
+        versions: Versions of the packages that prepared them.
+        records: By name, the record of each case.
+    """
 
     root: Path
-    settings: Settings
+    settings: StoreSettings
     versions: dict[str, str]
-    entries: dict[str, Entry]
+    records: dict[str, StoreRecord]
 
     @property
     def hash(self) -> str:
-        """First 12 hex digits of the SHA-256 of the settings and of what the cases were made from."""
-        inputs = [(name, self.entries[name].inputs) for name in sorted(self.entries)]
-        return hashlib.sha256(json.dumps([asdict(self.settings), inputs], sort_keys=True).encode()).hexdigest()[:12]
+        """A hash of the settings and of the input files.
 
-    def patients(
-        self, contrasts: Sequence[str], target: str, start: str, wanted: Sequence[Plane] = ("axial",)
-    ) -> list[Patient]:
-        """The patients, with some or all of the store's contrasts, to be read along the planes that are wanted.
-
-        Raises `ConfigError` where the store was prepared for something else, and `CaseError` for a case that lacks a
-        contrast.
+        Returns:
+            The first 12 hex digits of a SHA-256.
         """
-        lost = [name for name in contrasts if name not in self.settings.contrasts]
-        if lost or (target, start) != (self.settings.target, self.settings.start):
-            has = f"{', '.join(self.settings.contrasts)} to {self.settings.target}, brain of {self.settings.start}"
-            needed = f"{', '.join(contrasts)} to {target}, brain of {start}"
-            raise ConfigError(f"{self.root} was prepared for {has}; needed: {needed}. Prepare another store")
-        if set(wanted) - set(self.settings.planes):
-            raise ConfigError(
-                f"{self.root} was prepared for {', '.join(self.settings.planes)} slices; data.planes is "
-                f"{', '.join(wanted)}. Prepare another store with --planes {','.join(wanted)}"
+        inputs = [(name, self.records[name].input_hashes) for name in sorted(self.records)]
+        text = json.dumps([asdict(self.settings), inputs], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+    def load_patients(
+        self, contrasts: Sequence[str], target: str, source_contrast: str, planes: Sequence[Plane] = ("axial",)
+    ) -> list[TrainingPatient]:
+        """Return the patients of the store for a training.
+
+        Args:
+            contrasts: Source contrasts, some or all of those in the store.
+            target: The target contrast.
+            source_contrast: The contrast whose foreground is the brain.
+            planes: Planes that slices will be read along.
+
+        Returns:
+            One patient for each record.
+
+        Raises:
+            ConfigError: The store was prepared with other settings.
+            CaseError: A case lacks a contrast.
+        """
+        self._check_settings(contrasts, target, source_contrast, planes)
+        unused = [name for name in self.settings.contrasts if name not in contrasts]
+
+        patients = []
+        for record in self.records.values():
+            if absent := [name for name in contrasts if name in record.absent]:
+                raise CaseError(
+                    f"case {record.name} of {self.root} has no {absent[0]}; remove {absent[0]} from data.contrasts"
+                )
+            slices = HDF5Slices(
+                case_path(self.root, record.name),
+                tuple(contrasts),
+                target,
+                record.max_region_digits,
+                record.style_equations if tuple(contrasts) == self.settings.contrasts else {},
             )
-        found, others = [], [name for name in self.settings.contrasts if name not in contrasts]
-        for entry in self.entries.values():
-            if absent := [name for name in contrasts if name in entry.absent]:
-                raise CaseError(f"case {entry.name} of {self.root} has no {absent[0]}; leave it out of data.contrasts")
-            styles = entry.styles if tuple(contrasts) == self.settings.contrasts else {}
-            slices = Stored(case_file(self.root, entry.name), tuple(contrasts), target, entry.peaks, styles)
-            found.append(Patient.of(entry.name, slices, ood.without(entry.measured, others)))
-        return found
+            features = drop_contrasts(record.features, unused)
+            patients.append(TrainingPatient.from_slices(record.name, slices, features))
+        return patients
+
+    def _check_settings(
+        self, contrasts: Sequence[str], target: str, source_contrast: str, planes: Sequence[Plane]
+    ) -> None:
+        """Raise `ConfigError` unless the store has these contrasts and planes."""
+        settings = self.settings
+        missing = [name for name in contrasts if name not in settings.contrasts]
+        if missing or (target, source_contrast) != (settings.target, settings.source_contrast):
+            prepared = _describe_task(settings.contrasts, settings.target, settings.source_contrast)
+            needed = _describe_task(contrasts, target, source_contrast)
+            raise ConfigError(f"{self.root} was prepared for {prepared}; needed: {needed}. Prepare another store")
+        if set(planes) - set(settings.planes):
+            raise ConfigError(
+                f"{self.root} was prepared for {', '.join(settings.planes)} slices; data.planes is "
+                f"{', '.join(planes)}. Prepare another store with --planes {','.join(planes)}"
+            )
+
+
+def _describe_task(contrasts: Sequence[str], target: str, source_contrast: str) -> str:
+    return f"{', '.join(contrasts)} to {target}, brain of {source_contrast}"
 
 
 def is_store(root: Path) -> bool:
-    """Whether a folder is a store rather than a folder of cases."""
-    return (root / MANIFEST).is_file()
+    """Tell whether a folder is a store rather than a folder of cases.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        True if it holds a manifest.
+    """
+    return (root / MANIFEST_NAME).is_file()
 
 
-def names(root: Path) -> list[str]:
-    """The cases of a store or of a folder of cases. Raises what opening or discovering raises."""
-    return list(open_store(root).entries) if is_store(root) else [case.name for case in cases.discover(root)]
+def list_case_names(root: Path) -> list[str]:
+    """List the cases of a store or of a folder of cases.
+
+    Args:
+        root: The folder.
+
+    Returns:
+        Names of cases.
+
+    Raises:
+        InputError: The folder holds no case, or the store is damaged.
+    """
+    if is_store(root):
+        return list(open_store(root).records)
+    return [case.name for case in discover_cases(root)]
 
 
-def case_file(root: Path, name: str) -> Path:
-    """Where a case lies in a store."""
-    return root / FOLDER / f"{name}.h5"
+def case_path(root: Path, name: str) -> Path:
+    """Return the path of a case's file in a store.
+
+    Args:
+        root: Folder of the store.
+        name: Name of the case.
+
+    Returns:
+        The path.
+    """
+    return root / CASES_FOLDER / to_file_name(f"{name}.h5")
 
 
 def open_store(root: Path) -> Store:
-    """Open a store: its lists are read, and its files are looked for.
+    """Open a store: read its manifest and its list, and check that the cases' files have the right size.
 
-    Raises `InputError` where it holds no case, or a part of it is absent or damaged.
+    Args:
+        root: Folder of the store.
+
+    Returns:
+        The store.
+
+    Raises:
+        InputError: The store holds no case, or a part of it is missing or damaged.
     """
     settings, versions = read_manifest(root)
-    entries, torn = read_list(root)
-    again = f"the command that prepared it, dsdiff prepare CASES {root}, makes it anew"
-    if torn:
-        raise InputError(f"{root / LIST} is damaged: line {torn} is no case; {again}")
-    if not entries:
-        raise InputError(f"{root} holds no case yet; dsdiff prepare CASES {root} puts them there")
-    for entry in entries.values():
-        file = case_file(root, entry.name)
-        size = file.stat().st_size if file.is_file() else None
-        if size != entry.size:
-            found = "is not there" if size is None else f"has {size} bytes, not {entry.size}"
-            raise InputError(f"{file} {found}; {again}")
-    return Store(root, settings, versions, entries)
+    records, damaged_line = read_records(root)
+    advice = f"run dsdiff prepare CASES {root} again, which makes it anew"
+    if damaged_line:
+        raise InputError(f"{root / RECORDS_NAME} is damaged: line {damaged_line} is no record of a case; {advice}")
+    if not records:
+        raise InputError(f"{root} holds no case yet; run dsdiff prepare CASES {root} to add cases")
+
+    for record in records.values():
+        path = case_path(root, record.name)
+        if not path.is_file():
+            raise InputError(f"{path} is missing; {advice}")
+        size = path.stat().st_size
+        if size != record.size:
+            raise InputError(f"{path} has {size} bytes, expected {record.size}; {advice}")
+    return Store(root, settings, versions, records)
 
 
-def read_manifest(root: Path) -> tuple[Settings, dict[str, str]]:
-    """How a store was prepared, and by which versions. Raises `InputError` where that is not told."""
+def read_manifest(root: Path) -> tuple[StoreSettings, dict[str, str]]:
+    """Read how a store was prepared.
+
+    Args:
+        root: Folder of the store.
+
+    Returns:
+        The settings, and the versions of the packages.
+
+    Raises:
+        InputError: There is no manifest, or it is damaged or of another format.
+    """
+    path = root / MANIFEST_NAME
     try:
-        told = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
-        if (told["what"], told["format"]) != (WHAT, FORMAT):
-            raise ValueError(f"it is {told['what']}, format {told['format']}")
-        kept = told["settings"]
-        settings = Settings(tuple(kept["contrasts"]), kept["start"], kept["target"], tuple(kept["planes"]))
-        return settings, told["versions"]
+        manifest = json.loads(path.read_text(encoding="utf-8"))
+        if (manifest["what"], manifest["format"]) != (FILE_KIND, FORMAT_VERSION):
+            raise ValueError(f"it is {manifest['what']}, format {manifest['format']}")
+        fields = manifest["settings"]
+        settings = StoreSettings(
+            tuple(fields["contrasts"]), fields["source_contrast"], fields["target"], tuple(fields["planes"])
+        )
+        return settings, manifest["versions"]
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise InputError(
-            f"{root / MANIFEST} is not the manifest of a store, format {FORMAT} ({error}); dsdiff prepare makes another"
+            f"{path} is not the manifest of a store of format {FORMAT_VERSION} ({error}); run dsdiff prepare to make "
+            "another store"
         ) from error
 
 
-def read_list(root: Path) -> tuple[dict[str, Entry], int]:
-    """The finished cases by name, the last line of each; and the number of the first line that is none, or 0.
+def read_records(root: Path) -> tuple[dict[str, StoreRecord], int]:
+    """Read the list of a store. A last line without an end was being written when a preparation stopped: it is skipped.
 
-    A last line without its end is one that was being written when something stopped: no case yet.
+    Args:
+        root: Folder of the store.
+
+    Returns:
+        By name, the last record of each case; and the number of the first damaged line, or 0.
     """
-    entries, torn = {}, 0
-    text = (root / LIST).read_text(encoding="utf-8", errors="replace") if (root / LIST).is_file() else ""
+    path = root / RECORDS_NAME
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+
+    records = {}
+    damaged_line = 0
     for number, line in enumerate(text.splitlines(keepends=True), 1):
+        is_complete = line.endswith("\n")
         try:
-            entry = _entry(json.loads(line))
+            record = _parse_record(json.loads(line))
         except (ValueError, TypeError, KeyError, AttributeError):
-            torn = torn or (number if line.endswith("\n") else 0)
+            if is_complete and not damaged_line:
+                damaged_line = number
             continue
-        if line.endswith("\n"):
-            entries[entry.name] = entry
-    return entries, torn
+        if is_complete:
+            records[record.name] = record
+    return records, damaged_line
 
 
-def _entry(told: dict[str, Any]) -> Entry:
-    tuples = ("absent", "spacing", "warnings")
-    scales = {name: (float(centre), float(width)) for name, (centre, width) in told["scales"].items()}
-    return Entry(**told | {name: tuple(told[name]) for name in tuples} | {"scales": scales})
-
-
-def write_case(case: Boxed, file: Path, wanted: Sequence[Plane] = ("axial",)) -> None:
-    """Write a case's file, for slices of the planes that are wanted, whole or not at all. Raises `OutputError`."""
-    arrays = case.images | {REGION: case.region}
-    with whole_file(file) as beside, h5py.File(beside, "w") as opened:
-        for plane, (name, kept) in product(wanted, arrays.items()):
-            array = planes.sliced(kept, plane)
-            made = opened.create_dataset(
-                f"{plane}/{name}", data=array, chunks=(1, *array.shape[1:]), compression="gzip", compression_opts=1,
-                shuffle=True, fletcher32=True,
-            )  # fmt: skip
-            if name in case.scales:
-                made.attrs.update(asdict(case.scales[name]))
-
-
-def read_arrays(file: Path, taken: Mapping[str, slice | int], plane: Plane = "axial") -> dict[str, np.ndarray]:
-    """Some slices of a plane, of some arrays of a case's file. Raises `InputError` where it is damaged."""
-    try:
-        with h5py.File(file, "r") as opened:
-            return {name: opened[f"{plane}/{name}"][index] for name, index in taken.items()}
-    except (OSError, KeyError, RuntimeError) as error:
-        raise InputError(
-            f"{file} is damaged ({error}); the command that prepared it, dsdiff prepare, makes it anew"
-        ) from error
+def _parse_record(fields: dict[str, Any]) -> StoreRecord:
+    scales = {name: (float(center), float(width)) for name, (center, width) in fields["scales"].items()}
+    tuples = {name: tuple(fields[name]) for name in ("absent", "spacing", "warnings")}
+    return StoreRecord(**fields | tuples | {"scales": scales})

@@ -1,4 +1,4 @@
-"""Names of processes and samplers, and which go together."""
+"""Names of processes and samplers, and which sampler fits which process."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -18,10 +18,10 @@ from dsdiff.schema import ConfigModel, format_validation_error
 
 
 @dataclass(frozen=True)
-class _Entry:
+class _SamplerEntry:
     function: Any
     Params: type[ConfigModel]
-    needs: str  # of the process: why others are refused
+    requirement: str  # what the process must have; the error for a process that does not fit
 
 
 PROCESSES: dict[str, type[NoiseProcess]] = {
@@ -31,29 +31,49 @@ PROCESSES: dict[str, type[NoiseProcess]] = {
     "regression": Regression,
 }
 SAMPLERS = {
-    "one_step": _Entry(samplers.one_step, OneStepParams, "an answer without noise"),
-    "bridge": _Entry(samplers.bridge, SamplerParams, "a Brownian bridge that begins at an image"),
-    "ancestral": _Entry(samplers.ancestral, SamplerParams, "a schedule of betas"),
-    "ddim": _Entry(samplers.ddim, DDIMParams, "a schedule of betas"),
-    "dpmpp_2m": _Entry(samplers.dpmpp_2m, SamplerParams, "a schedule of betas"),
-    "euler": _Entry(samplers.euler, SamplerParams, "a velocity on straight lines from noise"),
-    "heun": _Entry(samplers.heun, SamplerParams, "a velocity on straight lines from noise"),
+    "one_step": _SamplerEntry(samplers.one_step, OneStepParams, "a prediction without noise"),
+    "bridge": _SamplerEntry(samplers.bridge, SamplerParams, "a Brownian bridge that begins at an image"),
+    "ancestral": _SamplerEntry(samplers.ancestral, SamplerParams, "a schedule of betas"),
+    "ddim": _SamplerEntry(samplers.ddim, DDIMParams, "a schedule of betas"),
+    "dpmpp_2m": _SamplerEntry(samplers.dpmpp_2m, SamplerParams, "a schedule of betas"),
+    "euler": _SamplerEntry(samplers.euler, SamplerParams, "a velocity on straight lines from noise"),
+    "heun": _SamplerEntry(samplers.heun, SamplerParams, "a velocity on straight lines from noise"),
 }
 
 
 def build_process(target: str, params: dict[str, Any]) -> NoiseProcess:
-    """The process of a config. Raises `ConfigError` for an unknown target or params."""
+    """Build the noise process of a config.
+
+    Args:
+        target: Name of the process, a key of `PROCESSES`.
+        params: Its settings, checked against `Params` of the process.
+
+    Returns:
+        The process.
+
+    Raises:
+        ConfigError: The name or a setting is unknown, or a value is out of range.
+    """
     if target not in PROCESSES:
         raise ConfigError(f"process '{target}' is unknown; there are: {', '.join(PROCESSES)}")
     process = PROCESSES[target]
-    return process(_checked(process.Params, params, f"process.params of '{target}'"))
+    return process(_validate_params(process.Params, params, f"process.params of '{target}'"))
 
 
-def build_sampler(target: str | None, params: dict[str, Any], process: NoiseProcess, name: str) -> Sampler:
-    """The sampler of a config for the process of that name; None takes the process' usual one.
+def build_sampler(target: str | None, params: dict[str, Any], process: NoiseProcess, process_name: str) -> Sampler:
+    """Build the sampler of a config.
 
-    Raises `ConfigError` for an unknown target or params, a sampler that does not fit the process, and times that the
-    process does not have.
+    Args:
+        target: Name of the sampler, a key of `SAMPLERS`. None: the default sampler of the process.
+        params: Its settings.
+        process: The process that the sampler inverts.
+        process_name: Name of that process, for messages.
+
+    Returns:
+        The sampler.
+
+    Raises:
+        ConfigError: The name or a setting is unknown, the sampler does not fit the process, or the process lacks times.
     """
     target = target if target is not None else process.samplers[0]
     if target not in SAMPLERS:
@@ -61,22 +81,24 @@ def build_sampler(target: str | None, params: dict[str, Any], process: NoiseProc
     entry = SAMPLERS[target]
     if target not in process.samplers:
         raise ConfigError(
-            f"sampler '{target}' needs {entry.needs}, which process '{name}' does not have; "
-            f"with '{name}' go: {', '.join(process.samplers)}"
+            f"sampler '{target}' needs {entry.requirement}, which process '{process_name}' does not have; "
+            f"samplers for '{process_name}': {', '.join(process.samplers)}"
         )
-    options = _checked(entry.Params, params, f"sampler.params of '{target}'").model_dump()
-    steps, spacing = options.pop("steps"), options.pop("spacing")
+
+    options = _validate_params(entry.Params, params, f"sampler.params of '{target}'").model_dump()
+    steps = options.pop("steps")
+    spacing = options.pop("spacing")
     if process.train_steps and (spacing, steps or process.train_steps) != ("trailing", process.train_steps):
         raise ConfigError(
-            f"process.params.train_steps is {process.train_steps}, which trains on that many trailing times; "
-            f"sampler '{target}' would take {steps or process.train_steps} steps of spacing '{spacing}'"
+            f"process.params.train_steps is {process.train_steps}, so the network is trained on {process.train_steps} "
+            f"trailing times; sampler '{target}' would take {steps or process.train_steps} steps of spacing '{spacing}'"
         )
-    process.times(steps or process.usual_steps(1), spacing)
+    process.time_grid(steps or process.default_steps(1), spacing)  # raises if there are no such times
     return Sampler(partial(entry.function, **options), steps, spacing)
 
 
-def _checked(Params: type[ConfigModel], params: dict[str, Any], where: str) -> ConfigModel:
+def _validate_params(Params: type[ConfigModel], params: dict[str, Any], label: str) -> ConfigModel:
     try:
         return Params(**params)
     except ValidationError as error:
-        raise ConfigError(f"{where}: {format_validation_error(error)}") from error
+        raise ConfigError(f"{label}: {format_validation_error(error)}") from error

@@ -2,19 +2,23 @@
 
 import torch
 
-from dsdiff.diffusion.process import Image, Residual, Spacing, Times
+from dsdiff.diffusion.process import ImageBatch, ResidualProcess, Times, TimestepSpacing
 from dsdiff.errors import ConfigError
 from dsdiff.schema import ConfigModel
 
 
 class RegressionParams(ConfigModel):
-    """`spread`: see `NoiseProcess`."""
+    """Settings of the regression.
+
+    Attributes:
+        predict_error: See `NoiseProcess`.
+    """
 
     predict_error: bool = False
 
 
-class Regression(Residual):
-    """One step without noise: the network is given the start image at time 1 and predicts x_0 - start."""
+class Regression(ResidualProcess):
+    """One step without noise: the network receives the source image at time 1 and predicts x_0 - source."""
 
     Params = RegressionParams
     samplers = ("one_step",)
@@ -22,19 +26,19 @@ class Regression(Residual):
     def __init__(self, params: RegressionParams) -> None:
         self.predict_error = params.predict_error
 
-    def draw_times(self, batch: int, generator: torch.Generator) -> Times:
+    def sample_times(self, batch: int, generator: torch.Generator) -> Times:
         return torch.ones(batch)
 
-    def q_sample(self, x_0: Image, start: Image, time: Times, noise: Image) -> Image:
-        return start
+    def compute_x_t(self, x_0: ImageBatch, source: ImageBatch, time: Times, noise: ImageBatch) -> ImageBatch:
+        return source
 
-    def times(self, steps: int, spacing: Spacing) -> list[float]:
+    def time_grid(self, steps: int, spacing: TimestepSpacing) -> list[float]:
         if steps != 1:
-            raise ConfigError(f"process 'regression' knows one step alone, not {steps}; take steps 1")
+            raise ConfigError(f"process 'regression' has one step only, not {steps}; set steps to 1")
         return [1.0, 0.0]
 
-    def usual_steps(self, samples: int) -> int:
+    def default_steps(self, samples: int) -> int:
         return 1
 
-    def varies(self, steps: int) -> bool:
+    def is_stochastic(self, steps: int) -> bool:
         return False

@@ -1,7 +1,7 @@
-"""Whether samples tell what they do not know: intervals that hold the truth as often as they say.
+"""Calibration of the uncertainty: do intervals cover the truth as often as they claim?
 
-Intervals are central: the q interval of samples lies between their (1 - q) / 2 and (1 + q) / 2 quantiles; of mean and
-standard deviation it is that of a normal distribution. Few samples give narrow quantiles: n samples that are perfect
+Intervals are central: the q interval of samples lies between their (1 - q) / 2 and (1 + q) / 2 quantiles. That of mean
+and standard deviation is the interval of a normal distribution. Few samples give narrow quantiles, so n perfect samples
 still cover less than q.
 """
 
@@ -11,51 +11,99 @@ import numpy as np
 from jaxtyping import Float
 from scipy import stats
 
-from dsdiff.evaluation.voxelwise import Image, Mask
+from dsdiff.volume import Mask3D, Volume3D
 
-LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))  # 0.05 to 0.95
+NOMINAL_LEVELS = tuple(round(0.05 * k, 2) for k in range(1, 20))  # 0.05 to 0.95
 
 
-def name_of(level: float) -> str:
-    """The score that says how often the interval of a level holds the truth."""
+def coverage_name(level: float) -> str:
+    """Return the name of the score for the coverage of an interval.
+
+    Args:
+        level: Nominal level of the interval, 0 to 1.
+
+    Returns:
+        A name such as `coverage_95`.
+    """
     return f"coverage_{round(100 * level):02d}"
 
 
 def coverage(
-    truth: Image, mean: Image, std: Image, region: Mask, levels: Sequence[float] = LEVELS
+    truth: Volume3D, mean: Volume3D, std: Volume3D, region: Mask3D, levels: Sequence[float] = NOMINAL_LEVELS
 ) -> dict[float, float]:
-    """Share of a region's voxels whose truth lies in the normal interval of each level; NaN for an empty region."""
+    """Compute how often the intervals of a normal distribution cover the truth.
+
+    Args:
+        truth: The acquired volume.
+        mean: The synthetic volume, on the same intensity scale.
+        std: Its standard deviation, on the same scale.
+        region: The voxels to score.
+        levels: Nominal levels, 0 to 1.
+
+    Returns:
+        Level -> fraction of voxels covered; NaN for an empty region.
+    """
     error = np.abs(truth[region].astype(np.float64) - mean[region])
     width = std[region].astype(np.float64)
-    return {q: _share(error <= stats.norm.ppf((1 + q) / 2) * width) for q in levels}
+    return {level: _fraction(error <= stats.norm.ppf((1 + level) / 2) * width) for level in levels}
 
 
 def sample_coverage(
-    truth: Image, samples: Float[np.ndarray, "n x y z"], region: Mask, levels: Sequence[float] = LEVELS
+    truth: Volume3D,
+    samples: Float[np.ndarray, "n x y z"],
+    region: Mask3D,
+    levels: Sequence[float] = NOMINAL_LEVELS,
 ) -> dict[float, float]:
-    """The same for the quantiles of samples (linear interpolation between them)."""
+    """Compute how often the intervals between quantiles of samples cover the truth.
+
+    Args:
+        truth: The acquired volume.
+        samples: Synthetic volumes, on the same intensity scale.
+        region: The voxels to score.
+        levels: Nominal levels, 0 to 1.
+
+    Returns:
+        Level -> fraction of voxels covered; NaN for an empty region. Quantiles are interpolated linearly.
+    """
     inside = samples[:, region].astype(np.float64)  # n v
-    quantiles = np.quantile(inside, [(1 + side * q) / 2 for side in (-1, 1) for q in levels], axis=0)
+    probabilities = [(1 - level) / 2 for level in levels] + [(1 + level) / 2 for level in levels]
+    quantiles = np.quantile(inside, probabilities, axis=0)
     low, high = quantiles[: len(levels)], quantiles[len(levels) :]
+
     target = truth[region]
-    return {q: _share((low[k] <= target) & (target <= high[k])) for k, q in enumerate(levels)}
+    return {level: _fraction((low[k] <= target) & (target <= high[k])) for k, level in enumerate(levels)}
 
 
-def _share(hits: np.ndarray) -> float:
-    return float(hits.mean()) if hits.size else float("nan")
+def _fraction(is_covered: np.ndarray) -> float:
+    return float(is_covered.mean()) if is_covered.size else float("nan")
 
 
 def calibration_error(curve: Mapping[float, float]) -> float:
-    """Mean distance of the calibration curve from the diagonal, 0 (perfect) to about 0.5."""
-    return float(np.mean([abs(found - level) for level, found in curve.items()]))
+    """Compute the mean distance of the calibration curve from the diagonal.
 
+    Args:
+        curve: Nominal level -> coverage.
 
-def error_correlation(truth: Image, mean: Image, std: Image, region: Mask) -> float:
-    """Spearman's rank correlation of absolute error and standard deviation over a region, -1 to 1.
-
-    NaN where either is constant or the region has fewer than two voxels.
+    Returns:
+        0 (perfect) to about 0.5.
     """
-    error, width = np.abs(truth[region].astype(np.float64) - mean[region]), std[region]
+    return float(np.mean([abs(covered - level) for level, covered in curve.items()]))
+
+
+def error_correlation(truth: Volume3D, mean: Volume3D, std: Volume3D, region: Mask3D) -> float:
+    """Compute Spearman's rank correlation of absolute error and standard deviation.
+
+    Args:
+        truth: The acquired volume.
+        mean: The synthetic volume, on the same intensity scale.
+        std: Its standard deviation.
+        region: The voxels to score.
+
+    Returns:
+        -1 to 1; NaN if either is constant or the region has fewer than two voxels.
+    """
+    error = np.abs(truth[region].astype(np.float64) - mean[region])
+    width = std[region]
     if error.size < 2 or np.ptp(error) == 0 or np.ptp(width) == 0:
         return float("nan")
     return float(stats.spearmanr(error, width).statistic)

@@ -1,205 +1,316 @@
-"""A cohort's scores: gathered patient by patient, summed up, and written so that every number names its protocol."""
+"""Results of an evaluation: scores of every patient, their summary, and the files `patients.csv` and `summary.json`."""
 
 import csv
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from dsdiff.evaluation import calibration as uncertainty
-from dsdiff.evaluation import patient_scores as patient
-from dsdiff.evaluation import statistics
-from dsdiff.evaluation.pairing import Pairs
+from dsdiff.evaluation import calibration, patient_scores, statistics
+from dsdiff.evaluation.pairing import Pairing
 from dsdiff.evaluation.protocols import PROTOCOLS
-from dsdiff.io.cases import patient_of
+from dsdiff.io.file_names import patient_id
 from dsdiff.system import version
+from dsdiff.system.console import ProgressCallback, ignore_progress
+from dsdiff.system.json_cache import replace_nan
+from dsdiff.system.unicode_names import to_unicode, to_unicode_values
 
-WHAT = "scores of synthetic contrast-enhanced MRI by dsdiff evaluate"
+FILE_KIND = "scores of synthetic contrast-enhanced MRI by dsdiff evaluate"
 Scores = dict[str, float]
-Summary = dict[str, dict[str, float | int]]  # score -> n, mean, low, high, sd, median, least, most
+Summary = dict[str, dict[str, float | int]]  # score -> n, mean, low, high, sd, median, min, max
 
 
 @dataclass(frozen=True)
 class Results:
-    """Scores of every patient by name, and why the others have none."""
+    """Scores of all cases.
+
+    Attributes:
+        protocol: Name of the protocol for similarity.
+        fit: Whether the best linear intensity map was removed.
+        patients: Case -> scores by name.
+        failures: Case -> why it could not be scored.
+        missing_predictions: Acquired cases without a synthetic T1ce.
+        models: Name and hash of the models, from the provenance of the volumes.
+        warnings: Warning about the files of a case, or in the provenance of its synthetic T1ce -> cases.
+    """
 
     protocol: str
     fit: bool
     patients: dict[str, Scores] = field(default_factory=dict)
-    failed: dict[str, str] = field(default_factory=dict)
-    without_prediction: tuple[str, ...] = ()
-    models: tuple[str, ...] = ()  # name and hash of what made the volumes, where their provenance tells
-    doubts: dict[str, tuple[str, ...]] = field(default_factory=dict)  # what it warns of -> the patients
+    failures: dict[str, str] = field(default_factory=dict)
+    missing_predictions: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    warnings: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
     @property
-    def count(self) -> int:
-        """How many patients were scored, whatever their visits."""
-        return len({*map(patient_of, self.patients)})
+    def n_patients(self) -> int:
+        """Number of patients with scores.
+
+        Returns:
+            The number; visits of one patient count once.
+        """
+        return len({*map(patient_id, self.patients)})
 
     @property
-    def main(self) -> str:
-        """The likeness that patients are ranked by where enhancement cannot rank them."""
-        return f"psnr_{PROTOCOLS[self.protocol].widest}"
+    def main_score(self) -> str:
+        """The similarity score that ranks patients if enhancement cannot.
+
+        Returns:
+            PSNR of the widest region of the protocol.
+        """
+        return f"psnr_{PROTOCOLS[self.protocol].widest_region}"
 
     def values(self, name: str) -> list[float]:
-        """One score of every patient; NaN where a patient lacks it."""
+        """Return one score of every case.
+
+        Args:
+            name: The score.
+
+        Returns:
+            One value per case; NaN if a case lacks it.
+        """
         return [scores.get(name, float("nan")) for scores in self.patients.values()]
 
-    def by_patient(self, name: str) -> list[float]:
-        """One score of every patient, the mean of a patient's visits where there are several."""
-        return [scores.get(name, float("nan")) for scores in of_patients(self.patients).values()]
+    def values_by_patient(self, name: str) -> list[float]:
+        """Return one score of every patient.
 
-    def names(self) -> list[str]:
-        """Every score that some patient has, in the order of scoring."""
+        Args:
+            name: The score.
+
+        Returns:
+            One value per patient, the mean of several visits; NaN if a patient lacks it.
+        """
+        return [scores.get(name, float("nan")) for scores in average_visits(self.patients).values()]
+
+    def score_names(self) -> list[str]:
+        """List every score that some patient has.
+
+        Returns:
+            Names in the order of scoring.
+        """
         return list(dict.fromkeys(name for scores in self.patients.values() for name in scores))
 
-    def placed(self) -> list[str]:
-        """Patients whose enhancement has a place to be in, an AUC in the tumour: worst first."""
+    def infinite_scores(self) -> dict[str, list[str]]:
+        """List the infinite scores: PSNR of images that are identical up to an intensity scale.
+
+        Returns:
+            Case -> names of its infinite scores. No mean holds an infinite score.
+        """
+        scores_by_case = {}
+        for case, scores in self.patients.items():
+            if infinite := [name for name, score in scores.items() if np.isinf(score)]:
+                scores_by_case[case] = infinite
+        return scores_by_case
+
+    def with_tumour_auc(self) -> list[str]:
+        """List the cases whose AUC in the tumour is known.
+
+        Returns:
+            Case names, worst AUC first.
+        """
         auc = {name: scores.get("auc_tumour", float("nan")) for name, scores in self.patients.items()}
         return sorted((name for name in auc if np.isfinite(auc[name])), key=auc.__getitem__)
 
-    def unsegmented(self) -> list[str]:
-        """Patients in whom no tumour is segmented, by a file or for want of one."""
+    def without_segmentation(self) -> list[str]:
+        """List the cases without a segmented tumour: without a file, or with an empty one.
+
+        Returns:
+            Case names.
+        """
         return [name for name, scores in self.patients.items() if np.isnan(scores.get("lesions", 0.0))]
 
-    def others(self) -> list[str]:
-        """Patients without an AUC in the tumour, worst first: by enhancement that is not there, then by likeness.
+    def without_tumour_auc(self) -> list[str]:
+        """List the cases whose AUC in the tumour is unknown.
 
-        By likeness alone where no patient has one: without segmentations, vessels and tumour look alike.
+        Returns:
+            Case names, worst first: by false enhancement, then by similarity. If no case has an AUC, only by
+            similarity: without segmentations, vessels and tumour look alike.
         """
-        placed = self.placed()
+        with_auc = self.with_tumour_auc()
 
-        def key(name: str) -> tuple[float, float]:
-            wrong = self.patients[name].get("false_ml", 0.0) if placed else 0.0
-            return -wrong, self.patients[name][self.main]
+        def rank(name: str) -> tuple[float, float]:
+            false_ml = self.patients[name].get("false_ml", 0.0) if with_auc else 0.0
+            return -false_ml, self.patients[name][self.main_score]
 
-        return sorted(set(self.patients) - set(placed), key=key)
+        return sorted(set(self.patients) - set(with_auc), key=rank)
 
-    def ranked(self) -> list[str]:
-        """Patients, worst first: those with an AUC in the tumour, then the others."""
-        return [*self.placed(), *self.others()]
+    def worst_first(self) -> list[str]:
+        """List all cases with scores, worst first.
+
+        Returns:
+            Case names: those with an AUC in the tumour, then those without.
+        """
+        return [*self.with_tumour_auc(), *self.without_tumour_auc()]
 
 
-def evaluate(pairs: Pairs, protocol: str, fit: bool, done: Callable[[str, str | None], None]) -> Results:
-    """Score every pair, one in memory at a time.
+def evaluate_pairs(pairing: Pairing, protocol: str, fit: bool, progress: ProgressCallback = ignore_progress) -> Results:
+    """Score every pair, one in memory at a time. The reason why a case cannot be scored goes into `failures`.
 
-    done: called after each case with its name and, where it could not be scored, why.
+    Args:
+        pairing: Synthetic files with their acquired cases.
+        protocol: Name of the protocol for similarity.
+        fit: Whether to remove the best linear intensity map before similarity is measured.
+        progress: Called after each case.
+
+    Returns:
+        The results.
     """
     patients: dict[str, Scores] = {}
-    failed = dict(pairs.unpaired)
-    for made, case in pairs.found:
+    failures = dict(pairing.unpaired_reasons)
+    file_warnings: dict[str, tuple[str, ...]] = {}
+    for index, (synthetic, case) in enumerate(pairing.pairs, 1):
         try:
-            patients[case.name] = patient.score(patient.read(made, case), protocol, fit)
+            patient = patient_scores.read_patient(synthetic, case)
+            file_warnings[case.name] = patient.warnings
+            patients[case.name] = patient_scores.score_patient(patient, protocol, fit)
         except Exception as error:  # one odd case must not stop the others
-            failed[case.name] = str(error)
-        done(case.name, failed.get(case.name))
-    told = {case.name: _provenance(made.mean) for made, case in pairs.found if made.mean and case.name in patients}
-    models = tuple(sorted({model for model, _ in told.values() if model}))
-    texts = dict.fromkeys(text for _, warnings in told.values() for text in warnings)
-    doubts = {text: tuple(name for name, (_, warnings) in told.items() if text in warnings) for text in texts}
-    return Results(protocol, fit, patients, failed, pairs.without_prediction, models, doubts)
+            failures[case.name] = str(error)
+        progress(f"scoring by {protocol}", index, len(pairing.pairs))
+
+    models: set[str] = set()
+    warnings: dict[str, tuple[str, ...]] = {}
+    for synthetic, case in pairing.pairs:
+        if synthetic.mean and case.name in patients:
+            model, case_warnings = _read_provenance(synthetic.mean)
+            models |= {model} if model else set()
+            for warning in dict.fromkeys((*file_warnings[case.name], *case_warnings)):
+                warnings[warning] = (*warnings.get(warning, ()), case.name)
+    return Results(protocol, fit, patients, failures, pairing.missing_predictions, tuple(sorted(models)), warnings)
 
 
-def _provenance(volume: Path) -> tuple[str, tuple[str, ...]]:
-    """Name and hash of the model that made a volume, and what it warned of, from the provenance beside it; "" and
-    nothing where there is none.
-    """
+def _read_provenance(volume: Path) -> tuple[str, tuple[str, ...]]:
+    """Return the model (name and hash) and the warnings from the provenance beside a volume; empty without one."""
     try:
-        told = json.loads((volume.parent / "provenance.json").read_text(encoding="utf-8"))
-        return f"{told['model']['name']} {told['model']['hash']}", tuple(map(str, told.get("warnings", ())))
+        provenance = json.loads((volume.parent / "provenance.json").read_text(encoding="utf-8"))
+        model = f"{provenance['model']['name']} {provenance['model']['hash']}"
+        return model, tuple(map(str, provenance.get("warnings", ())))
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return "", ()
 
 
-def of_patients(by_case: Mapping[str, Scores]) -> dict[str, Scores]:
-    """Scores by case as means over each patient's visits (`cases.patient_of`): patients are what is drawn at random."""
+def average_visits(scores_by_case: Mapping[str, Scores]) -> dict[str, Scores]:
+    """Average scores over the visits of each patient, since patients are the statistical units.
+
+    Args:
+        scores_by_case: Case -> scores.
+
+    Returns:
+        Patient -> scores.
+    """
     visits: dict[str, list[Scores]] = {}
-    for case, scores in by_case.items():
-        visits.setdefault(patient_of(case), []).append(scores)
-    return {patient: _mean(found) if len(found) > 1 else found[0] for patient, found in visits.items()}
+    for case, scores in scores_by_case.items():
+        visits.setdefault(patient_id(case), []).append(scores)
+    return {patient: _mean_scores(scores) if len(scores) > 1 else scores[0] for patient, scores in visits.items()}
 
 
-def _mean(visits: Sequence[Scores]) -> Scores:
-    """Every score's mean over the visits that have it."""
-    names = dict.fromkeys(name for scores in visits for name in scores)
-    finite = {name: [v for scores in visits if np.isfinite(v := scores.get(name, np.nan))] for name in names}
-    return {name: float(np.mean(values)) if values else float("nan") for name, values in finite.items()}
+def _mean_scores(visits: Sequence[Scores]) -> Scores:
+    """Return the mean of every score over the visits that have it."""
+    means: Scores = {}
+    for name in dict.fromkeys(name for scores in visits for name in scores):
+        values = [scores.get(name, np.nan) for scores in visits]
+        finite = [value for value in values if np.isfinite(value)]
+        means[name] = float(np.mean(finite)) if finite else float("nan")
+    return means
 
 
-def summary(results: Results) -> Summary:
-    """Of every score: number of patients, mean, 95 % bootstrap interval over patients, SD, median, least and most."""
-    found: Summary = {}
-    for name in results.names():
-        values = np.array([value for value in results.by_patient(name) if np.isfinite(value)])
+def summarize(results: Results) -> Summary:
+    """Summarize every score over patients.
+
+    Args:
+        results: The results.
+
+    Returns:
+        Score -> number of patients, mean, 95 % interval over patients, SD, median, smallest and largest value.
+    """
+    summary: Summary = {}
+    for name in results.score_names():
+        values = np.array([value for value in results.values_by_patient(name) if np.isfinite(value)])
         if not len(values):
             continue
-        mean, low, high = statistics.interval(values.tolist())
-        found[name] = {
+        mean, low, high = statistics.confidence_interval(values.tolist())
+        summary[name] = {
             "n": len(values),
             "mean": mean,
             "low": low,
             "high": high,
             "sd": float(values.std(ddof=1)) if len(values) > 1 else float("nan"),
             "median": float(np.median(values)),
-            "least": float(values.min()),
-            "most": float(values.max()),
+            "min": float(values.min()),
+            "max": float(values.max()),
         }
-    return found
+    return summary
 
 
-def volume_agreement(results: Results) -> statistics.Agreement | None:
-    """Bland-Altman of the enhancing volume in the tumour, synthetic minus acquired, in ml."""
-    return statistics.agreement(results.by_patient("enhancing_ml"), results.by_patient("enhancing_ml_truth"))
+def volume_agreement(results: Results) -> statistics.BlandAltman | None:
+    """Compute the agreement of the enhancing volume in the tumour, synthetic minus acquired, in ml.
+
+    Args:
+        results: The results.
+
+    Returns:
+        Bias and limits of agreement; None for fewer than two patients.
+    """
+    synthetic_ml = results.values_by_patient("enhancing_ml")
+    return statistics.bland_altman(synthetic_ml, results.values_by_patient("enhancing_ml_truth"))
 
 
-def calibration(results: Results) -> dict[float, float]:
-    """Mean coverage over patients by nominal level; empty where no patient has an uncertainty."""
-    summed = summary(results)
-    names = {level: uncertainty.name_of(level) for level in uncertainty.LEVELS}
-    return {level: summed[name]["mean"] for level, name in names.items() if name in summed}
+def mean_calibration_curve(results: Results) -> dict[float, float]:
+    """Average the coverage over patients.
+
+    Args:
+        results: The results.
+
+    Returns:
+        Nominal level -> mean coverage; empty if no patient has an uncertainty.
+    """
+    summary = summarize(results)
+    names = {level: calibration.coverage_name(level) for level in calibration.NOMINAL_LEVELS}
+    return {level: summary[name]["mean"] for level, name in names.items() if name in summary}
 
 
 def write_csv(results: Results, path: Path) -> None:
-    """One row a patient, worst first, then those that could not be scored with the reason; empty where NaN."""
-    names = results.names()
+    """Write one row per case, worst first, then the cases that could not be scored with the reason.
+
+    Args:
+        results: The results.
+        path: The file to write. A NaN is an empty cell.
+    """
+    names = results.score_names()
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(["case", "protocol", "fit", *names, "error"])
-        for case in results.ranked():
+        for case in results.worst_first():
             scores = [results.patients[case].get(name, float("nan")) for name in names]
-            shown = ["" if np.isnan(score) else f"{score:.6g}" for score in scores]
-            writer.writerow([case, results.protocol, results.fit, *shown, ""])
-        for case, reason in results.failed.items():
-            writer.writerow([case, results.protocol, results.fit, *[""] * len(names), reason])
+            cells = ["" if np.isnan(score) else f"{score:.6g}" for score in scores]
+            writer.writerow([case, results.protocol, results.fit, *cells, ""])
+        for case, reason in results.failures.items():
+            writer.writerow([case, results.protocol, results.fit, *[""] * len(names), to_unicode(reason)])
 
 
 def write_json(results: Results, path: Path) -> None:
-    """Everything of the results, NaN and infinity as null."""
+    """Write everything of the results as JSON.
+
+    Args:
+        results: The results.
+        path: The file to write. NaN and infinity are null; `infinite_scores` names the infinite ones of each case.
+    """
     agreement = volume_agreement(results)
-    facts = {
-        "what": WHAT,
+    protocol = PROTOCOLS[results.protocol]
+    document = {
+        "what": FILE_KIND,
         "use": "research use, not for diagnosis",
-        "protocol": {"name": results.protocol, "says": PROTOCOLS[results.protocol].says, "fit": results.fit},
+        "protocol": {"name": results.protocol, "description": protocol.description, "fit": results.fit},
         "models": list(results.models),
-        "doubts": {text: list(names) for text, names in results.doubts.items()},
-        "versions": {"dsdiff": version.label(), "numpy": np.__version__},
-        "summary": summary(results),
+        "warnings": {warning: list(names) for warning, names in results.warnings.items()},
+        "versions": {"dsdiff": version.describe_version(), "numpy": np.__version__},
+        "summary": summarize(results),
         "enhancing_volume": vars(agreement) if agreement else None,
-        "calibration": {f"{level:.2f}": share for level, share in calibration(results).items()},
-        "patients": {case: results.patients[case] for case in results.ranked()},
-        "failed": results.failed,
-        "without_prediction": list(results.without_prediction),
+        "calibration": {f"{level:.2f}": covered for level, covered in mean_calibration_curve(results).items()},
+        "patients": {case: results.patients[case] for case in results.worst_first()},
+        "infinite_scores": results.infinite_scores(),
+        "failures": results.failures,
+        "missing_predictions": list(results.missing_predictions),
     }
-    path.write_text(json.dumps(finite(facts), indent=1) + "\n", encoding="utf-8")
-
-
-def finite(value: Any) -> Any:
-    """A value for JSON: NaN and infinity as null, at any depth."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not np.isfinite(value) else value
+    path.write_text(json.dumps(to_unicode_values(replace_nan(document)), indent=1) + "\n", encoding="utf-8")

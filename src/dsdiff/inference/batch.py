@@ -1,4 +1,4 @@
-"""Many cases, their steps overlapped: while one is computed, the one before is written and then the next one read."""
+"""Many cases with overlapping steps: while one case is computed, the previous one is written and the next one read."""
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -6,80 +6,91 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from dsdiff.inference import outputs as case_io
-from dsdiff.inference import parallel
-from dsdiff.inference.model import Model
-from dsdiff.inference.options import Sampling
-from dsdiff.inference.pipeline import complete
-from dsdiff.inference.style_reference import Reference
+from dsdiff.inference import outputs, parallel
+from dsdiff.inference.pipeline import Pipeline
 from dsdiff.io.cases import Case
-from dsdiff.system import device as devices
+from dsdiff.preprocessing.normalize import LoadedCase
+from dsdiff.system.device import malloc_trim
 
-Outcome = tuple[Case, Any | Exception]  # what has become of a case so far, or the error that stopped it
+CaseFractionCallback = Callable[[Case, float], None]  # takes the case and the fraction of it that is done
+Outcome = tuple[Case, Any | Exception]  # a case with the value of its last step, or the error that stopped it
+
+
+def ignore_case_fraction(case: Case, fraction: float) -> None:
+    """Do nothing: the progress callback of a caller that shows no progress.
+
+    Args:
+        case: The case that is computed.
+        fraction: Of it that is done, 0 to 1.
+    """
 
 
 def synthesize_cases(
-    todo: Sequence[Case],
-    out: Path,
-    model: Model,
-    sampling: Sampling | None = None,
-    *,
-    style: Reference | None = None,
-    memory: float | None = None,
-    progress: Callable[[Case, float], None] = lambda case, share: None,
+    cases: Sequence[Case], out: Path, pipeline: Pipeline, progress: CaseFractionCallback = ignore_case_fraction
 ) -> Iterator[tuple[Case, tuple[str, ...] | Exception]]:
-    """Each case, in order, with the doubts about it once its result is written, or with the error that stopped it.
+    """Synthesize cases and write them to `out/<case name>`. An error stops only its own case.
 
-    At most two cases are held at one time; one where `memory`, a ceiling in GB, is given.
+    Args:
+        cases: The input files.
+        out: Folder of the results.
+        pipeline: Model and options. At most two cases are in memory; one if the options limit the memory.
+        progress: Called with the case and the fraction of it that is done.
+
+    Yields:
+        Each case in order, with its warnings once its result is written, or with the error that stopped it.
     """
 
-    def compute(case: Case, prepared: Any) -> Any:
-        return complete(prepared, model, sampling, style=style, memory=memory, progress=partial(progress, case))
+    def read(case: Case, _: None) -> LoadedCase:
+        return outputs.read_case(case, out, pipeline.model)
 
-    def read(case: Case, _: None) -> Any:
-        return case_io.read(case, out, model)
+    def compute(case: Case, loaded: Any) -> Any:
+        return pipeline.synthesize_loaded(loaded, partial(progress, case))
 
     def write(case: Case, result: Any) -> tuple[str, ...]:
-        return case_io.write(result, case, out, model).warnings
+        outputs.write_case(result, case, out, pipeline.model)
+        warnings: tuple[str, ...] = result.warnings
+        return warnings
 
-    if memory is not None:
-        yield from (_tried(write, _tried(compute, _tried(read, (case, None)))) for case in todo)
+    if pipeline.options.memory_gb is not None:
+        for case in cases:
+            yield _attempt(write, _attempt(compute, _attempt(read, (case, None))))
         return
-    with parallel.pool(1) as aside:
-        given, writing = iter(todo), None
-        coming = _next(aside, read, given)
+
+    with parallel.worker_pool(1) as executor:
+        remaining, write_future = iter(cases), None
+        read_future = _submit_next(executor, read, remaining)
         try:
-            while coming is not None:
-                made = coming.result()
-                coming = _next(aside, read, given)
-                made = _tried(compute, made)
-                before, writing = writing, aside.submit(_tried, write, made)
-                del made  # so that it is held by its writing alone
-                if before is not None:
-                    yield before.result()
-            if writing is not None:
-                yield writing.result()
+            while read_future is not None:
+                outcome = read_future.result()
+                read_future = _submit_next(executor, read, remaining)
+                outcome = _attempt(compute, outcome)
+                previous_write, write_future = write_future, executor.submit(_attempt, write, outcome)
+                del outcome  # so that only the writer holds its volumes
+                if previous_write is not None:
+                    yield previous_write.result()
+            if write_future is not None:
+                yield write_future.result()
         finally:
-            if coming is not None:
-                coming.cancel()  # nobody wants the next case any more
+            if read_future is not None:
+                read_future.cancel()  # the caller stopped: the next case is not needed
 
 
-def _next(
-    aside: ThreadPoolExecutor, read: Callable[[Case, None], Any], given: Iterator[Case]
+def _submit_next(
+    executor: ThreadPoolExecutor, read: Callable[[Case, None], Any], remaining: Iterator[Case]
 ) -> Future[Outcome] | None:
-    """The reading of the next case, begun aside; None after the last."""
-    case = next(given, None)
-    return None if case is None else aside.submit(_tried, read, (case, None))
+    """Start to read the next case in the background; None after the last."""
+    case = next(remaining, None)
+    return None if case is None else executor.submit(_attempt, read, (case, None))
 
 
-def _tried(step: Callable[[Case, Any], Any], outcome: Outcome) -> Outcome:
-    """A step for a case that has not failed before; memory that it leaves unused is given back."""
+def _attempt(step: Callable[[Case, Any], Any], outcome: Outcome) -> Outcome:
+    """Run a step for a case that has not failed before, and return freed memory to the system."""
     case, value = outcome
     if isinstance(value, Exception):
         return outcome
     try:
         return case, step(case, value)
-    except Exception as error:  # one odd case must not stop the others
+    except Exception as error:  # one bad case must not stop the others
         return case, error
     finally:
-        devices.give_back()
+        malloc_trim()

@@ -1,87 +1,132 @@
-"""The demonstration: a bundled phantom patient, its synthetic T1ce, and its true answer beside it on one page."""
+"""The demonstration: a bundled phantom patient, its synthetic T1ce and the true T1ce side by side on one page."""
 
-import base64
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from jinja2 import Environment, PackageLoader, select_autoescape
+from matplotlib.figure import Figure
 
 from dsdiff.errors import OutputError
 from dsdiff.evaluation import brain_scores
-from dsdiff.evaluation.regions import regions
-from dsdiff.inference import model as models
-from dsdiff.inference import outputs as case_io
-from dsdiff.inference.model import Model
-from dsdiff.inference.pipeline import Result
-from dsdiff.io import cases, nifti
-from dsdiff.io.cases import Case
+from dsdiff.evaluation.regions import make_regions
+from dsdiff.inference import outputs
+from dsdiff.inference.model import DEFAULT_MODEL, Model, load_model
+from dsdiff.inference.options import FractionCallback, ignore_fraction
+from dsdiff.inference.pipeline import Pipeline, SynthesisResult
+from dsdiff.io import nifti
+from dsdiff.io.cases import Case, bundled_phantom, load_volumes
+from dsdiff.orientation import to_canonical
 from dsdiff.preprocessing import normalize
-from dsdiff.reporting import preview
+from dsdiff.reporting import figures, preview
+from dsdiff.reporting.html_pages import render_page
 from dsdiff.system import atomic
-from dsdiff.volume import to_canonical
 
-MEANINGS = {
-    "auc_brain": "Does enhancement lie in the tumour that enhances, not elsewhere? 1 is perfect, 0.5 is chance.",
-    "auc_tumour": "The same inside the tumour: is the rim told from the core and the oedema?",
-    "gain": "How much of the true enhancement is there? 1 is all of it, 0 none.",
-    "psnr_fit": "Likeness of the whole brain in dB, after the best linear map of intensities. Mostly tissue contrast.",
-    "ssim": "Likeness of structure in the brain; 1 is identical.",
+COMPARISON = "comparison.png"
+ENHANCING_LABEL = 4  # of the phantom's segmentation
+ENHANCING_Z = 6.0  # robust z-scores that the enhancing tumour counts as when the voxel to show is selected
+SCORE_MEANINGS = {
+    "auc_brain": "Is enhancement in the enhancing tumour and not elsewhere? 1 is perfect, 0.5 is chance.",
+    "auc_tumour": "The same within the tumour: does the rim differ from core and edema?",
+    "enhancement_recovery": "How much of the true enhancement is recovered? 1 is all of it, 0 none.",
+    "psnr_fit": "Similarity of the brain in dB, after the best linear map of intensities. Mostly tissue contrast.",
+    "ssim": "Structural similarity in the brain; 1 is identical.",
 }
 
 
-def run(out: Path, progress: Callable[[float], None] = lambda share: None) -> Path:
-    """Synthesise the bundled phantom into `out` and write `out/report.html`; returns the report's path."""
-    phantom = cases.bundled()
-    report = out / "report.html"
-    if report.exists() and not (out / phantom.name / case_io.PROVENANCE).is_file():
-        raise OutputError(f"{report} is not by this command; it is left alone (choose another place)")
-    model = models.load(models.DEFAULT, torch.device("cpu"))
-    result = case_io.synthesize_case(phantom, out, model, progress=progress)
-    with atomic.whole_file(out / phantom.name / "comparison.png") as beside:
-        preview.save(comparison(result, phantom, model), beside)
-    atomic.write_whole(report, page(result, phantom, model, out / phantom.name))
+def run_demo(out: Path, progress: FractionCallback = ignore_fraction) -> Path:
+    """Synthesize the bundled phantom and write a report.
+
+    Args:
+        out: Folder of the results and the report.
+        progress: Called with the fraction of slices that are done.
+
+    Returns:
+        Path of the report, `out/report.html`.
+
+    Raises:
+        OutputError: If `out` holds a report that dsdiff did not write.
+    """
+    phantom = bundled_phantom()
+    report, folder = out / "report.html", out / phantom.name
+    if report.exists() and not (folder / outputs.PROVENANCE).is_file():
+        raise OutputError(f"{report} exists and dsdiff demo did not write it; choose another folder")
+
+    pipeline = Pipeline(load_model(DEFAULT_MODEL, torch.device("cpu")))
+    result = outputs.synthesize_case(phantom, out, pipeline, progress)
+
+    with atomic.atomic_file(folder / COMPARISON) as tmp_path:
+        figures.save_png(plot_comparison(result, phantom, pipeline.model), tmp_path)
+    atomic.atomic_write_text(report, render_html(result, phantom, pipeline.model, folder))
     return report
 
 
-def comparison(result: Result, phantom: Case, model: Model) -> preview.Figure:
-    """Inputs, synthetic and true T1ce, synthetic and true enhancement, at the true enhancement."""
-    prepared = result.prepared
-    truth = normalize.apply(cases.load(phantom, ("t1", "t1ce"))).images
-    made, true = result.z - prepared.images["t1"], truth["t1ce"] - prepared.images["t1"]
-    columns = {
-        **{c: prepared.images[c] for c in model.contrasts},
-        "synthetic T1ce": result.z,
-        "true T1ce": truth["t1ce"],
+def plot_comparison(result: SynthesisResult, phantom: Case, model: Model) -> Figure:
+    """Plot the inputs, and the synthetic beside the true T1ce and enhancement, at the true enhancement.
+
+    Args:
+        result: What was synthesized.
+        phantom: The files of the phantom, true T1ce and segmentation included.
+        model: The model that synthesized it.
+
+    Returns:
+        The figure.
+    """
+    case, t1 = result.case, result.case.images["t1"]
+    true_t1ce = normalize.preprocess(load_volumes(phantom, ("t1", "t1ce"))).case.images["t1ce"]
+
+    columns = {contrast: case.images[contrast] for contrast in model.contrasts}
+    columns |= {"synthetic T1ce": result.z, "true T1ce": true_t1ce}
+    overlays = {
+        "synthetic enhancement": (result.z, result.z - t1),
+        "true enhancement": (true_t1ce, true_t1ce - t1),
     }
-    overlays = {"synthetic enhancement": (result.z, made), "true enhancement": (truth["t1ce"], true)}
-    point = preview.show_point(np.where(labels(phantom)[prepared.box] == 4, 6.0, 0.0), prepared)
-    return preview.draw(columns, overlays, prepared, point, f"{phantom.name} (simulated patient)")
+    images = preview.PreviewImages(columns, overlays, has_orientation=result.geometry.has_orientation)
+
+    enhancing = read_segmentation(phantom)[result.geometry.box] == ENHANCING_LABEL
+    point = preview.select_point(np.where(enhancing, ENHANCING_Z, 0.0), case)
+    return preview.plot_preview(images, case, point, f"{phantom.name} (simulated patient)")
 
 
-def labels(case: Case) -> np.ndarray:
-    """The segmentation of a case on the network's axes."""
-    return to_canonical(nifti.read(case.files["seg"])).array
+def read_segmentation(case: Case) -> np.ndarray:
+    """Read the segmentation of a case.
+
+    Args:
+        case: The files, a segmentation included.
+
+    Returns:
+        (X, Y, Z) labels on RAS+ axes.
+    """
+    return to_canonical(nifti.read_nifti(case.files["seg"])).array
 
 
-def page(result: Result, phantom: Case, model: Model, folder: Path) -> str:
-    """The report as one self-contained HTML page."""
-    truth = {name: to_canonical(v).array for name, v in cases.load(phantom, ("t1", "t1ce")).items()}
-    whole = result.prepared.whole
-    where = regions(whole(result.prepared.brain), labels(phantom))
+def render_html(result: SynthesisResult, phantom: Case, model: Model, folder: Path) -> str:
+    """Render the report.
+
+    Args:
+        result: What was synthesized.
+        phantom: The files of the phantom, true T1ce and segmentation included.
+        model: The model that synthesized it.
+        folder: Folder of the result with `COMPARISON`.
+
+    Returns:
+        One self-contained HTML page.
+    """
+    volumes = load_volumes(phantom, ("t1", "t1ce"))
+    t1, true_t1ce = (to_canonical(volumes[contrast]).array for contrast in ("t1", "t1ce"))
+    synthetic = result.geometry.uncrop(result.z)
+    regions = make_regions(result.geometry.uncrop(result.case.brain), read_segmentation(phantom))
+
     rows = {
-        "dsdiff": brain_scores.score(whole(result.z), truth["t1ce"], truth["t1"], where),
-        "copy of T1": brain_scores.score(truth["t1"], truth["t1ce"], truth["t1"], where),
+        "dsdiff": brain_scores.score_brain(synthetic, true_t1ce, t1, regions),
+        "copy of T1": brain_scores.score_brain(t1, true_t1ce, t1, regions),
     }
-    environment = Environment(loader=PackageLoader("dsdiff", "assets"), autoescape=select_autoescape())
-    image = base64.b64encode((folder / "comparison.png").read_bytes()).decode()
-    return environment.get_template("report.html").render(
+    return render_page(
+        "demo.html",
         case=phantom.name,
         model=model,
-        image=image,
+        image=figures.png_data_uri((folder / COMPARISON).read_bytes()),
         rows=rows,
-        meanings=MEANINGS,
+        meanings=SCORE_MEANINGS,
         files=sorted(path.name for path in folder.iterdir()),
         warnings=result.warnings,
     )

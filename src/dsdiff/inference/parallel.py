@@ -1,7 +1,7 @@
-"""Slices computed side by side: one worker per thread, each with a slice of its own.
+"""Batches of slices computed in parallel: one worker for each thread, each with a batch of its own.
 
-No worker waits for another inside a layer, so nothing is lost at barriers when other programs want the cores too, and
-a slice's answer is the same bits whatever the number of threads.
+No worker waits for another within a layer, so other programs on the same cores cause no waiting at barriers. The result
+is the same, bit for bit, for any number of threads.
 """
 
 import threading
@@ -17,122 +17,178 @@ import torch
 import torch.nn.functional as F
 
 from dsdiff.errors import ConfigError
-from dsdiff.system import device as devices
+from dsdiff.system.device import peak_memory
 
-A = TypeVar("A")
-B = TypeVar("B")
-here = threading.local()
-WORTH = 1.2  # gain in throughput that another doubling of the threads must bring
-TRIALS = 8
-
-
-class StoppedError(Exception):
-    """The work is not wanted any more: its pool was left, or the program interrupted."""
+Item = TypeVar("Item")
+Output = TypeVar("Output")
+thread_state = threading.local()  # of a worker; `cancelled` is the event of its pool
+MIN_SPEEDUP = 1.2  # of throughput, that twice the threads must bring
+N_ATTEMPTS = 8  # measurements of a number of threads before it counts as too slow
+N_CONVOLUTIONS = 4  # by each worker in a trial
+N_TRIALS = 4  # in a measurement; the first one starts the workers and does not count
 
 
-def go_on() -> None:
-    """Called at every step of a long work: raises `StoppedError` in a worker whose work is not wanted any more."""
-    if (stop := getattr(here, "stop", None)) is not None and stop.is_set():
-        raise StoppedError
+class CancelledError(Exception):
+    """The work was cancelled: its pool was closed or the program interrupted."""
+
+
+def raise_if_cancelled() -> None:
+    """Stop a worker whose work was cancelled. Long work calls it at every step.
+
+    Raises:
+        CancelledError: In a worker whose pool was closed.
+    """
+    cancelled = getattr(thread_state, "cancelled", None)
+    if cancelled is not None and cancelled.is_set():
+        raise CancelledError
 
 
 @contextmanager
-def pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Workers that compute each layer on one thread; what they still do when they are left is stopped (see `go_on`)."""
-    stop = threading.Event()
-    with ThreadPoolExecutor(threads, initializer=_start, initargs=(stop,)) as several:
+def worker_pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Open a pool of workers that compute each layer on one thread. Closing it cancels the work that still runs.
+
+    Args:
+        threads: Number of workers.
+
+    Yields:
+        The executor.
+    """
+    cancelled = threading.Event()
+    with ThreadPoolExecutor(threads, initializer=_start_worker, initargs=(cancelled,)) as executor:
         try:
-            yield several
+            yield executor
         finally:
-            stop.set()
+            cancelled.set()
 
 
-def _start(stop: threading.Event) -> None:
+def _start_worker(cancelled: threading.Event) -> None:
     torch.set_num_threads(1)
-    here.stop = stop
+    thread_state.cancelled = cancelled
 
 
-class Ceiling:
-    """How many workers a ceiling of memory affords, in GB, judged by the one that computes the first (largest) item.
+class MemoryBudget:
+    """Number of workers that a memory limit allows, measured while one worker computes the first (largest) item.
 
-    Raises `ConfigError` for a device without workers, and where the ceiling does not afford one.
+    Args:
+        gigabytes: The limit.
+        device: Where the items are computed.
+
+    Raises:
+        ConfigError: For a device other than a CPU, where there is only one worker.
     """
 
     def __init__(self, gigabytes: float, device: torch.device) -> None:
         if device.type != "cpu":
             raise ConfigError(f"--memory is for a CPU; on {device} one batch of slices is computed at a time")
-        self.gigabytes, self.device, self.idle = gigabytes, device, 0
+        self.gigabytes = gigabytes
+        self.device = device
+        self.idle_bytes = 0
 
-    def watch(self) -> None:
-        """To be called before the first item is computed."""
-        devices.peak_memory(self.device)  # and from here on the peak counts anew
-        self.idle = devices.peak_memory(self.device)
+    def start(self) -> None:
+        """Measure the memory in use before the first item is computed."""
+        peak_memory(self.device)  # resets the peak
+        self.idle_bytes = peak_memory(self.device)
 
-    def affords(self) -> int:
-        """To be called after it."""
-        peak, most = devices.peak_memory(self.device), self.gigabytes * 1e9
-        if peak > most:
-            raise ConfigError(f"--memory {self.gigabytes:g} is too little: one worker needs {peak / 1e9:.2f} GB")
-        return int((most - self.idle) / max(peak - self.idle, 1))
+    def max_workers(self) -> int:
+        """Compute the number of workers after the first item was computed.
+
+        Returns:
+            1 or more.
+
+        Raises:
+            ConfigError: If the limit does not suffice for one worker.
+        """
+        peak_bytes, limit_bytes = peak_memory(self.device), self.gigabytes * 1e9
+        if peak_bytes > limit_bytes:
+            raise ConfigError(
+                f"--memory {self.gigabytes:g} is too little: one worker needs {peak_bytes / 1e9:.2f} GB; give more"
+            )
+        return int((limit_bytes - self.idle_bytes) / max(peak_bytes - self.idle_bytes, 1))
 
 
-def in_order(
-    function: Callable[[A], B], items: Iterable[A], threads: int, ceiling: Ceiling | None = None
-) -> Iterator[B]:
-    """`function(item)` of every item, in their order; few are held at one time, however many there are, and no item
-    longer than its function takes.
+def ordered_map(
+    function: Callable[[Item], Output], items: Iterable[Item], threads: int, budget: MemoryBudget | None = None
+) -> Iterator[Output]:
+    """Compute a function of every item in parallel. Few items are in memory, and each only until its function ends.
 
-    Without threads the caller's own computes them.
+    Args:
+        function: What the workers compute.
+        items: Read only as fast as they are computed.
+        threads: Number of workers; 0 computes in the caller's thread.
+        budget: Reduces the number of workers to a memory limit.
+
+    Yields:
+        The outputs in the order of the items.
+
+    Raises:
+        ConfigError: If the budget does not suffice for one worker.
     """
-    todo = iter(items)
+    remaining = iter(items)
     if threads == 0:
-        yield from map(function, todo)
+        yield from map(function, remaining)
         return
-    if ceiling is not None:
-        with pool(1) as lone:
-            for first in islice(todo, 1):
-                ceiling.watch()
-                yield lone.submit(function, first).result()
-        threads = min(threads, ceiling.affords())
-    held: deque[Future[B]] = deque()
-    with pool(threads) as several:
-        for future in map(lambda item: several.submit(function, item), todo):
-            held.append(future)
-            if len(held) > threads:
-                yield held.popleft().result()
-        while held:
-            yield held.popleft().result()
+
+    if budget is not None:
+        with worker_pool(1) as executor:
+            for first in islice(remaining, 1):
+                budget.start()
+                yield executor.submit(function, first).result()
+        threads = min(threads, budget.max_workers())
+
+    pending: deque[Future[Output]] = deque()
+    with worker_pool(threads) as executor:
+        for future in map(lambda item: executor.submit(function, item), remaining):
+            pending.append(future)
+            if len(pending) > threads:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
 
 
-def worthwhile(most: int) -> int:
-    """How many workers pay, up to `most`, by measurement: twice as many while they do 1.2 times as much in a time.
+def benchmark_thread_count(max_threads: int) -> int:
+    """Measure how many threads are worth using: the number is doubled while throughput grows by 20 % or more.
 
-    They do not where cores share their arithmetic units (hyper-threads), or where the process may use fewer (quotas).
-    Other programs only ever make more workers look worse, so what does not seem to pay is tried again.
+    It stops growing where cores share arithmetic units (hyper-threads) and where the process has a CPU quota. Load by
+    other programs only makes more threads look slower, so a number that seems too slow is measured again.
+
+    Args:
+        max_threads: The largest number to try.
+
+    Returns:
+        The best number, 1 to `max_threads`.
     """
-    chosen, rate = 1, _rate(1)
-    while chosen < most:
-        more = min(2 * chosen, most)
-        faster = next((found for _ in range(TRIALS) if (found := _rate(more)) >= WORTH * rate), None)
-        if faster is None:
+    threads, throughput = 1, _measure_throughput(1)
+    while threads < max_threads:
+        candidate = min(2 * threads, max_threads)
+        candidate_throughput = _measure_until(candidate, MIN_SPEEDUP * throughput)
+        if candidate_throughput is None:
             break
-        chosen, rate = more, faster
-    return chosen
+        threads, throughput = candidate, candidate_throughput
+    return threads
+
+
+def _measure_until(threads: int, min_throughput: float) -> float | None:
+    """Measure a number of threads until it reaches a throughput; None if it never does."""
+    for _ in range(N_ATTEMPTS):
+        throughput = _measure_throughput(threads)
+        if throughput >= min_throughput:
+            return throughput
+    return None
 
 
 @torch.inference_mode()
-def _rate(threads: int, calls: int = 4) -> float:
-    """Small convolutions a second by so many workers: the best of three trials of a few milliseconds."""
+def _measure_throughput(threads: int) -> float:
+    """Small convolutions per second by a number of workers: the best of three trials of a few milliseconds."""
     image, weight = torch.zeros(1, 64, 48, 48), torch.zeros(64, 64, 3, 3)
 
     def convolve(_: int) -> None:
-        for _ in range(calls):
+        for _ in range(N_CONVOLUTIONS):
             F.conv2d(image, weight, padding=1)
 
-    taken = []
-    with pool(threads) as workers:
-        for _ in range(4):  # the first wakes the workers
-            since = time.perf_counter()
-            list(workers.map(convolve, range(threads)))
-            taken.append(time.perf_counter() - since)
-    return threads * calls / min(taken[1:])
+    seconds = []
+    with worker_pool(threads) as executor:
+        for _ in range(N_TRIALS):
+            start = time.perf_counter()
+            list(executor.map(convolve, range(threads)))
+            seconds.append(time.perf_counter() - start)
+    return threads * N_CONVOLUTIONS / min(seconds[1:])

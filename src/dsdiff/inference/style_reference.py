@@ -1,40 +1,63 @@
-"""The style of a T1ce, read from another patient of the same scanner."""
+"""The style (tissue contrast) of a T1ce, read from another patient of the same scanner."""
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from dsdiff.data import dataset
+from dsdiff.data import preparation
 from dsdiff.errors import CaseError, ConfigError
 from dsdiff.inference.model import Model
-from dsdiff.io import cases
-from dsdiff.style.regression import Code
+from dsdiff.io.cases import discover_single_case
+from dsdiff.style.regression import StyleCode
 
 
 @dataclass(frozen=True)
-class Reference:
-    """A style with the name of the case that it was read from. `code`: see `data.style`."""
+class StyleReference:
+    """A style that the user chose.
+
+    Attributes:
+        name: The case that it was read from.
+        code: The style, see `style.regression`.
+    """
 
     name: str
-    code: Code
+    code: StyleCode
 
     @property
-    def says(self) -> str:
-        """The name and eight hex digits of the code, by which another style of that name is told from it."""
-        return f"{self.name} ({hashlib.sha256(self.code.tobytes()).hexdigest()[:8]})"
+    def label(self) -> str:
+        """Name the style so that two cases of one name differ.
+
+        Returns:
+            The name of the case and eight hex digits of the code's SHA-256.
+        """
+        return f"{self.name} ({hashlib.sha256(self.code.weights.tobytes()).hexdigest()[:8]})"
 
 
-def read(folder: Path, model: Model) -> Reference:
-    """The style of the one case in a folder, which needs the model's contrasts and a T1ce on one grid.
+def read_style(folder: Path, model: Model) -> StyleReference:
+    """Read the style of a patient.
 
-    Its contrasts are needed too: they say which tissue is which, so that the T1ce need not lie where the patient does.
-    Raises `ConfigError` where the model was not told styles or there are several cases, and what reading raises.
+    Its source contrasts are needed too. They tell the tissues apart, so the T1ce may be that of another patient.
+
+    Args:
+        folder: Holds exactly one case with the model's contrasts and a T1ce, all on one grid.
+        model: Decides the contrasts and the kind of style.
+
+    Returns:
+        The style and the name of the case.
+
+    Raises:
+        ConfigError: If the model has no style conditioning, or the case lacks a contrast.
+        InputError: If the folder does not hold exactly one case, or a file of the case cannot be read.
     """
     if model.config.conditioning.style == "none":
-        raise ConfigError(f"model {model.name} was trained without conditioning.style: it has one style")
-    case, data = cases.only(folder, "the reference of a style"), model.config.data
+        raise ConfigError(
+            f"model {model.name} was trained without style conditioning (conditioning.style is none), so --style has "
+            "no effect on it; leave it out or take another model"
+        )
+
+    case, data = discover_single_case(folder, "a style reference"), model.config.data
     try:
-        patient = dataset.load(case, model.contrasts, data.target, data.source_contrast)
+        patient = preparation.load_patient(case, model.contrasts, data.target, data.source_contrast)
     except CaseError as error:
-        raise ConfigError(f"the reference of a style, {folder}: {error}") from error
-    return Reference(case.name, patient.slices.style(model.config.conditioning.style).weights)
+        raise ConfigError(f"style reference {folder}: {error}") from error
+    return StyleReference(case.name, patient.slices.fit_style(model.config.conditioning.style).style_code)

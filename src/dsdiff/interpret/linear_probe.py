@@ -1,4 +1,8 @@
-"""Is a run disentangled? Whether a linear probe tells the contrast from each code, and what swapped codes look like."""
+"""Is a model disentangled? A linear probe predicts the contrast from each code, and swapped codes are decoded.
+
+A code summarizes the features of a slice. Shared features should describe the anatomy and not reveal its contrast;
+specific features should reveal it.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,181 +16,298 @@ from torch import Tensor
 from dsdiff.conditioning.edges import sobel
 from dsdiff.errors import ConfigError
 from dsdiff.inference.model import Model
-from dsdiff.io import cases
-from dsdiff.io.cases import Case
+from dsdiff.io.cases import Case, load_volumes
 from dsdiff.preprocessing import normalize, slices
-from dsdiff.types import Condition, resized
+from dsdiff.types import Condition, resize_maps
 
-ABOVE_CHANCE, ENOUGH = 0.15, 0.9  # a code is blind to the contrast below chance + the first, tells it above the second
-OVERLAP = 0.5  # Dice of edges above which anatomy is kept; EDGES of the brain at random overlap by EDGES
-EDGES = 0.1  # of the brain's pixels, how many count as edges
-
-
-@dataclass(frozen=True)
-class Seen:
-    """What the encoder made of one patient's slices. Codes: means and SDs over the brain of every channel and scale."""
-
-    name: str
-    shared: Float[np.ndarray, "n s e"]
-    specific: Float[np.ndarray, "n s e"]
-    swaps: list["Swap"]
-    middle: Condition  # of the slice in the middle, for the picture
+MAX_ABOVE_CHANCE = 0.15  # accuracy above chance up to which shared features do not reveal the contrast
+MIN_ACCURACY = 0.9  # from which specific features reveal the contrast; also of swaps that change it
+EDGE_FRACTION = 0.1  # of the brain's pixels that count as edges
+MIN_EDGE_DICE = 0.5  # from which the anatomy is kept; random edges overlap by EDGE_FRACTION
+RIDGE = 1e-2  # of the probe, per row
+NOT_TRIED = "not tried"
 
 
 @dataclass(frozen=True)
 class Swap:
-    """One contrast's shared with another's specific code. closer: the image is nearer to the other than to the one.
+    """The shared features of one contrast decoded with the specific features of another.
 
-    edges: Dice of its edges with the first's. real_edges: the same for the other contrast as it was acquired.
+    Attributes:
+        changes_contrast: Whether the image is closer to the contrast of the specific features.
+        edge_dice: Dice of its edges with those of the contrast of the shared features.
+        acquired_edge_dice: The same Dice for the acquired image of the specific features' contrast.
     """
 
-    closer: bool
-    edges: float
-    real_edges: float
+    changes_contrast: bool
+    edge_dice: float
+    acquired_edge_dice: float
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """Accuracies of the probe on patients that it did not see, and means over swaps (None without a decoder)."""
+class ProbeCodes:
+    """Codes of one patient's slices: means and standard deviations over the brain of every channel and scale.
+
+    Attributes:
+        name: Name of the case.
+        shared: Codes of the anatomy.
+        specific: Codes of the contrast's appearance.
+        swaps: Decoded swaps; empty without a swap decoder.
+        middle_cond: Condition of the middle slice, for the figure.
+    """
+
+    name: str
+    shared: Float[np.ndarray, "n s e"]
+    specific: Float[np.ndarray, "n s e"]
+    swaps: list[Swap]
+    middle_cond: Condition
+
+
+@dataclass(frozen=True)
+class ProbeResult:
+    """Accuracies of the probe on patients that it was not trained on, and means over swaps.
+
+    Attributes:
+        patients: Number of patients.
+        chance: Accuracy by chance.
+        shared: Accuracy from shared codes.
+        specific: Accuracy from specific codes.
+        changes_contrast: Fraction of swaps that change the contrast; None without a swap decoder, like the next two.
+        edge_dice: Mean of `Swap.edge_dice`.
+        acquired_edge_dice: Mean of `Swap.acquired_edge_dice`.
+    """
 
     patients: int
     chance: float
     shared: float
     specific: float
-    closer: float | None
-    edges: float | None
-    real_edges: float | None
+    changes_contrast: float | None
+    edge_dice: float | None
+    acquired_edge_dice: float | None
 
     @property
     def checks(self) -> dict[str, bool | None]:
-        """What a disentangled run passes, in words; None where it could not be tried."""
-        blind = self.chance + ABOVE_CHANCE
-        shared = f"accuracy {self.shared:.2f}, at most {blind:.2f} (chance {self.chance:.2f})"
-        edges = f"{_said(self.edges)}, at least {OVERLAP} (chance {EDGES}, acquired contrasts {_said(self.real_edges)})"
+        """Check what a disentangled model fulfils.
+
+        Returns:
+            Sentence -> whether it holds; None if it was not tried.
+        """
+        max_accuracy = self.chance + MAX_ABOVE_CHANCE
+        shared = (
+            "the shared features do not reveal the contrast: "
+            f"accuracy {self.shared:.2f}, at most {max_accuracy:.2f} (chance {self.chance:.2f})"
+        )
+        specific = f"the specific features reveal the contrast: accuracy {self.specific:.2f}, at least {MIN_ACCURACY}"
+        contrast = (
+            "swapping specific features changes the contrast: "
+            f"{_format(self.changes_contrast)} of swaps, at least {MIN_ACCURACY}"
+        )
+        anatomy = (
+            f"swapping keeps the anatomy: overlap of edges (Dice) {_format(self.edge_dice)}, at least {MIN_EDGE_DICE} "
+            f"(chance {EDGE_FRACTION}, acquired contrasts {_format(self.acquired_edge_dice)})"
+        )
         return {
-            f"the shared code does not tell the contrast: {shared}": self.shared <= blind,
-            f"the specific code does: accuracy {self.specific:.2f}, at least {ENOUGH}": self.specific >= ENOUGH,
-            f"swapping specific codes changes the contrast: {_said(self.closer)} of swaps, at least {ENOUGH}": (
-                None if self.closer is None else self.closer >= ENOUGH
-            ),
-            f"and keeps the anatomy: overlap of edges (Dice) {edges}": (
-                None if self.edges is None else self.edges >= OVERLAP
-            ),
+            shared: self.shared <= max_accuracy,
+            specific: self.specific >= MIN_ACCURACY,
+            contrast: None if self.changes_contrast is None else self.changes_contrast >= MIN_ACCURACY,
+            anatomy: None if self.edge_dice is None else self.edge_dice >= MIN_EDGE_DICE,
         }
 
     @property
-    def disentangled(self) -> bool:
-        """Whether every check could be tried and was passed."""
+    def is_disentangled(self) -> bool:
+        """Whether the model is disentangled.
+
+        Returns:
+            True if every check was tried and holds.
+        """
         return all(self.checks.values())
 
     @property
-    def word(self) -> str:
-        """The verdict: where nothing failed but something was not tried, nobody can tell."""
-        if self.disentangled:
+    def verdict(self) -> str:
+        """Summarize the checks.
+
+        Returns:
+            A phrase; "cannot tell" if no check failed but some were not tried.
+        """
+        if self.is_disentangled:
             return "disentangled"
-        return "NOT disentangled" if False in self.checks.values() else "cannot tell: swaps were not tried"
+        if False in self.checks.values():
+            return "NOT disentangled"
+        return "cannot tell: swaps were not tried"
 
 
-def _said(value: float | None) -> str:
-    return "not tried" if value is None else f"{value:.2f}"
+def _format(value: float | None) -> str:
+    return NOT_TRIED if value is None else f"{value:.2f}"
 
 
-def judge(seen: Sequence[Seen]) -> Verdict:
-    """The verdict over patients. Raises `ConfigError` for fewer than two: the probe is tried on others than it saw."""
-    if len(seen) < 2:
-        raise ConfigError(f"a probe needs two patients or more; there is {len(seen)}")
-    swaps = [swap for one in seen for swap in one.swaps]
-    means = [float(np.mean([getattr(s, name) for s in swaps])) if swaps else None for name in Swap.__annotations__]
-    n_contrasts = seen[0].shared.shape[1]
-    accuracies = [linear_probe([getattr(one, name) for one in seen]) for name in ("shared", "specific")]
-    return Verdict(len(seen), 1 / n_contrasts, *accuracies, *means)
+def evaluate_probe(codes: Sequence[ProbeCodes]) -> ProbeResult:
+    """Train and test the probe on the codes of patients.
+
+    Args:
+        codes: Codes of two patients or more.
+
+    Returns:
+        The accuracies and the means over swaps.
+
+    Raises:
+        ConfigError: For fewer than two patients; the probe is tested on patients that it was not trained on.
+    """
+    if len(codes) < 2:
+        raise ConfigError(f"a probe needs two patients or more; found {len(codes)}")
+    swaps = [swap for patient in codes for swap in patient.swaps]
+    return ProbeResult(
+        patients=len(codes),
+        chance=1 / codes[0].shared.shape[1],
+        shared=linear_probe([patient.shared for patient in codes]),
+        specific=linear_probe([patient.specific for patient in codes]),
+        changes_contrast=_mean([swap.changes_contrast for swap in swaps]),
+        edge_dice=_mean([swap.edge_dice for swap in swaps]),
+        acquired_edge_dice=_mean([swap.acquired_edge_dice for swap in swaps]),
+    )
+
+
+def _mean(values: Sequence[float] | Sequence[bool]) -> float | None:
+    return float(np.mean(values)) if values else None
 
 
 def linear_probe(codes: Sequence[Float[np.ndarray, "_ s e"]]) -> float:
-    """Accuracy of a linear classifier of the contrast, learnt on every other patient and tried on the rest, both ways.
+    """Measure how well a linear classifier predicts the contrast from codes.
 
-    The classifier is ridge regression on one-hot labels, in closed form, on standardised codes.
+    It is ridge regression on one-hot labels, in closed form, on standardized codes. It is trained on every second
+    patient and tested on the others, and the reverse.
+
+    Args:
+        codes: Codes of each patient.
+
+    Returns:
+        Accuracy, 0 to 1.
     """
-    right: list[float] = []
+    is_correct: list[float] = []
     for first in (0, 1):
-        x, y = _rows(codes[first::2])
-        tried, truth = _rows(codes[1 - first :: 2])
-        centre, width = x.mean(0), x.std(0) + 1e-6
-        x, tried = (np.c_[(rows - centre) / width, np.ones(len(rows))] for rows in (x, tried))
-        weights = np.linalg.solve(x.T @ x + 1e-2 * len(x) * np.eye(x.shape[1]), x.T @ np.eye(y.max() + 1)[y])
-        right += list((tried @ weights).argmax(1) == truth)
-    return float(np.mean(right))
+        train_x, train_y = _rows(codes[first::2])
+        test_x, test_y = _rows(codes[1 - first :: 2])
+        center, width = train_x.mean(0), train_x.std(0) + 1e-6
+        train_x, test_x = (np.c_[(x - center) / width, np.ones(len(x))] for x in (train_x, test_x))
+
+        ridge = RIDGE * len(train_x) * np.eye(train_x.shape[1])
+        one_hot = np.eye(train_y.max() + 1)[train_y]
+        weights = np.linalg.solve(train_x.T @ train_x + ridge, train_x.T @ one_hot)
+        is_correct += list((test_x @ weights).argmax(1) == test_y)
+    return float(np.mean(is_correct))
 
 
 def _rows(codes: Sequence[np.ndarray]) -> tuple[Float[np.ndarray, "m e"], Integer[np.ndarray, " m"]]:
-    """Codes of all slices and contrasts, and which contrast each is of."""
-    rows = np.concatenate([one.reshape(-1, one.shape[-1]) for one in codes]).astype(np.float64)
-    return rows, np.concatenate([np.tile(np.arange(one.shape[1]), one.shape[0]) for one in codes])
+    """Codes of all slices and contrasts as rows, and the index of each row's contrast."""
+    rows = np.concatenate([code.reshape(-1, code.shape[-1]) for code in codes]).astype(np.float64)
+    labels = np.concatenate([np.tile(np.arange(code.shape[1]), code.shape[0]) for code in codes])
+    return rows, labels
 
 
 @torch.inference_mode()
-def look(case: Case, model: Model, n_slices: int = 8) -> Seen:
-    """Encode slices of a case, evenly from the middle four fifths of its brain. Raises what reading raises.
+def encode_case(case: Case, model: Model, n_slices: int = 8) -> ProbeCodes:
+    """Encode slices of a case, evenly spaced over the middle four fifths of its brain.
 
-    Raises `ConfigError` where the model has no encoder.
+    Args:
+        case: The input files.
+        model: A model with a condition encoder.
+        n_slices: Number of slices.
+
+    Returns:
+        The codes of the slices.
+
+    Raises:
+        ConfigError: If the model has no encoder.
+        UserError: If the case cannot be read.
     """
     conditioner, data = model.network.conditioner, model.config.data
     if conditioner.encoder is None:
         raise ConfigError(
-            f"model {model.name} has no condition encoder (conditioning.encoder is none): nothing to probe"
+            f"model {model.name} has no condition encoder (conditioning.encoder is none), so there are no codes to "
+            "probe; take a model that was trained with one"
         )
-    prepared = normalize.apply(cases.load(case, model.contrasts), data.source_contrast)
-    boxes = slices.boxes(prepared.brain, model.multiple)
-    chosen = np.linspace(0.1 * len(boxes), 0.9 * (len(boxes) - 1), n_slices).round().astype(int)
-    stacked, brain = slices.stack(prepared, model.contrasts), slices.mask(prepared)
+
+    preprocessed = normalize.preprocess(load_volumes(case, model.contrasts), data.source_contrast).case
+    boxes = slices.brain_boxes(preprocessed.brain, model.multiple)
+    indices = np.linspace(0.1 * len(boxes), 0.9 * (len(boxes) - 1), n_slices).round().astype(int)
+    contrast_stack = slices.stack_contrasts(preprocessed, model.contrasts)
+    brain_stack = slices.stack_brain(preprocessed)
+
     shared, specific, swaps, conditions = [], [], [], []
-    for index in chosen:
-        sources = torch.from_numpy(stacked.take(boxes[index], data.context_slices)[None]).to(model.device)
-        inside = torch.from_numpy(brain.take(boxes[index], 1)).to(model.device)  # 1 1 h w
-        cond = conditioner(sources, torch.ones(1, len(model.contrasts), dtype=torch.bool, device=model.device))
-        shared.append(_summary(cond.encoded.shared, inside))
-        specific.append(_summary(cond.encoded.specific, inside))
-        swaps += _swapped(cond, model, inside[0, 0])
+    for index in indices:
+        sources = torch.from_numpy(contrast_stack.take(boxes[index], data.context_slices)[None]).to(model.device)
+        brain = torch.from_numpy(brain_stack.take(boxes[index], 1)).to(model.device)  # 1 1 h w
+        present = torch.ones(1, len(model.contrasts), dtype=torch.bool, device=model.device)
+        cond = conditioner(sources, present)
+        shared.append(_summarize(cond.encoder_features.shared, brain))
+        specific.append(_summarize(cond.encoder_features.specific, brain))
+        swaps += _decode_swaps(cond, model, brain[0, 0])
         conditions.append(cond)
-    return Seen(case.name, np.stack(shared), np.stack(specific), swaps, conditions[n_slices // 2])
+    return ProbeCodes(case.name, np.stack(shared), np.stack(specific), swaps, conditions[n_slices // 2])
 
 
-def _summary(scales: Sequence[Tensor], brain: Bool[Tensor, "1 1 h w"]) -> Float[np.ndarray, "s e"]:
-    """Mean and SD over the brain of every channel at every scale, contrast by contrast."""
-    told = []
-    for maps in scales:
-        inside = resized(brain.float(), (maps.shape[-2], maps.shape[-1]))[0, 0] > 0.5
+def _summarize(scales: Sequence[Tensor], brain: Bool[Tensor, "1 1 h w"]) -> Float[np.ndarray, "s e"]:
+    """Mean and standard deviation over the brain of every channel at every scale, for each contrast."""
+    statistics = []
+    for maps in scales:  # 1 s c _ _
+        inside = resize_maps(brain.float(), (maps.shape[-2], maps.shape[-1]))[0, 0] > 0.5
         pixels = maps[0][:, :, inside] if inside.any() else maps[0].flatten(2)  # s c n
-        told += [pixels.mean(2), pixels.std(2, unbiased=False)]
-    return torch.cat(told, 1).float().cpu().numpy()
+        statistics += [pixels.mean(2), pixels.std(2, unbiased=False)]
+    return torch.cat(statistics, 1).float().cpu().numpy()
 
 
-def _swapped(cond: Condition, model: Model, brain: Bool[Tensor, "h w"]) -> list[Swap]:
-    """Every contrast's shared code with every other's specific one."""
+def _decode_swaps(cond: Condition, model: Model, brain: Bool[Tensor, "h w"]) -> list[Swap]:
+    """Decode the shared features of every contrast with the specific features of every other."""
     if model.network.conditioner.decoder is None:
         return []
-    images = cond.known[0, :, cond.sources.shape[2] // 2]  # s h w
-    found = []
+    images = cond.masked_sources[0, :, cond.sources.shape[2] // 2]  # s h w
+    swaps = []
     for i, j in permutations(range(len(images)), 2):
-        made = rebuilt(cond, model, i, j)
-        to_i, to_j = ((made - images[k])[brain].abs().mean() for k in (i, j))
-        overlap, real = (dice(image, images[i], brain) for image in (made, images[j]))
-        found.append(Swap(bool(to_j < to_i), overlap, real))
-    return found
+        image = decode_swap(cond, model, i, j)
+        distance_i = (image - images[i])[brain].abs().mean()
+        distance_j = (image - images[j])[brain].abs().mean()
+        swaps.append(
+            Swap(
+                changes_contrast=bool(distance_j < distance_i),
+                edge_dice=dice(image, images[i], brain),
+                acquired_edge_dice=dice(images[j], images[i], brain),
+            )
+        )
+    return swaps
 
 
 @torch.inference_mode()
-def rebuilt(cond: Condition, model: Model, i: int, j: int) -> Float[Tensor, "h w"]:
-    """The first slice with the anatomy that contrast i tells and the looks of contrast j."""
-    assert cond.encoded is not None and model.network.conditioner.decoder is not None
-    made = model.network.conditioner.decoder(cond.encoded.shared[0][:, i], cond.encoded.specific[0][:, j])
-    return made[0, 0].float()
+def decode_swap(cond: Condition, model: Model, anatomy: int, appearance: int) -> Float[Tensor, "h w"]:
+    """Decode the first slice of a condition with the features of two contrasts.
+
+    Args:
+        cond: Condition with encoder features.
+        model: A model with a swap decoder.
+        anatomy: Index of the contrast whose shared features are taken.
+        appearance: Index of the contrast whose specific features are taken.
+
+    Returns:
+        Robust z-scores.
+    """
+    features, decoder = cond.encoder_features, model.network.conditioner.decoder
+    assert features is not None and decoder is not None
+    image = decoder(features.shared[0][:, anatomy], features.specific[0][:, appearance])  # 1 1 h w
+    return image[0, 0].float()
 
 
-def dice(one: Float[Tensor, "h w"], other: Float[Tensor, "h w"], brain: Bool[Tensor, "h w"]) -> float:
-    """Overlap of the strongest edges of two images in the brain: EDGES of its pixels each."""
-    found = []
-    for image in (one, other):
-        strength = sobel(image[None, None])[0, 0][brain]
-        found.append(strength >= strength.quantile(1 - EDGES))
-    return float(2 * (found[0] & found[1]).sum() / (found[0].sum() + found[1].sum()))
+def dice(image: Float[Tensor, "h w"], reference: Float[Tensor, "h w"], brain: Bool[Tensor, "h w"]) -> float:
+    """Measure the overlap of the strongest edges of two images.
+
+    Args:
+        image: One image.
+        reference: The other.
+        brain: Brain mask.
+
+    Returns:
+        Dice of their edges, which are `EDGE_FRACTION` of the brain's pixels each.
+    """
+    a, b = _strongest_edges(image, brain), _strongest_edges(reference, brain)
+    return float(2 * (a & b).sum() / (a.sum() + b.sum()))
+
+
+def _strongest_edges(image: Float[Tensor, "h w"], brain: Bool[Tensor, "h w"]) -> Bool[Tensor, " n"]:
+    strength = sobel(image[None, None])[0, 0][brain]
+    return strength >= strength.quantile(1 - EDGE_FRACTION)

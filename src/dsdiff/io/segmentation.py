@@ -1,63 +1,108 @@
-"""What the numbers of a segmentation mean (BraTS)."""
+"""Labels of tumour segmentations (BraTS conventions)."""
 
 import re
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Bool, Float, Shaped
+from jaxtyping import Shaped
 
 from dsdiff.errors import InputError
+from dsdiff.volume import Mask3D, Volume3D
 
-TUMOUR = (1, 2, 3, 4)  # necrotic core, oedema, enhancing tumour (4 up to BraTS 2021, 3 since)
-SINCE_2023 = re.compile(r"BraTS-[A-Za-z]+-\d+-\d+$")
-OFF = 0.01  # beyond which a label is none
-MOST = 0.6  # of a brain that a tumour takes, oedema and all; the largest of 45 patients: a sixth
+TUMOUR_LABELS = (1, 2, 3, 4)  # necrotic core, edema, enhancing tumour (4 up to BraTS 2021, 3 since)
+BRATS_2023_NAME = re.compile(r"BraTS-[A-Za-z]+-\d+-\d+$")
+LABEL_TOLERANCE = 0.01  # a value farther than this from a whole number is no label
+MAX_TUMOUR_FRACTION = 0.6  # of the brain, with edema; the largest tumour of 45 patients fills a sixth
 
 
-def whole_numbers(labels: Float[np.ndarray, "x y z"], file: Path) -> Float[np.ndarray, "x y z"]:
-    """Labels as the whole numbers that they stand for: a file that scales its values holds 2.00003 for 2.
+def round_labels(labels: Volume3D, file: Path) -> Volume3D:
+    """Round labels to whole numbers: a file with scl_slope may hold 2.00003 for 2.
 
-    Raises `InputError` for what lies between two labels.
+    Args:
+        labels: Voxels of a segmentation.
+        file: The file that they were read from, for the message.
+
+    Returns:
+        Whole numbers as float.
+
+    Raises:
+        InputError: A voxel lies between two labels.
     """
-    rounded = np.rint(labels)
-    if (odd := np.abs(labels - rounded) > OFF).any():
+    rounded_labels = np.rint(labels)
+    is_fractional = np.abs(labels - rounded_labels) > LABEL_TOLERANCE
+    if is_fractional.any():
         raise InputError(
-            f"{file} is no segmentation: it holds {labels[odd][0]:g}, labels are whole numbers; resample it by the "
-            "nearest neighbour"
+            f"{file} is not a segmentation: it holds {labels[is_fractional][0]:g}, labels must be whole numbers; "
+            "resample segmentations with nearest-neighbor interpolation"
         )
-    return rounded
+
+    return rounded_labels
 
 
-def without_cavity(labels: Float[np.ndarray, "x y z"], case: str) -> Float[np.ndarray, "x y z"]:
-    """Labels of a case by a name that BraTS gives since 2023, its resection cavity (4) as tumour that does not enhance:
-    where nothing else enhances it would be read as the enhancing tumour of 2021.
+def relabel_cavity(labels: Volume3D, case_name: str) -> Volume3D:
+    """Change the resection cavity (4) of BraTS since 2023 to non-enhancing tumour (1).
 
-    Raises `InputError` for the labels of children since 2024, where 1 enhances, 3 is a cyst and 4 is oedema.
+    BraTS 2021 uses 4 for enhancing tumour. In a segmentation without label 3, the cavity would be taken for that.
+
+    Args:
+        labels: Whole numbers.
+        case_name: Its form tells the year of the convention.
+
+    Returns:
+        Labels; unchanged for names of other conventions.
+
+    Raises:
+        InputError: The labels are those of BraTS-PED since 2024 (1 enhancing, 3 cyst, 4 edema).
     """
-    if case.startswith("BraTS-PED-") and (labels == 4).any():
+    if case_name.startswith("BraTS-PED-") and (labels == 4).any():
         raise InputError(
-            f"the segmentation of {case} holds 4: BraTS-PED numbers tissues otherwise since 2024; renumber them as 1 "
-            "(necrosis, cyst and what does not enhance), 2 (oedema) and 3 (enhancing)"
+            f"the segmentation of {case_name} holds label 4: BraTS-PED uses other labels since 2024; relabel them as 1 "
+            "(necrosis, cyst, non-enhancing tumour), 2 (edema) and 3 (enhancing tumour)"
         )
-    return np.where(labels == 4, 1, labels) if SINCE_2023.match(case) else labels
+
+    return np.where(labels == 4, 1, labels) if BRATS_2023_NAME.match(case_name) else labels
 
 
-def tumour(
-    labels: Shaped[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"], case: str
-) -> Bool[np.ndarray, "x y z"]:
-    """The whole tumour. Raises `InputError` for other segmentations, as of tissues, which BIDS calls _dseg too."""
-    if (odd := ~np.isin(labels, (0, *TUMOUR))).any():
-        found = f"holds label {labels[odd][0]:g}"
-    elif (share := (np.isin(labels, TUMOUR) & brain).sum() / max(brain.sum(), 1)) > MOST:
-        found = f"fills {share:.0%} of the brain"
-    else:
-        return np.isin(labels, TUMOUR) & brain
-    raise InputError(
-        f"the segmentation of {case} is none of a tumour: it {found}; BraTS labels are needed (1 necrosis, 2 oedema, "
-        "3 or 4 enhancing), and a segmentation of anything else must not be called _seg or _dseg here"
+def tumour_mask(labels: Shaped[np.ndarray, "x y z"], brain: Mask3D, case_name: str) -> Mask3D:
+    """Select the whole tumour inside the brain.
+
+    Args:
+        labels: Whole numbers.
+        brain: Brain mask on the same grid.
+        case_name: For the message.
+
+    Returns:
+        Mask of the tumour: necrosis, edema and enhancing tumour.
+
+    Raises:
+        InputError: It is another segmentation, e.g. of tissues, which BIDS names _dseg too.
+    """
+    is_unknown = ~np.isin(labels, (0, *TUMOUR_LABELS))
+    if is_unknown.any():
+        raise InputError(_describe_wrong_labels(case_name, f"holds label {labels[is_unknown][0]:g}"))
+
+    mask = np.isin(labels, TUMOUR_LABELS) & brain
+    fraction = mask.sum() / max(brain.sum(), 1)
+    if fraction > MAX_TUMOUR_FRACTION:
+        raise InputError(_describe_wrong_labels(case_name, f"fills {fraction:.0%} of the brain"))
+
+    return mask
+
+
+def _describe_wrong_labels(case_name: str, finding: str) -> str:
+    return (
+        f"the segmentation of {case_name} is not of a tumour: it {finding}; expected BraTS labels (1 necrosis, 2 "
+        "edema, 3 or 4 enhancing); rename other segmentations so that they do not end in _seg or _dseg"
     )
 
 
 def enhancing_label(labels: Shaped[np.ndarray, "..."]) -> int:
-    """3 where the segmentation uses it (BraTS from 2023, where 4 is the resection cavity), else 4 (up to 2021)."""
+    """Tell which label marks enhancing tumour.
+
+    Args:
+        labels: Whole numbers.
+
+    Returns:
+        3 if the segmentation uses it (BraTS since 2023, where 4 is the resection cavity), else 4 (up to 2021).
+    """
     return 3 if (labels == 3).any() else 4

@@ -1,7 +1,7 @@
-"""The planes that a volume is cut into slices along.
+"""Axial, coronal and sagittal slices of a volume.
 
-Networks see slices that lie along the last axis of RAS+ axes (x y z). For another plane z changes places with the axis
-that its slices lie along; once more, and everything is where it was.
+Volumes have RAS+ axes (x y z), and networks see slices along the last axis. For another plane, z is swapped with the
+axis that its slices lie along. The same swap again restores the volume.
 """
 
 from typing import Literal, get_args
@@ -11,14 +11,30 @@ from numpy import ndarray
 
 Plane = Literal["axial", "coronal", "sagittal"]
 PLANES: tuple[Plane, ...] = get_args(Plane)
-ALONG: dict[Plane, str] = {"axial": "z", "coronal": "y", "sagittal": "x"}
+SLICE_AXIS: dict[Plane, str] = {"axial": "z", "coronal": "y", "sagittal": "x"}
 
 
-def turned(volume: Shaped[ndarray, "x y z"], plane: Plane) -> Shaped[ndarray, "h w n"]:
-    """A view of a volume with the slices of a plane along the last axis."""
-    return volume.swapaxes("xyz".index(ALONG[plane]), 2)
+def volume_to_plane(volume: Shaped[ndarray, "x y z"], plane: Plane) -> Shaped[ndarray, "h w n"]:
+    """Put the slices of a plane along the last axis.
+
+    Args:
+        volume: (x, y, z).
+        plane: Plane of the slices.
+
+    Returns:
+        A view with n slices of h x w.
+    """
+    return volume.swapaxes("xyz".index(SLICE_AXIS[plane]), 2)
 
 
-def sliced(slices: Shaped[ndarray, "... z x y"], plane: Plane) -> Shaped[ndarray, "... n h w"]:
-    """A view of axial slices, slices first, as slices of a plane."""
-    return slices.swapaxes("zxy".index(ALONG[plane]) - 3, -3)
+def slices_to_plane(slices: Shaped[ndarray, "... z x y"], plane: Plane) -> Shaped[ndarray, "... n h w"]:
+    """Turn a stack of axial slices into a stack of slices of another plane.
+
+    Args:
+        slices: Axial slices, z first.
+        plane: Plane of the result.
+
+    Returns:
+        A view with n slices of h x w.
+    """
+    return slices.swapaxes("zxy".index(SLICE_AXIS[plane]) - 3, -3)

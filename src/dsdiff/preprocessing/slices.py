@@ -1,6 +1,6 @@
-"""Slices of a prepared case along its last axis: each with brain in its own box, with its neighbours, grouped by shape.
+"""Slices of a preprocessed case along its last axis: each cropped to its brain, with its neighbors, grouped by shape.
 
-They are axial as a case is prepared, and of another plane where it was turned (see `data.planes`).
+They are axial in a case as preprocessed, and of another plane if the case was turned (see `preprocessing.planes`).
 """
 
 from collections import defaultdict
@@ -10,12 +10,21 @@ from dataclasses import dataclass
 import numpy as np
 from jaxtyping import Bool, Float, Shaped
 
-from dsdiff.preprocessing.normalize import Prepared
+from dsdiff.preprocessing.normalize import PreprocessedCase
+from dsdiff.volume import Mask3D, Slice2D, Volume3D
 
 
 @dataclass(frozen=True)
 class Box:
-    """Where a slice's brain lies in a prepared case: first corner and size. May reach beyond it (zeros there)."""
+    """Position of a slice's brain in a preprocessed case. It may reach beyond the case, where slices are zero.
+
+    Attributes:
+        z: Index of the slice.
+        x: First row.
+        y: First column.
+        h: Number of rows.
+        w: Number of columns.
+    """
 
     z: int
     x: int
@@ -26,9 +35,13 @@ class Box:
 
 @dataclass(frozen=True)
 class SliceBatch:
-    """Slices of one shape. sources: robust z-scores, contrasts in the order they were asked for. brain: where it is.
+    """Slices of one shape.
 
-    absent: numbers of the contrasts that the case does not have.
+    Attributes:
+        boxes: Position of each slice.
+        sources: Robust z-scores, contrasts in the order of the model; NaN for an absent contrast.
+        brain: Brain mask.
+        absent: Indices of the contrasts that the case does not have.
     """
 
     boxes: tuple[Box, ...]
@@ -37,76 +50,133 @@ class SliceBatch:
     absent: tuple[int, ...] = ()
 
 
-def boxes(brain: Bool[np.ndarray, "x y z"], multiple: int) -> list[Box]:
-    """The box of every slice that holds brain, grown about its centre to multiples of `multiple`."""
-    found = []
-    for z in np.flatnonzero(brain.any((0, 1))):
-        rows, columns = np.flatnonzero(brain[:, :, z].any(1)), np.flatnonzero(brain[:, :, z].any(0))
-        (x, h), (y, w) = (_grow(int(edges[0]), int(edges[-1]) + 1, multiple) for edges in (rows, columns))
-        found.append(Box(int(z), x, y, h, w))
-    return found
-
-
-def _grow(start: int, stop: int, multiple: int) -> tuple[int, int]:
-    size = -(-(stop - start) // multiple) * multiple
-    return start - (size - (stop - start)) // 2, size
-
-
 @dataclass(frozen=True)
-class Stack:
-    """Contrasts stacked, slices first, zero beyond the brain's box; NaN for an absent one, so that whoever reads it by
-    mistake will notice.
+class VolumeStack:
+    """Images of a case stacked with the slice axis before the in-plane axes.
+
+    An absent contrast is NaN, so that code that reads it by mistake is noticed.
     """
 
     images: Shaped[np.ndarray, "s z x y"]
 
-    def take(self, box: Box, slab: int) -> Shaped[np.ndarray, "s d h w"]:
-        """One slice with its neighbours, zero beyond the brain's box."""
-        out = np.zeros((len(self.images), slab, box.h, box.w), self.images.dtype)
-        begin = (box.z - slab // 2, box.x, box.y)
-        into, of = [slice(None)], [slice(None)]
-        for start, size, there in zip(begin, out.shape[1:], self.images.shape[1:], strict=True):
+    def take(self, box: Box, context_slices: int) -> Shaped[np.ndarray, "s d h w"]:
+        """Cut one slice and its neighbors.
+
+        Args:
+            box: Position of the slice.
+            context_slices: Number of slices d, odd; the slice itself is in the middle.
+
+        Returns:
+            (s, d, h, w) array, zero beyond the case.
+        """
+        crop = np.zeros((len(self.images), context_slices, box.h, box.w), self.images.dtype)
+        corner = (box.z - context_slices // 2, box.x, box.y)
+
+        crop_index, image_index = [slice(None)], [slice(None)]
+        for start, size, limit in zip(corner, crop.shape[1:], self.images.shape[1:], strict=True):
             first = max(start, 0)
-            last = max(first, min(start + size, there))
-            into.append(slice(first - start, last - start))
-            of.append(slice(first, last))
-        out[tuple(into)] = self.images[tuple(of)]
-        return out
+            last = max(first, min(start + size, limit))
+            crop_index.append(slice(first - start, last - start))
+            image_index.append(slice(first, last))
+
+        crop[tuple(crop_index)] = self.images[tuple(image_index)]
+        return crop
 
 
-def stack(prepared: Prepared, contrasts: Sequence[str]) -> Stack:
-    """Contrasts of a case, ready for slices to be taken."""
-    absent = np.broadcast_to(np.float32(np.nan), prepared.brain.shape)
-    return _stacked([prepared.images.get(contrast, absent) for contrast in contrasts])
+def brain_boxes(brain: Mask3D, multiple: int) -> list[Box]:
+    """Find the bounding box of the brain in every slice that holds brain.
+
+    Args:
+        brain: (x, y, z) mask.
+        multiple: Sides of a box are multiples of this; the box grows about its center.
+
+    Returns:
+        The boxes in the order of the slices.
+    """
+    boxes = []
+    for z in np.flatnonzero(brain.any((0, 1))):
+        rows = np.flatnonzero(brain[:, :, z].any(1))
+        columns = np.flatnonzero(brain[:, :, z].any(0))
+        x, h = _grow(int(rows[0]), int(rows[-1]) + 1, multiple)
+        y, w = _grow(int(columns[0]), int(columns[-1]) + 1, multiple)
+        boxes.append(Box(int(z), x, y, h, w))
+    return boxes
 
 
-def mask(prepared: Prepared) -> Stack:
-    """The brain of a case, ready for slices to be taken."""
-    return _stacked([prepared.brain])
+def _grow(start: int, stop: int, multiple: int) -> tuple[int, int]:
+    """Grow an interval about its center to a multiple; returns the new start and size."""
+    size = -(-(stop - start) // multiple) * multiple
+    return start - (size - (stop - start)) // 2, size
 
 
-def _stacked(images: Sequence[Shaped[np.ndarray, "x y z"]]) -> Stack:
-    return Stack(np.stack([image.transpose(2, 0, 1) for image in images]))
+def stack_contrasts(case: PreprocessedCase, contrasts: Sequence[str]) -> VolumeStack:
+    """Stack contrasts of a case so that slices can be taken.
+
+    Args:
+        case: The case.
+        contrasts: Names in the order of the stack.
+
+    Returns:
+        The stack, NaN for a contrast that the case does not have.
+    """
+    absent = np.broadcast_to(np.float32(np.nan), case.brain.shape)
+    return _stack([case.images.get(contrast, absent) for contrast in contrasts])
 
 
-def add(volume: Float[np.ndarray, "x y z"], image: Float[np.ndarray, "h w"], box: Box) -> None:
-    """Add one slice where `take` took it from; what lies beyond the volume is dropped."""
+def stack_brain(case: PreprocessedCase) -> VolumeStack:
+    """Stack the brain mask of a case so that slices can be taken.
+
+    Args:
+        case: The case.
+
+    Returns:
+        A boolean stack with one image.
+    """
+    return _stack([case.brain])
+
+
+def _stack(images: Sequence[Shaped[np.ndarray, "x y z"]]) -> VolumeStack:
+    return VolumeStack(np.stack([image.transpose(2, 0, 1) for image in images]))
+
+
+def add_slice(volume: Volume3D, image: Slice2D, box: Box) -> None:
+    """Add one slice to a volume, in place, at the position that `VolumeStack.take` took it from.
+
+    Args:
+        volume: (x, y, z) array.
+        image: (h, w) slice; the part beyond the volume is dropped.
+        box: Position of the slice.
+    """
     x0, y0 = max(box.x, 0), max(box.y, 0)
     x1, y1 = min(box.x + box.h, volume.shape[0]), min(box.y + box.w, volume.shape[1])
     volume[x0:x1, y0:y1, box.z] += image[x0 - box.x : x1 - box.x, y0 - box.y : y1 - box.y]
 
 
-def batches(
-    prepared: Prepared, contrasts: Sequence[str], slab: int, multiple: int, batch_size: int
+def make_batches(
+    case: PreprocessedCase, contrasts: Sequence[str], context_slices: int, multiple: int, batch_size: int
 ) -> Iterator[SliceBatch]:
-    """All brain slices of a case, in batches of one shape, the largest shape first (so that memory peaks early)."""
-    groups: dict[tuple[int, int], list[Box]] = defaultdict(list)
-    for box in boxes(prepared.brain, multiple):
-        groups[box.h, box.w].append(box)
-    absent = tuple(i for i, contrast in enumerate(contrasts) if contrast not in prepared.images)
-    stacked, brain = stack(prepared, contrasts), mask(prepared)
-    for _, group in sorted(groups.items(), key=lambda item: -item[0][0] * item[0][1]):
-        for start in range(0, len(group), batch_size):
-            part = tuple(group[start : start + batch_size])
-            sources = np.stack([stacked.take(box, slab) for box in part])
-            yield SliceBatch(part, sources, np.concatenate([brain.take(box, 1) for box in part]), absent)
+    """Cut a case into batches of slices; the largest shape comes first, so that memory peaks early.
+
+    Args:
+        case: The case.
+        contrasts: Names of the source contrasts in the model's order.
+        context_slices: Number of slices that the network sees for one slice, odd.
+        multiple: Sides of a slice are multiples of this.
+        batch_size: Slices in a batch at most.
+
+    Yields:
+        Batches of one shape each, which together hold every slice with brain once.
+    """
+    boxes_by_shape: dict[tuple[int, int], list[Box]] = defaultdict(list)
+    for box in brain_boxes(case.brain, multiple):
+        boxes_by_shape[box.h, box.w].append(box)
+
+    absent = tuple(i for i, contrast in enumerate(contrasts) if contrast not in case.images)
+    contrast_stack, brain_stack = stack_contrasts(case, contrasts), stack_brain(case)
+
+    for _, boxes in sorted(boxes_by_shape.items(), key=lambda item: -item[0][0] * item[0][1]):
+        for start in range(0, len(boxes), batch_size):
+            batch_boxes = tuple(boxes[start : start + batch_size])
+            sources = np.stack([contrast_stack.take(box, context_slices) for box in batch_boxes])
+            brain = np.concatenate([brain_stack.take(box, 1) for box in batch_boxes])
+            yield SliceBatch(batch_boxes, sources, brain, absent)

@@ -1,6 +1,7 @@
-"""What a backbone costs: parameters, multiplications, seconds, memory. Counted on no data, measured in fresh processes.
+"""Cost of a network: parameters, multiply-accumulates, seconds and memory of one slice.
 
-Counting runs the network on torch's meta device, which computes shapes alone, so that any size can be counted anywhere.
+Counts need no data: the network runs on torch's meta device, which computes only shapes. Measurements run in fresh
+processes.
 """
 
 import os
@@ -17,77 +18,106 @@ from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from dsdiff.conditioning.network import Network
-from dsdiff.config import run as configs
-from dsdiff.config.run import RunConfig
-from dsdiff.profiling.subprocess import apart
-from dsdiff.system import device as devices
+from dsdiff.config.run import RunConfig, load_config
+from dsdiff.profiling.subprocess import run_in_subprocess
+from dsdiff.system.device import autocast, peak_memory, resolve_device, select_clock
 
 GIB = 2**30
-TRAINING_BYTES = 22  # of every parameter: weight, gradient, AdamW's two moments, average in float32; copy in bfloat16
-GPU_BATCH = 8
-ENOUGH = 10.0  # seconds of measuring one network's forward
-MEMORY = Path("/proc/meminfo")
-Given = tuple[Tensor, Tensor, Tensor, Tensor]  # sources, present, x_t, t
-Job = Callable[[RunConfig, Given, torch.device], float]
+# In float32: weight, gradient, the two moments of AdamW and the moving average; a copy in bfloat16.
+TRAINING_BYTES_PER_PARAMETER = 22
+GPU_BATCH_SIZE = 8
+MAX_TIMING_SECONDS = 10.0  # no further forward pass is timed after this
+MAX_TIMED_PASSES = 3
+MAX_MEMORY_FRACTION = 0.75  # of the free memory; a training step that needs more is not run
+MEMINFO = Path("/proc/meminfo")
+NetworkInputs = tuple[Tensor, Tensor, Tensor, Tensor]  # sources, present, x_t, t
+TimedJob = Callable[[RunConfig, NetworkInputs, torch.device], float]
 
 
 @dataclass(frozen=True)
-class Counted:
-    """parameters: those trained. macs: multiply-accumulates of one forward of one slice, attention included.
+class CountedCost:
+    """Counted cost of one slice.
 
-    activations: bytes that one slice's training step keeps for the backward pass, in bfloat16.
+    Attributes:
+        parameters: Number of trained parameters.
+        macs: Multiply-accumulates of one forward pass, attention included.
+        activation_bytes: Bytes that a training step keeps for the backward pass, in bfloat16.
     """
 
     parameters: int
     macs: int
-    activations: int
+    activation_bytes: int
 
     @property
-    def gpu_training(self) -> float:
-        """GiB that training at batch 8 in bf16 would take on a GPU: an estimate, without the allocator's waste.
+    def gpu_training_gib(self) -> float:
+        """Estimate the GPU memory of a training with batch size 8 in bf16.
 
-        Every activation is taken for bfloat16, and of a checkpointed block only the input is counted.
+        All activations count as bfloat16. Of a checkpointed block only the input counts. The waste of the allocator is
+        not included.
+
+        Returns:
+            Memory in GiB.
         """
-        return (TRAINING_BYTES * self.parameters + GPU_BATCH * self.activations) / GIB
+        return (TRAINING_BYTES_PER_PARAMETER * self.parameters + GPU_BATCH_SIZE * self.activation_bytes) / GIB
 
 
 @dataclass(frozen=True)
-class Measured:
-    """seconds: median forward of one slice, CPU seconds where one thread does it.
+class MeasuredCost:
+    """Measured cost of one slice.
 
-    inference, training: GiB above the empty process; None was not run.
+    Attributes:
+        seconds: Median time of a forward pass; CPU seconds on the CPU with one thread, else wall-clock seconds.
+        inference_gib: Memory of a forward pass above the empty process, in GiB.
+        training_gib: Memory of a training step above the empty process, in GiB; None if it was not run.
     """
 
     seconds: float
-    inference: float
-    training: float | None
+    inference_gib: float
+    training_gib: float | None
 
 
-def count(config: RunConfig, height: int, width: int) -> Counted:
-    """Count one slice of a size. Raises what building the network raises, and `GeometryError` for a bad size."""
-    network = config.sketch()
+def count_cost(config: RunConfig, height: int, width: int) -> CountedCost:
+    """Count the cost of one slice.
+
+    Args:
+        config: A resolved config.
+        height: Height of the slice, in pixels.
+        width: Width of the slice, in pixels.
+
+    Returns:
+        Parameters, multiply-accumulates and activation memory.
+
+    Raises:
+        GeometryError: The network does not accept this size.
+        Exception: Anything else that building the network raises.
+    """
+    network = config.meta_network()
     with next(network.parameters()).device:
-        given = inputs(config, height, width)
-    with FlopCounterMode(display=False) as counter:  # not under no_grad: it trips over parameters given as arguments
-        forward(network.eval(), given)
-    kept: dict[int, int] = {}
+        inputs = random_inputs(config, height, width)
 
-    def keep(tensor: Tensor) -> Tensor:
+    with FlopCounterMode(display=False) as counter:  # not in no_grad, which fails if parameters are given as arguments
+        run_network(network.eval(), inputs)
+
+    storage_bytes: dict[int, int] = {}
+    live_tensors: list[Tensor] = []  # the address of a freed storage could be used again
+
+    def record_storage(tensor: Tensor) -> Tensor:
         if not isinstance(tensor, nn.Parameter):
             storage = tensor.untyped_storage()
-            kept[storage._cdata] = storage.nbytes()
-            alive.append(tensor)
+            storage_bytes[storage._cdata] = storage.nbytes()
+            live_tensors.append(tensor)
         return tensor
 
-    alive: list[Tensor] = []  # a storage that is freed could lend its address to another
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _FusedAttention():
-        forward(network.train(), given)
-    weights = sum(p.numel() for p in network.parameters() if p.requires_grad)
-    return Counted(weights, counter.get_total_flops() // 2, sum(kept.values()) // 2)
+    with torch.autograd.graph.saved_tensors_hooks(record_storage, lambda tensor: tensor), _FusedAttention():
+        run_network(network.train(), inputs)
+
+    n_parameters = sum(p.numel() for p in network.parameters() if p.requires_grad)
+    bf16_bytes = sum(storage_bytes.values()) // 2  # counted in float32
+    return CountedCost(n_parameters, counter.get_total_flops() // 2, bf16_bytes)
 
 
 class _Attention(torch.autograd.Function):
-    """Attention that computes nothing and keeps what the fused kernels keep: queries, keys, values and the output."""
+    """Attention without computation that saves what the fused kernels save: queries, keys, values and the output."""
 
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -97,7 +127,7 @@ class _Attention(torch.autograd.Function):
 
 
 class _FusedAttention(TorchFunctionMode):
-    """On the meta device torch takes attention apart and would keep its n x n weights, which no fused kernel does."""
+    """Replace attention on the meta device, where torch would save n x n weights that no fused kernel saves."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.scaled_dot_product_attention:
@@ -105,70 +135,104 @@ class _FusedAttention(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def inputs(config: RunConfig, height: int, width: int) -> Given:
-    """A slice of noise, on torch's default device."""
-    n, slab = len(config.data.contrasts), config.data.context_slices
-    sources, present = torch.randn(1, n, slab, height, width), torch.ones(1, n, dtype=torch.bool)
+def random_inputs(config: RunConfig, height: int, width: int) -> NetworkInputs:
+    """Create the inputs of a network for one slice of noise, on torch's default device.
+
+    Args:
+        config: A resolved config.
+        height: Height of the slice, in pixels.
+        width: Width of the slice, in pixels.
+
+    Returns:
+        Sources (1, contrasts, slices, height, width), present (1, contrasts), x_t (1, 1, height, width) and t (1,).
+    """
+    n_contrasts = len(config.data.contrasts)
+    sources = torch.randn(1, n_contrasts, config.data.context_slices, height, width)
+    present = torch.ones(1, n_contrasts, dtype=torch.bool)
     return sources, present, torch.randn(1, 1, height, width), torch.full((1,), 500.0)
 
 
-def forward(network: Network, given: Given) -> Tensor:
-    """Condition and one step: what a slice costs."""
-    sources, present, x_t, t = given
+def run_network(network: Network, inputs: NetworkInputs) -> Tensor:
+    """Compute the condition of a slice and one denoising step.
+
+    Args:
+        network: The network.
+        inputs: Output of `random_inputs`.
+
+    Returns:
+        The prediction, (1, 1, height, width).
+    """
+    sources, present, x_t, t = inputs
     return network(x_t, t, network.condition(sources, present)).value
 
 
-def measure(file: Path, size: int, device: str, threads: int, counted: Counted) -> Measured:
-    """Measure one slice of size x size, inference and training each in a process of its own.
+def measure_cost(config_file: Path, size: int, device: str, threads: int, counts: CountedCost) -> MeasuredCost:
+    """Measure time and memory of one slice; inference and training each run in their own process.
 
-    Training is not run where it would need more than three quarters of the memory that is free.
+    Args:
+        config_file: A config file.
+        size: Height and width of the slice, in pixels.
+        device: auto, cpu, cuda or mps.
+        threads: Number of CPU threads.
+        counts: Counted cost of the same slice. A training step that needs too much memory is not run.
+
+    Returns:
+        Seconds and memory.
     """
-    seconds, inference = apart(_alone, _infer, file, size, device, threads=threads)
-    needed = TRAINING_BYTES * counted.parameters + 2 * counted.activations
-    training = apart(_alone, _train, file, size, device, threads=threads)[1] if needed < 0.75 * _free(device) else None
-    return Measured(seconds, inference, training)
+    seconds, inference_gib = run_in_subprocess(
+        _measure_job, _time_inference, config_file, size, device, threads=threads
+    )
+    training_gib = None
+    needed_bytes = TRAINING_BYTES_PER_PARAMETER * counts.parameters + 2 * counts.activation_bytes
+    if needed_bytes < MAX_MEMORY_FRACTION * _free_bytes(device):
+        _, training_gib = run_in_subprocess(
+            _measure_job, _time_training_step, config_file, size, device, threads=threads
+        )
+    return MeasuredCost(seconds, inference_gib, training_gib)
 
 
-def _alone(job: Job, file: Path, size: int, device: str) -> tuple[float, float]:
+def _measure_job(job: TimedJob, config_file: Path, size: int, device_name: str) -> tuple[float, float]:
     """Seconds and GiB of a job."""
-    config, where = configs.load(file), devices.pick(device)
-    with where:
-        given = inputs(config, size, size)
-    devices.peak_memory(where)
-    before = devices.peak_memory(where)  # and from here on the peak counts anew
-    seconds = job(config, given, where)
-    return seconds, (devices.peak_memory(where) - before) / GIB
+    config = load_config(config_file)
+    device = resolve_device(device_name)
+    with device:
+        inputs = random_inputs(config, size, size)
+
+    peak_memory(device)
+    start_bytes = peak_memory(device)  # the call resets the peak
+    seconds = job(config, inputs, device)
+    return seconds, (peak_memory(device) - start_bytes) / GIB
 
 
-def _infer(config: RunConfig, given: Given, where: torch.device) -> float:
-    network = config.build_network().to(where).eval()
-    clock = devices.clock(where) if torch.get_num_threads() == 1 else time.perf_counter
-    taken: list[float] = []
-    with torch.inference_mode(), devices.autocast(where):
-        forward(network, given).sum().item()
-        while len(taken) < 3 and sum(taken) < ENOUGH:
-            since = clock()
-            forward(network, given).sum().item()
-            taken.append(clock() - since)
-    return statistics.median(taken)
+def _time_inference(config: RunConfig, inputs: NetworkInputs, device: torch.device) -> float:
+    network = config.build_network().to(device).eval()
+    clock = select_clock(device) if torch.get_num_threads() == 1 else time.perf_counter
+    durations: list[float] = []
+    with torch.inference_mode(), autocast(device):
+        run_network(network, inputs).sum().item()
+        while len(durations) < MAX_TIMED_PASSES and sum(durations) < MAX_TIMING_SECONDS:
+            start = clock()
+            run_network(network, inputs).sum().item()
+            durations.append(clock() - start)
+    return statistics.median(durations)
 
 
-def _train(config: RunConfig, given: Given, where: torch.device) -> float:
-    network = config.build_network().to(where)
+def _time_training_step(config: RunConfig, inputs: NetworkInputs, device: torch.device) -> float:
+    network = config.build_network().to(device)
     optimizer = torch.optim.AdamW(network.parameters())
-    since = time.perf_counter()
-    with devices.autocast(where):
-        loss = forward(network, given).square().mean()
+    start = time.perf_counter()
+    with autocast(device):
+        loss = run_network(network, inputs).square().mean()
     loss.backward()
     optimizer.step()
-    return time.perf_counter() - since
+    return time.perf_counter() - start
 
 
-def _free(device: str) -> int:
-    if torch.device(devices.pick(device)).type == "cuda":
+def _free_bytes(device: str) -> int:
+    if torch.device(resolve_device(device)).type == "cuda":
         return torch.cuda.mem_get_info()[0]
-    if MEMORY.exists():
-        return 1024 * next(
-            int(line.split()[1]) for line in MEMORY.read_text(encoding="utf-8").splitlines() if "MemAvailable" in line
-        )
+    if MEMINFO.exists():
+        for line in MEMINFO.read_text(encoding="utf-8").splitlines():
+            if "MemAvailable" in line:
+                return 1024 * int(line.split()[1])
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2

@@ -1,4 +1,4 @@
-"""A job in a process of its own, so that memory is counted anew and a job that dies takes nothing with it."""
+"""Run a job in a new process: memory is measured from zero, and a crash does not affect the caller."""
 
 import ctypes
 import multiprocessing
@@ -15,31 +15,41 @@ from dsdiff.backbones import registry
 from dsdiff.errors import DsdiffError
 
 T = TypeVar("T")
-PR_SET_PDEATHSIG = 1  # of linux/prctl.h
+PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 
 
-def apart(job: Callable[..., T], *args: Any, threads: int = 1) -> T:
-    """What `job(*args)` returns, computed in a new process on so many CPU threads; job and arguments must pickle.
+def run_in_subprocess(job: Callable[..., T], *args: Any, threads: int = 1) -> T:
+    """Run a function in a new process.
 
-    Raises what the job raises, and `DsdiffError` where its process dies.
+    Args:
+        job: The function; it must be picklable, as its arguments and its result.
+        *args: Arguments of the function.
+        threads: Number of CPU threads.
+
+    Returns:
+        The result of `job(*args)`.
+
+    Raises:
+        DsdiffError: The process died.
+        Exception: Anything that the function raises.
     """
-    allowed = {name: path for name, path in registry.BACKBONES.items() if "." in name}
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+    trusted = {name: path for name, path in registry.BACKBONES.items() if "." in name}
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as executor:
         try:
-            return pool.submit(_alone, job, args, allowed, threads).result()
+            return executor.submit(_run_job, job, args, trusted, threads).result()
         except BrokenProcessPool as error:
-            raise DsdiffError("its process died; the memory may not have sufficed") from error
+            raise DsdiffError("the process of the job died, perhaps for lack of memory") from error
 
 
-def _alone(job: Callable[..., T], args: tuple[Any, ...], allowed: dict[str, str], threads: int) -> T:
-    _end_with_parent()
+def _run_job(job: Callable[..., T], args: tuple[Any, ...], trusted: dict[str, str], threads: int) -> T:
+    _exit_with_parent()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    registry.BACKBONES.update(allowed)
+    registry.BACKBONES.update(trusted)
     return job(*args)
 
 
-def _end_with_parent() -> None:
-    """Be asked to stop when the process that waits for this one dies, as by SIGTERM; on Linux, which can be told so."""
+def _exit_with_parent() -> None:
+    """Get SIGTERM when the parent process dies; only Linux supports this."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGTERM)

@@ -1,217 +1,244 @@
-"""How unlike the training patients a case is: plain measurements of it, judged against theirs.
+"""Out-of-distribution detection: compare features of a case with those of the training patients.
 
-A network answers whatever it is given. Three groups of measurements ask whether it should: the shape of the head (its
-orientation, whether the skull is gone, whether it is a head at all), the contrasts (whether each file is what its name
-says) and the detail (noise, blur, thick slices). The distance of a case in a group is Mahalanobis's, with the
-correlations shrunk halfway to none, since patients are few; it is flagged beyond `MARGIN` times that of the farthest
-training patient, each measured against the others.
+A network returns an image for any input. Three groups of features tell whether the input resembles its training set:
+- shape: the orientation of the head, and whether the skull is removed;
+- contrast: whether each file is the contrast that its name says;
+- detail: noise, blur, thick slices.
+
+The distance of a case in a group is the Mahalanobis distance. Its correlations are shrunk halfway to zero, because the
+patients are few. A case is flagged beyond `LIMIT_MARGIN` times the distance of the farthest training patient, where
+each training patient is measured against the others.
 """
 
-import json
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
-from itertools import combinations, permutations
+from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float
-from scipy import ndimage
 
-from dsdiff.errors import ModelError
-from dsdiff.io.cases import patient_of
-from dsdiff.preprocessing.normalize import Prepared
+from dsdiff.io.file_names import patient_id
+from dsdiff.qc.features import FEATURE_GROUPS, Features, tabulate_features
 
-MARGIN = 1.05
-EXCHANGED = 0.75  # of 47 patients none comes so much nearer to the others by exchanging two of its contrasts
-SHRINKAGE = 0.5
-FAR = 6.0  # deviations beyond which one measurement counts no more
-FEWEST = 8  # patients from which something can be learnt
-WITHIN_MM = 4.0  # this far from the surface contrasts are compared: no skull, no stripping left-overs
-EVERY = 7  # of the voxels there, one in so many
-TAIL = 4.0  # percent
-Measurements = dict[str, float]
-QUESTIONS = {
-    "shape": "is it a skull-stripped head, in the orientation its header says?",
-    "contrast": "is each file the contrast that it is given as?",
-    "detail": "was it acquired or resampled otherwise, in thick slices, or is it noisy?",
+LIMIT_MARGIN = 1.05  # of the largest distance of a training patient
+MAX_EXCHANGED_RATIO = 0.75  # exchanging two contrasts brings none of 47 patients below this share of its distance
+SHRINKAGE = 0.5  # of the correlations
+Z_CLIP = 6.0  # standard deviations; one feature counts no more than this
+MIN_PATIENTS = 8  # a detector is fitted on at least so many
+GROUP_QUESTIONS = {
+    "shape": "is it a skull-stripped head, oriented as its header says?",
+    "contrast": "is each file the contrast that its name says?",
+    "detail": "is it noisy, blurred, or of thick slices?",
 }
 
 
-def measure(prepared: Prepared) -> dict[str, Measurements]:
-    """Measurements of a case by group and name; those of a contrast that is absent are left out.
-
-    "t1 and t2" are the measurements of the group "contrast" that the case would have with those two exchanged.
-    """
-    brain, images = prepared.brain, dict(sorted(prepared.images.items()))
-    steps = max(1, round(WITHIN_MM / float(np.mean(prepared.spacing))))
-    inner = ndimage.binary_erosion(brain, iterations=steps)
-    inner = inner if inner.any() else brain
-    values = {name: image[inner][::EVERY] for name, image in images.items()}
-    found = {
-        "shape": _shape(brain, images, np.array(prepared.spacing)),
-        "contrast": _contrast(values),
-        "detail": _detail(images, inner),
-    }
-    for a, b in combinations(values, 2):
-        found[f"{a} and {b}"] = _contrast(values | {a: values[b], b: values[a]})
-    return found
-
-
-def without(measured: dict[str, Measurements], contrasts: Sequence[str]) -> dict[str, Measurements]:
-    """The measurements that the same case has without these contrasts."""
-    absent = re.compile("|".join(rf"\b{re.escape(name)}\b" for name in contrasts) or r"(?!)")
-    return {
-        group: {name: value for name, value in found.items() if not absent.search(name)}
-        for group, found in measured.items()
-        if not absent.search(group)
-    }
-
-
-def _shape(
-    brain: Bool[np.ndarray, "x y z"], images: dict[str, Float[np.ndarray, "x y z"]], spacing: Float[np.ndarray, " 3"]
-) -> Measurements:
-    found = {"volume": float(np.log(brain.sum() * spacing.prod())), "fill": float(brain.mean())}
-    for axis, name in enumerate(("left-right", "front-back", "top-bottom")):
-        others = tuple({0, 1, 2} - {axis})
-        share = brain.sum(others) / brain.sum()
-        place = (np.arange(len(share)) - share @ np.arange(len(share))) * spacing[axis]
-        deviation = max(float(np.sqrt(share @ place**2)), 1e-3)
-        mirrored = np.flip(brain, axis)
-        found[f"extent {name}"] = float(len(share) * spacing[axis])
-        found[f"skewness {name}"] = float(share @ (place / deviation) ** 3)
-        found[f"symmetry {name}"] = float((brain & mirrored).sum() / (brain | mirrored).sum())
-        for contrast, image in images.items() if axis else ():  # zero outside the brain; tumours lie on one side
-            bright = image.clip(-5, 5).sum(others) / brain.sum()
-            found[f"brightness of {contrast} {name}"] = float(bright @ place / deviation)
-    return found
-
-
-def _contrast(values: dict[str, Float[np.ndarray, " n"]]) -> Measurements:
-    found = {}
-    for a, b in combinations(values, 2):
-        for name, most in (("tissues", 1.5), ("tissues and fluid", 6.0)):
-            found[f"correlation of {name} in {a}, {b}"] = _correlation(
-                values[a].clip(-most, most), values[b].clip(-most, most)
-            )
-    for a, b in permutations(values, 2):
-        low, high = np.percentile(values[a], (TAIL, 100 - TAIL))
-        found[f"darkest of {a} in {b}"] = float(np.median(values[b][values[a] <= low]).clip(-8, 8))
-        found[f"brightest of {a} in {b}"] = float(np.median(values[b][values[a] >= high]).clip(-8, 8))
-    return found
-
-
-def _correlation(a: np.ndarray, b: np.ndarray) -> float:
-    return float(np.corrcoef(a, b)[0, 1]) if a.std() > 0 and b.std() > 0 else 0.0
-
-
-def _detail(images: dict[str, Float[np.ndarray, "x y z"]], inner: Bool[np.ndarray, "x y z"]) -> Measurements:
-    found = {}
-    for name, image in images.items():
-        calm = image.clip(-10, 10)
-        bends = [np.abs(ndimage.correlate1d(calm, (1, -2, 1), axis, mode="nearest"))[inner] for axis in range(3)]
-        x, y, z = (float(bend.mean()) + 1e-6 for bend in bends)
-        found[f"roughness of {name}"] = float(np.log(x + y + z))
-        found[f"detail across slices of {name}"] = float(np.log(z / np.sqrt(x * y)))
-    return found
-
-
 @dataclass(frozen=True)
-class Group:
-    """The training patients' measurements of one group: their middle, width and correlations, and how far is far."""
+class FeatureGroup:
+    """The distribution of one group of features over the training patients.
+
+    Attributes:
+        names: Features, m of them.
+        center, scale: Median and standard deviation of each.
+        correlation: m x m, shrunk.
+        limit: Distance beyond which a case is out of distribution.
+    """
 
     names: tuple[str, ...]
-    middle: tuple[float, ...]
-    width: tuple[float, ...]
+    center: tuple[float, ...]
+    scale: tuple[float, ...]
     correlation: tuple[tuple[float, ...], ...]
     limit: float = float("inf")
 
-    def deviations(self, found: Measurements) -> dict[str, float]:
-        """Each measurement's distance from the middle in widths, where the case has it."""
-        each = zip(self.names, self.middle, self.width, strict=True)
-        return {name: (found[name] - middle) / width for name, middle, width in each if name in found}
+    def to_dict(self) -> dict[str, Any]:
+        """Convert the group to plain values.
 
-    def distance(self, found: Measurements) -> float:
-        """Mahalanobis's distance over the measurements that the case has, per measurement."""
-        z = self.deviations(found)
-        there = [index for index, name in enumerate(self.names) if name in z]
-        held = np.clip(list(z.values()), -FAR, FAR)
-        correlation = np.array(self.correlation)[np.ix_(there, there)]
-        return float(np.sqrt(held @ np.linalg.solve(correlation, held) / len(held))) if there else 0.0
+        Returns:
+            Lists and numbers that JSON can hold.
+        """
+        return {
+            "names": list(self.names),
+            "center": list(self.center),
+            "scale": list(self.scale),
+            "correlation": [list(row) for row in self.correlation],
+            "limit": self.limit,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "FeatureGroup":
+        """Build a group from plain values.
+
+        Args:
+            fields: What `to_dict` returned.
+
+        Returns:
+            The group.
+
+        Raises:
+            ValueError: The fields do not match in length.
+            KeyError: A field is missing.
+        """
+        names = tuple(map(str, fields["names"]))
+        center = tuple(map(float, fields["center"]))
+        scale = tuple(map(float, fields["scale"]))
+        correlation = tuple(tuple(map(float, row)) for row in fields["correlation"])
+        if {len(center), len(scale), len(correlation), *map(len, correlation)} != {len(names)}:
+            raise ValueError(f"{len(names)} names do not match the other fields of the group")
+
+        return cls(names, center, scale, correlation, float(fields["limit"]))
+
+    def z_scores(self, features: Features) -> dict[str, float]:
+        """Standardize the features that a case has.
+
+        Args:
+            features: Features of this group by name.
+
+        Returns:
+            Signed distance of each feature from its center, in standard deviations.
+        """
+        columns = zip(self.names, self.center, self.scale, strict=True)
+
+        return {name: (features[name] - center) / scale for name, center, scale in columns if name in features}
+
+    def distance(self, features: Features) -> float:
+        """Measure how far a case lies from the training patients.
+
+        Args:
+            features: Features of this group by name.
+
+        Returns:
+            Mahalanobis distance over the features that the case has, per feature; 0 if it has none.
+        """
+        z_by_name = self.z_scores(features)
+        columns = [index for index, name in enumerate(self.names) if name in z_by_name]
+        if not columns:
+            return 0.0
+
+        z = np.clip(list(z_by_name.values()), -Z_CLIP, Z_CLIP)
+        correlation = np.array(self.correlation)[np.ix_(columns, columns)]
+
+        return float(np.sqrt(z @ np.linalg.solve(correlation, z) / len(z)))
 
 
 @dataclass(frozen=True)
-class Familiar:
-    """What the training patients were like. `score` is 1 at the edge of what is familiar."""
+class OODDetector:
+    """Feature distributions of the training patients, one per group of features."""
 
-    groups: dict[str, Group]
+    groups: dict[str, FeatureGroup]
 
-    def scores(self, found: dict[str, Measurements]) -> dict[str, float]:
-        """The distance of a case in each group over that group's limit."""
-        return {name: group.distance(found[name]) / group.limit for name, group in self.groups.items()}
+    def scores(self, features: dict[str, Features]) -> dict[str, float]:
+        """Score a case by group.
 
-    def doubts(self, found: dict[str, Measurements]) -> tuple[str, ...]:
-        """Contrasts that seem exchanged, and each group beyond its limit with the measurement that stands out most."""
-        contrast = self.groups["contrast"]
-        given = contrast.distance(found["contrast"])
-        others = {name: contrast.distance(found[name]) for name in found if name not in self.groups}
-        likely = min(others, key=others.__getitem__, default=None)
-        said = []
-        if likely is not None and others[likely] < EXCHANGED * given:
-            said.append(f"{likely} seem exchanged: is each file the contrast that it is given as?")
-        for name, score in self.scores(found).items():
+        Args:
+            features: Features by group and name (see `features.measure_features`).
+
+        Returns:
+            Distance over the limit of each group; above 1 the case is out of distribution.
+        """
+        return {name: group.distance(features[name]) / group.limit for name, group in self.groups.items()}
+
+    def warnings(self, features: dict[str, Features]) -> tuple[str, ...]:
+        """Describe how a case differs from the training patients.
+
+        Args:
+            features: Features by group and name (see `features.measure_features`).
+
+        Returns:
+            One message if two contrasts seem exchanged, and one per group above its limit.
+        """
+        messages = []
+        if exchanged_pair := self._exchanged_contrasts(features):
+            messages.append(f"{exchanged_pair} seem exchanged: is each file the contrast that its name says?")
+        for name, score in self.scores(features).items():
             if score > 1:
-                group = self.groups[name]
-                z = group.deviations(found[name])
-                odd = max(z, key=lambda one: abs(z[one]))
-                usual = group.middle[group.names.index(odd)]
-                said.append(
-                    f"unlike the training patients in {name} ({score:.1f} times the limit; {odd} is "
-                    f"{found[name][odd]:.2f}, usually {usual:.2f}): {QUESTIONS[name]}"
-                )
-        return tuple(said)
+                messages.append(self._describe_outlier(name, score, features[name]))
 
-    def dump(self) -> str:
-        """As JSON."""
-        return json.dumps({name: asdict(group) for name, group in self.groups.items()})
+        return tuple(messages)
+
+    def _exchanged_contrasts(self, features: dict[str, Features]) -> str | None:
+        """Return the pair ("t1 and t2") whose exchange brings the case much nearer to the training patients."""
+        contrast = self.groups["contrast"]
+        distances = {name: contrast.distance(features[name]) for name in features if name not in self.groups}
+        nearest_pair = min(distances, key=distances.__getitem__, default=None)
+        max_distance = MAX_EXCHANGED_RATIO * contrast.distance(features["contrast"])
+
+        return nearest_pair if nearest_pair is not None and distances[nearest_pair] < max_distance else None
+
+    def _describe_outlier(self, name: str, score: float, features: Features) -> str:
+        group = self.groups[name]
+        z = group.z_scores(features)
+        feature = max(z, key=lambda key: abs(z[key]))
+        usual_value = group.center[group.names.index(feature)]
+
+        return (
+            f"unlike the training patients in {name} ({score:.1f} times the limit; {feature} is "
+            f"{features[feature]:.2f}, usually {usual_value:.2f}): {GROUP_QUESTIONS[name]}"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Convert the detector to plain values.
+
+        Returns:
+            Lists and numbers that JSON can hold, by group.
+        """
+        return {name: group.to_dict() for name, group in self.groups.items()}
+
+    @classmethod
+    def from_dict(cls, groups: dict[str, Any]) -> "OODDetector":
+        """Build a detector from plain values.
+
+        Args:
+            groups: What `to_dict` returned.
+
+        Returns:
+            The detector.
+
+        Raises:
+            ValueError: The fields of a group do not match in length.
+            KeyError: A group or a field is missing.
+        """
+        return cls({name: FeatureGroup.from_dict(groups[name]) for name in FEATURE_GROUPS})
 
 
-def learn(cases: Mapping[str, dict[str, Measurements]]) -> Familiar | None:
-    """What these cases are like, by their names, None where the patients are too few to say. How far apart patients are
-    is told by each one's distance to the others, its own other visits left out.
+def fit_ood_detector(cases: Mapping[str, dict[str, Features]]) -> OODDetector | None:
+    """Fit the feature distributions of the training patients.
+
+    The limit of a group comes from the distance of each patient to the others; other visits of the same patient do not
+    count as others.
+
+    Args:
+        cases: Features of each training case (see `features.measure_features`), by case name.
+
+    Returns:
+        The detector; None for fewer than `MIN_PATIENTS` patients.
     """
-    whose = [patient_of(name) for name in cases]
-    if len(set(whose)) < FEWEST:
+    patients = [patient_id(name) for name in cases]
+    if len(set(patients)) < MIN_PATIENTS:
         return None
+
     groups = {}
-    for name in QUESTIONS:
+    for name in FEATURE_GROUPS:
         rows = [case[name] for case in cases.values()]
-        others = {one: _fit([row for row, of in zip(rows, whose, strict=True) if of != one]) for one in set(whose)}
-        apart = [others[one].distance(row) for row, one in zip(rows, whose, strict=True)]
-        groups[name] = _fit(rows, MARGIN * max(apart))
-    return Familiar(groups)
+        leave_one_out = {patient: _fit_group(_rows_without(rows, patients, patient)) for patient in set(patients)}
+        distances = [leave_one_out[patient].distance(row) for row, patient in zip(rows, patients, strict=True)]
+        groups[name] = _fit_group(rows, LIMIT_MARGIN * max(distances))
+
+    return OODDetector(groups)
 
 
-def _fit(rows: list[Measurements], limit: float = float("inf")) -> Group:
-    names = tuple(name for name in rows[0] if all(name in row for row in rows))
-    values = np.array([[row[name] for name in names] for row in rows])
-    middle = np.median(values, 0)
-    width = np.maximum(values.std(0), 1e-3)
-    held = ((values - middle) / width).clip(-FAR, FAR)
-    alone = (held - held.mean(0)) / np.maximum(held.std(0), 1e-9)
-    correlation = (1 - SHRINKAGE) * (alone.T @ alone) / len(rows)
+def _rows_without(rows: list[Features], patients: list[str], patient: str) -> list[Features]:
+    return [row for row, row_patient in zip(rows, patients, strict=True) if row_patient != patient]
+
+
+def _fit_group(rows: list[Features], limit: float = float("inf")) -> FeatureGroup:
+    names, values = tabulate_features(rows)
+    center = np.median(values, 0)
+    scale = np.maximum(values.std(0), 1e-3)
+    clipped_z = ((values - center) / scale).clip(-Z_CLIP, Z_CLIP)
+    z = (clipped_z - clipped_z.mean(0)) / np.maximum(clipped_z.std(0), 1e-9)
+    correlation = (1 - SHRINKAGE) * (z.T @ z) / len(rows)
     np.fill_diagonal(correlation, 1)
-    return Group(names, tuple(middle.tolist()), tuple(width.tolist()), tuple(map(tuple, correlation.tolist())), limit)
+
+    return FeatureGroup(names, tuple(center.tolist()), tuple(scale.tolist()), _to_tuples(correlation.tolist()), limit)
 
 
-def parse(text: str, where: str) -> Familiar:
-    """What `dump` wrote. Raises `ModelError` for anything else."""
-    try:
-        held = json.loads(text)
-        return Familiar({name: Group(**{k: _frozen(v) for k, v in held[name].items()}) for name in QUESTIONS})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{where} does not say what the training patients were like ({error})") from error
-
-
-def _frozen(value: Any) -> Any:
-    return tuple(map(_frozen, value)) if isinstance(value, list) else value
+def _to_tuples(value: Any) -> Any:
+    return tuple(map(_to_tuples, value)) if isinstance(value, list) else value

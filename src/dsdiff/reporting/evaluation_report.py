@@ -1,176 +1,204 @@
-"""The report: one self-contained HTML page, worst patients first. It opens offline and prints."""
+"""Report of `dsdiff evaluate`: one self-contained HTML page, worst patients first. It opens offline and prints."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined, select_autoescape
 from markupsafe import Markup
 
-from dsdiff import __version__
 from dsdiff.evaluation import calibration
-from dsdiff.evaluation import results as cohort
 from dsdiff.evaluation.protocols import PROTOCOLS
-from dsdiff.evaluation.results import Results, Summary
+from dsdiff.evaluation.results import Results, Summary, mean_calibration_curve, summarize, volume_agreement
 from dsdiff.reporting import patient_images, score_names, score_plots
+from dsdiff.reporting.html_pages import render_page
 from dsdiff.reporting.patient_images import Panel
 
-WORST, MEDIAN, BEST = 3, 2, 2  # patients shown in pictures
-OTHERS = 2  # and of those whose enhancement has no place to be in
-MISSED = 0.7  # AUC in the tumour below which enhancement is said to be misplaced
-NO_TUMOUR = "no tumour is segmented: lesions cannot be counted, and what counts as false may be true"
-LEAST_ML = 0.1  # false enhancement that is worth a word
+N_WORST, N_MEDIAN, N_BEST = 3, 2, 2  # patients with images
+N_WITHOUT_AUC = 2  # patients without an AUC in the tumour with images
+MISPLACED_AUC = 0.7  # AUC in the tumour below which a note says that enhancement is misplaced
+NO_TUMOUR = "no segmented tumour: lesions cannot be counted, and enhancement counted as false may be true"
+MIN_NOTED_FALSE_ML = 0.1  # less false enhancement gets no note
 
 
 @dataclass(frozen=True)
-class Shown:
-    """One patient in pictures: its place among the others, its scores in words, its panels."""
+class ReportPatient:
+    """One patient with images: case name, rank in words, what is wrong, panels."""
 
     case: str
-    place: str
-    remarks: list[str]
+    rank: str
+    failure_notes: list[str]
     panels: list[Panel]
 
 
-def chosen(results: Results) -> dict[str, str]:
-    """The patients to show, with their place: worst, median and best, in that order; everyone of a small cohort.
+def select_patients(results: Results) -> dict[str, str]:
+    """Select the patients whose images the report shows: worst, median and best, or all of a small cohort.
 
-    The worst of those without an AUC in the tumour are failures of another kind, and stand after the worst with one.
+    The worst patients without an AUC in the tumour fail in another way; they follow the worst ones with an AUC.
+
+    Args:
+        results: The results.
+
+    Returns:
+        Case -> its rank in words, in the order of the report.
     """
-    everyone, placed, others = results.ranked(), results.placed(), results.others()
-    if len(everyone) <= WORST + MEDIAN + BEST:
-        return {case: f"{k + 1} of {len(everyone)}, worst first" for k, case in enumerate(everyone)}
-    ranked, more = (placed, others[:OTHERS]) if placed else (others, [])
-    n = len(ranked)
-    middle = (n - MEDIAN) // 2
-    shown = {case: f"worst, {k + 1} of {n}" for k, case in enumerate(ranked[:WORST])}
-    shown |= {case: "most enhancement where nothing enhances" for case in more}
-    for place, some in (("median", ranked[middle : middle + MEDIAN]), ("best", ranked[max(n - BEST, 0) :])):
-        shown |= {case: f"{place}, {ranked.index(case) + 1} of {n}" for case in some if case not in shown}
-    return shown
+    cases = results.worst_first()
+    if len(cases) <= N_WORST + N_MEDIAN + N_BEST:
+        return {case: f"{k + 1} of {len(cases)}, worst first" for k, case in enumerate(cases)}
+
+    ranking = results.with_tumour_auc()
+    without_auc = results.without_tumour_auc()[:N_WITHOUT_AUC]
+    if not ranking:
+        ranking, without_auc = results.without_tumour_auc(), []
+
+    n = len(ranking)
+    middle = (n - N_MEDIAN) // 2
+    selected = {case: f"worst, {k + 1} of {n}" for k, case in enumerate(ranking[:N_WORST])}
+    selected |= {case: "most false enhancement" for case in without_auc}
+    groups = {"median": ranking[middle : middle + N_MEDIAN], "best": ranking[max(n - N_BEST, 0) :]}
+    for group, members in groups.items():
+        for case in members:
+            selected.setdefault(case, f"{group}, {ranking.index(case) + 1} of {n}")
+    return selected
 
 
-def remarks(scores: dict[str, float]) -> list[str]:
-    """What is wrong with one patient, in words."""
-    said = [] if "lesions" not in scores or np.isfinite(scores["lesions"]) else [NO_TUMOUR]
-    found, true = scores.get("lesions_found", float("nan")), scores.get("lesions", 0.0)
-    if found < true:
-        said.append(f"{true - found:.0f} of {true:.0f} lesion{'s' * (true != 1)} missed")
-    if false := scores.get("false_lesions", 0.0):
-        said.append(f"{false:.0f} false lesion{'s' * (false != 1)}")
-    if (wrong := scores.get("false_ml", 0.0)) >= LEAST_ML:
-        said.append(f"{wrong:.1f} ml enhance where nothing does")
-    if scores.get("auc_tumour", 1.0) < MISSED:
-        said.append("enhancement misplaced in the tumour")
-    return said
+def failure_notes(scores: dict[str, float]) -> list[str]:
+    """Describe what is wrong with one patient.
+
+    Args:
+        scores: Score -> value.
+
+    Returns:
+        Short notes; empty if nothing is wrong.
+    """
+    notes = [] if "lesions" not in scores or np.isfinite(scores["lesions"]) else [NO_TUMOUR]
+    n_detected, n_true = scores.get("lesions_found", float("nan")), scores.get("lesions", 0.0)
+    if n_detected < n_true:
+        notes.append(f"{n_true - n_detected:.0f} of {n_true:.0f} lesion{'s' * (n_true != 1)} missed")
+    if n_false := scores.get("false_lesions", 0.0):
+        notes.append(f"{n_false:.0f} false lesion{'s' * (n_false != 1)}")
+    if (false_ml := scores.get("false_ml", 0.0)) >= MIN_NOTED_FALSE_ML:
+        notes.append(f"{false_ml:.1f} ml of false enhancement")
+    if scores.get("auc_tumour", 1.0) < MISPLACED_AUC:
+        notes.append("enhancement misplaced in the tumour")
+    return notes
 
 
-def page(results: Results, draw: Callable[[str], list[Panel]]) -> str:
-    """The report as HTML. draw: the panels of a patient; asked for those that are shown, one after the other."""
-    shown = [Shown(case, place, remarks(results.patients[case]), draw(case)) for case, place in chosen(results).items()]
-    summed = cohort.summary(results)
-    return (
-        environment()
-        .get_template("evaluation.html")
-        .render(
-            results=results,
-            says=PROTOCOLS[results.protocol].says,
-            summary=summed,
-            likeness=likeness(summed),
-            groups={
-                "Enhancement": _rows(summed, score_names.ENHANCEMENT),
-                "Slices and sharpness": _rows(summed, score_names.TEXTURE),
-                "Uncertainty": _rows(summed, score_names.CALIBRATION),
-            },
-            plots=drawn(results),
-            agreement=cohort.volume_agreement(results),
-            shown=shown,
-            columns=_columns(results),
-            titles={name: score_names.describe(name) for name in results.names()},
-            remarks={case: remarks(results.patients[case]) for case in results.patients},
-            legend=patient_images.legend(),
-        )
+def render_html(results: Results, render_panels: Callable[[str], list[Panel]]) -> str:
+    """Render the report.
+
+    Args:
+        results: The results.
+        render_panels: Returns the images of a case; called once for each case of `select_patients`.
+
+    Returns:
+        The page as HTML text.
+    """
+    patients = [
+        ReportPatient(case, rank, failure_notes(results.patients[case]), render_panels(case))
+        for case, rank in select_patients(results).items()
+    ]
+    summary = summarize(results)
+    return render_page(
+        "evaluation.html",
+        results=results,
+        protocol_description=PROTOCOLS[results.protocol].description,
+        summary=summary,
+        similarity=similarity_table(summary),
+        groups={
+            "Enhancement": _available(score_names.ENHANCEMENT, summary),
+            "Slices and sharpness": _available(score_names.TEXTURE, summary),
+            "Uncertainty": _available(score_names.CALIBRATION, summary),
+        },
+        plots=render_plots(results),
+        agreement=volume_agreement(results),
+        report_patients=patients,
+        columns=_table_columns(results),
+        score_infos={name: score_names.describe_score(name) for name in results.score_names()},
+        failure_notes={case: failure_notes(results.patients[case]) for case in results.patients},
+        legend=patient_images.color_legend(),
     )
 
 
-def environment() -> Environment:
-    """The reports' templates, with what all of them use."""
-    found = Environment(
-        loader=PackageLoader("dsdiff", "assets"), autoescape=select_autoescape(), undefined=StrictUndefined
-    )
-    found.globals |= {"number": number, "isfinite": np.isfinite, "version": __version__}
-    return found
+def similarity_table(summary: Summary) -> dict[str, dict[str, str]]:
+    """Arrange the similarity scores by region.
 
+    Args:
+        summary: The scores.
 
-def number(value: float, name: str) -> str:
-    """A score with as many digits as mean something; a dash where there is none."""
-    if not np.isfinite(value):
-        return "∞" if value > 0 else "-"
-    digits = 1 if name.endswith("_ml") or "_ml_" in name or "lesions" in name or name.startswith("psnr") else 2
-    digits = 3 if name.startswith(("nrmse", "mae", "ssim", "ms_ssim")) else digits
-    return f"{value:.{digits}f}"
-
-
-def likeness(summed: Summary) -> dict[str, dict[str, str]]:
-    """Region -> metric -> name of the score, for those that were measured."""
+    Returns:
+        Title of the region -> metric -> name of the score, only for scores with a value.
+    """
     table: dict[str, dict[str, str]] = {}
-    for region, title in score_names.REGIONS.items():
-        found = {metric: f"{metric}_{region}" for metric in score_names.LIKENESS if f"{metric}_{region}" in summed}
-        if found:
-            table[title] = found
+    for region, title in score_names.REGION_TITLES.items():
+        names = {metric: f"{metric}_{region}" for metric in score_names.SIMILARITY}
+        available = {metric: name for metric, name in names.items() if name in summary}
+        if available:
+            table[title] = available
     return table
 
 
-def _rows(summed: Summary, group: dict[str, tuple[str, str, str]]) -> list[str]:
-    return [name for name in group if name in summed]
+def _available(names: Iterable[str], summary: Summary) -> list[str]:
+    return [name for name in names if name in summary]
 
 
-def _columns(results: Results) -> list[str]:
-    """The scores of the table of patients: the main one of each kind."""
-    widest = PROTOCOLS[results.protocol].widest
-    wanted = [
-        results.main,
-        f"ssim_{widest}",
+def _table_columns(results: Results) -> list[str]:
+    """Return the scores of the table of patients: the main ones of each kind."""
+    columns = [
+        results.main_score,
+        f"ssim_{PROTOCOLS[results.protocol].widest_region}",
         "ssim_tumour",
         "auc_brain",
         "auc_tumour",
-        "gain",
+        "enhancement_recovery",
         "lesions_found",
         "lesions",
+        "false_lesions",
+        "false_ml",
+        "enhancing_ml",
+        "enhancing_ml_truth",
+        "sharpness",
+        "coverage_95",
     ]
-    wanted += ["false_lesions", "false_ml", "enhancing_ml", "enhancing_ml_truth", "sharpness", "coverage_95"]
-    return [name for name in wanted if name in results.names()]
+    available = results.score_names()
+    return [name for name in columns if name in available]
 
 
-def drawn(results: Results) -> dict[str, Markup]:
-    """Every plot that there is something to draw of, by its title."""
-    by_patient = {name: dict(zip(results.patients, results.values(name), strict=True)) for name in results.names()}
+def render_plots(results: Results) -> dict[str, Markup]:
+    """Render every plot for which there are values.
 
-    def rows(metric: str) -> dict[str, dict[str, float]]:
-        names = {title: f"{metric}_{region}" for region, title in score_names.REGIONS.items()}
-        return {title: by_patient[name] for title, name in names.items() if name in by_patient}
+    Args:
+        results: The results.
 
-    areas = {
-        score_names.PLAIN[n][0]: by_patient[n]
-        for n in ("auc_brain", "auc_tumour", "gain", "detection")
-        if n in by_patient
+    Returns:
+        Title -> plot as SVG.
+    """
+    values = {name: dict(zip(results.patients, results.values(name), strict=True)) for name in results.score_names()}
+
+    def by_region(metric: str) -> dict[str, dict[str, float]]:
+        names = {title: f"{metric}_{region}" for region, title in score_names.REGION_TITLES.items()}
+        return {title: values[name] for title, name in names.items() if name in values}
+
+    references = {"auc_brain": 0.5, "auc_tumour": 0.5, "enhancement_recovery": 1.0}  # chance, full recovery
+    titles = {name: score_names.describe_score(name).title for name in (*references, "detection") if name in values}
+    enhancement = {title: values[name] for name, title in titles.items()}
+    lines = {titles[name]: value for name, value in references.items() if name in titles}
+    false_ml = {"false enhancement": values["false_ml"]} if "false_ml" in values else {}
+
+    plots = {
+        "PSNR by region": score_plots.box_plot(by_region("psnr"), "dB", {}),
+        "SSIM by region": score_plots.box_plot(by_region("ssim"), "", {}),
+        "Enhancement (dashed: chance for AUC, full recovery)": score_plots.box_plot(enhancement, "", lines),
+        "False enhancement": score_plots.box_plot(false_ml, "ml", {}),
     }
-    marks = {"AUC in the brain": 0.5, "AUC in the tumour": 0.5, "recovered gain": 1.0}
-    wrong = {"false enhancement": by_patient["false_ml"]} if "false_ml" in by_patient else {}
-    plotted = {
-        "PSNR by region": score_plots.box_plot(rows("psnr"), "dB", {}),
-        "SSIM by region": score_plots.box_plot(rows("ssim"), "", {}),
-        "Enhancement (dashed: chance for AUC, the truth for gain)": score_plots.box_plot(areas, "", marks),
-        "Enhancement that is not there": score_plots.box_plot(wrong, "ml", {}),
-    }
-    if agreement := cohort.volume_agreement(results):
-        made, true = by_patient["enhancing_ml"], by_patient["enhancing_ml_truth"]
-        plotted["Enhancing volume in the tumour (Bland-Altman)"] = score_plots.bland_altman(made, true, agreement)
-    if curve := cohort.calibration(results):
-        each = {case: _curve(scores) for case, scores in results.patients.items() if "coverage_50" in scores}
-        plotted["Calibration of the uncertainty"] = score_plots.calibration_curve(curve, each)
-    return {title: plot for title, plot in plotted.items() if plot}
+    if agreement := volume_agreement(results):
+        synthetic, acquired = values["enhancing_ml"], values["enhancing_ml_truth"]
+        plot = score_plots.bland_altman_plot(synthetic, acquired, agreement)
+        plots["Enhancing volume in the tumour (Bland-Altman)"] = plot
+    if curve := mean_calibration_curve(results):
+        curves = {case: _coverage_curve(scores) for case, scores in results.patients.items() if "coverage_50" in scores}
+        plots["Calibration of the uncertainty"] = score_plots.calibration_plot(curve, curves)
+    return {title: plot for title, plot in plots.items() if plot}
 
 
-def _curve(scores: dict[str, float]) -> dict[float, float]:
-    return {level: scores[calibration.name_of(level)] for level in calibration.LEVELS}
+def _coverage_curve(scores: dict[str, float]) -> dict[float, float]:
+    return {level: scores[calibration.coverage_name(level)] for level in calibration.NOMINAL_LEVELS}

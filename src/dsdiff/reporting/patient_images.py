@@ -1,115 +1,142 @@
-"""One axial slice of a patient in pictures: inputs, what was made, what is true, and where they differ."""
+"""Images of one patient for the evaluation report: one axial slice of inputs, synthetic and acquired T1ce, and maps."""
 
-import base64
-import io
 from dataclasses import dataclass
 
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.colors import Colormap, LinearSegmentedColormap
-from matplotlib.image import imsave
 
 from dsdiff.evaluation import enhancement, voxelwise
-from dsdiff.evaluation.patient_scores import Patient
-from dsdiff.evaluation.voxelwise import Image, Mask
-from dsdiff.reporting import slice_views
+from dsdiff.evaluation.patient_scores import ScoredPatient
+from dsdiff.reporting import figures, slice_views
+from dsdiff.volume import Mask3D, Volume3D
 
-ERROR_COLOURS: Colormap = LinearSegmentedColormap.from_list(
+ERROR_COLORMAP: Colormap = LinearSegmentedColormap.from_list(
     "error", ["#7cc4ff", "#1f6fd0", "#0b0d10", "#d0481f", "#ffc08a"]
 )
 ERROR_RANGE = 3.0  # robust standard deviations
-MARGIN = 4  # voxels about the brain
+MARGIN = 4  # voxels around the brain
+GRAY_OPACITY, OVERLAY_OPACITY = 0.15, 0.85
 
 
 @dataclass(frozen=True)
 class Panel:
-    """A PNG in base64 and what it shows; the sizes are in mm, so that voxels that are not square look right."""
+    """An image as data URI, with title and size. The size is in mm, so that anisotropic voxels are shown right."""
 
     title: str
-    png: str
+    uri: str
     width: float
     height: float
 
 
-def legend() -> dict[str, tuple[float, float, str]]:
-    """What the colours of the panels stand for: lowest and highest robust standard deviation, and the colours between
-    them as a CSS background.
+def color_legend() -> dict[str, tuple[float, float, str]]:
+    """Describe the colors of the panels.
+
+    Returns:
+        Map -> value at either end in robust standard deviations, and the colors between as a CSS background.
     """
     low, high = slice_views.ENHANCEMENT_RANGE
-    first = (enhancement.THRESHOLD - low) / (high - low)  # less is not drawn
+    first_color = (enhancement.ENHANCEMENT_THRESHOLD - low) / (high - low)  # less enhancement is transparent
+    enhancement_css = slice_views.css_gradient(slice_views.ENHANCEMENT_COLORMAP, first_color)
+    uncertainty_css = slice_views.css_gradient(slice_views.UNCERTAINTY_COLORMAP)
     return {
-        "error": (-ERROR_RANGE, ERROR_RANGE, slice_views.gradient(ERROR_COLOURS)),
-        "enhancement": (enhancement.THRESHOLD, high, slice_views.gradient(slice_views.ENHANCEMENT_COLOURS, first)),
-        "uncertainty": (*slice_views.SPREAD_RANGE, slice_views.gradient(slice_views.SPREAD_COLOURS)),
+        "error": (-ERROR_RANGE, ERROR_RANGE, slice_views.css_gradient(ERROR_COLORMAP)),
+        "enhancement": (enhancement.ENHANCEMENT_THRESHOLD, high, enhancement_css),
+        "uncertainty": (*slice_views.UNCERTAINTY_RANGE, uncertainty_css),
     }
 
 
-def show_slice(patient: Patient, true: Mask) -> int:
-    """The axial slice with most segmented enhancement; else most of the true map in the tumour, of tumour, of brain."""
-    where = patient.regions
-    for mask in (where.enhancing, true & where.tumour, where.tumour, where.brain):
+def select_slice(patient: ScoredPatient, acquired_mask: Mask3D) -> int:
+    """Select the axial slice to show.
+
+    Args:
+        patient: The patient.
+        acquired_mask: Where the acquired T1ce enhances.
+
+    Returns:
+        Index of the slice with most segmented enhancement. Without any: most enhancement of the acquired T1ce in the
+        tumour, most tumour, or most brain.
+    """
+    regions = patient.regions
+    for mask in (regions.enhancing, acquired_mask & regions.tumour, regions.tumour, regions.brain):
         if mask.any():
             return int(mask.sum((0, 1)).argmax())
     return 0
 
 
-def panels(patient: Patient) -> list[Panel]:
-    """T1, synthetic and acquired T1ce, error, enhancement made and true, and uncertainty where there is one.
+def patient_panels(patient: ScoredPatient) -> list[Panel]:
+    """Render the images of one patient.
 
-    Raises `InputError` for a constant image.
+    Args:
+        patient: The patient.
+
+    Returns:
+        T1, synthetic and acquired T1ce, error, synthetic and true enhancement, and uncertainty; without T1 or
+        uncertainty the images that need it are left out.
+
+    Raises:
+        InputError: An image is constant over most of the brain.
     """
-    small = patient.boxed()
-    image, truth, t1 = small.robust()
-    brain = small.regions.brain
-    maps = [] if t1 is None else [
-        enhancement.enhancement_map(one, t1, brain, small.spacing) for one in (image, truth)
-    ]  # fmt: skip
-    cut = _Cut(small, show_slice(small, maps[1] > enhancement.THRESHOLD if maps else np.zeros_like(brain)))
-    shown = {} if t1 is None else {"T1": cut.grey(t1)}
-    shown |= {"synthetic T1ce": cut.grey(image), "acquired T1ce": cut.grey(truth)}
-    shown["error, synthetic minus acquired"] = cut.coloured(image - truth, ERROR_COLOURS, -ERROR_RANGE, ERROR_RANGE)
-    if maps:
-        shown["synthetic enhancement"] = cut.over(image, maps[0])
-        shown["true enhancement"] = cut.over(truth, maps[1])
-    if small.std is not None:
-        shown["uncertainty"] = cut.coloured(
-            small.std / voxelwise.robust_scale(small.image, brain)[1],
-            slice_views.SPREAD_COLOURS,
-            *slice_views.SPREAD_RANGE,
+    cropped = patient.crop_to_brain()
+    image, truth, t1 = cropped.robust_zscores()
+    brain = cropped.regions.brain
+
+    overlays: dict[str, tuple[Volume3D, Volume3D]] = {}
+    acquired_mask = np.zeros_like(brain)
+    if t1 is not None:
+        synthetic_map = enhancement.enhancement_map(image, t1, brain, cropped.spacing)
+        acquired_map = enhancement.enhancement_map(truth, t1, brain, cropped.spacing)
+        overlays = {"synthetic enhancement": (image, synthetic_map), "true enhancement": (truth, acquired_map)}
+        acquired_mask = acquired_map > enhancement.ENHANCEMENT_THRESHOLD
+
+    axial_slice = _AxialSlice(cropped, select_slice(cropped, acquired_mask))
+    images = {} if t1 is None else {"T1": axial_slice.gray(t1)}
+    images["synthetic T1ce"] = axial_slice.gray(image)
+    images["acquired T1ce"] = axial_slice.gray(truth)
+    error_range = (-ERROR_RANGE, ERROR_RANGE)
+    images["error, synthetic minus acquired"] = axial_slice.colored(image - truth, ERROR_COLORMAP, error_range)
+    for title, (gray, enhancement_values) in overlays.items():
+        images[title] = axial_slice.overlaid(gray, enhancement_values)
+    if cropped.std is not None:
+        std = cropped.std / voxelwise.robust_scale(cropped.image, brain)[1]
+        images["uncertainty"] = axial_slice.colored(
+            std, slice_views.UNCERTAINTY_COLORMAP, slice_views.UNCERTAINTY_RANGE
         )
-    return [cut.panel(title, picture) for title, picture in shown.items()]
+    return [axial_slice.panel(title, pixels) for title, pixels in images.items()]
 
 
-class _Cut:
-    """One axial slice of a patient, as pictures."""
+class _AxialSlice:
+    """Renders one axial slice of a patient as RGB images, black outside the brain."""
 
-    def __init__(self, patient: Patient, z: int) -> None:
-        self.brain, self.spacing, self.z = patient.regions.brain, patient.spacing, z
+    def __init__(self, patient: ScoredPatient, z: int) -> None:
+        self.brain = patient.regions.brain
+        self.spacing = patient.spacing
+        self.z = z
 
-    def plane(self, volume: Image | Mask) -> np.ndarray:
-        return slice_views.plane(np.asarray(volume, np.float64), (0, 0, self.z), "axial", MARGIN)
+    def view(self, volume: Volume3D | Mask3D) -> np.ndarray:
+        return slice_views.slice_view(np.asarray(volume, np.float64), (0, 0, self.z), "axial", MARGIN)
 
-    def inside(self) -> Bool[np.ndarray, "h w"]:
-        return self.plane(self.brain) > 0
+    def brain_view(self) -> Bool[np.ndarray, "h w"]:
+        return self.view(self.brain) > 0
 
-    def grey(self, image: Image) -> Float[np.ndarray, "h w 3"]:
-        low, high = slice_views.window(image, self.brain)
-        level = np.clip((self.plane(image) - low) / (high - low), 0, 1) * self.inside()
+    def gray(self, image: Volume3D) -> Float[np.ndarray, "h w 3"]:
+        low, high = slice_views.gray_window(image, self.brain)
+        level = np.clip((self.view(image) - low) / (high - low), 0, 1) * self.brain_view()
         return np.repeat(level[..., None], 3, -1)
 
-    def coloured(self, image: Image, colours: Colormap, low: float, high: float) -> Float[np.ndarray, "h w 3"]:
-        level = np.clip((self.plane(image) - low) / (high - low), 0, 1)
-        return colours(level)[..., :3] * self.inside()[..., None]
+    def colored(self, values: Volume3D, colormap: Colormap, limits: tuple[float, float]) -> Float[np.ndarray, "h w 3"]:
+        low, high = limits
+        level = np.clip((self.view(values) - low) / (high - low), 0, 1)
+        return colormap(level)[..., :3] * self.brain_view()[..., None]
 
-    def over(self, image: Image, enhances: Image) -> Float[np.ndarray, "h w 3"]:
-        low, high = slice_views.ENHANCEMENT_RANGE
-        colours = self.coloured(enhances, slice_views.ENHANCEMENT_COLOURS, low, high)
-        drawn = (self.plane(enhances) > enhancement.THRESHOLD) & self.inside()
-        return np.where(drawn[..., None], 0.15 * self.grey(image) + 0.85 * colours, self.grey(image))
+    def overlaid(self, image: Volume3D, enhancement_values: Volume3D) -> Float[np.ndarray, "h w 3"]:
+        """Show enhancement from the threshold on in color over the gray image."""
+        gray = self.gray(image)
+        colors = self.colored(enhancement_values, slice_views.ENHANCEMENT_COLORMAP, slice_views.ENHANCEMENT_RANGE)
+        is_shown = (self.view(enhancement_values) > enhancement.ENHANCEMENT_THRESHOLD) & self.brain_view()
+        return np.where(is_shown[..., None], GRAY_OPACITY * gray + OVERLAY_OPACITY * colors, gray)
 
-    def panel(self, title: str, picture: Float[np.ndarray, "h w 3"]) -> Panel:
-        buffer = io.BytesIO()
-        imsave(buffer, (255 * picture).round().astype(np.uint8), format="png", metadata={"Software": "dsdiff"})
-        h, w, _ = picture.shape
-        encoded = base64.b64encode(buffer.getvalue()).decode()
-        return Panel(title, encoded, w * self.spacing[0], h * self.spacing[1])
+    def panel(self, title: str, pixels: Float[np.ndarray, "h w 3"]) -> Panel:
+        height, width, _ = pixels.shape
+        uri = figures.png_data_uri(figures.encode_png(pixels))
+        return Panel(title, uri, width * self.spacing[0], height * self.spacing[1])

@@ -1,64 +1,92 @@
-"""One picture of a result: inputs, T1ce, enhancement and uncertainty in three planes."""
+"""Preview image of a synthesis result: inputs, T1ce, enhancement and uncertainty in three planes."""
 
-import textwrap
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
-from jaxtyping import Bool, Float
 from matplotlib.axes import Axes
 from matplotlib.colors import Colormap
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from dsdiff.evaluation.enhancement import THRESHOLD
-from dsdiff.preprocessing.normalize import Prepared
+from dsdiff.evaluation.enhancement import ENHANCEMENT_THRESHOLD
+from dsdiff.preprocessing.normalize import PreprocessedCase
 from dsdiff.preprocessing.planes import PLANES
-from dsdiff.reporting.slice_views import (
-    ENHANCEMENT_COLOURS,
-    ENHANCEMENT_RANGE,
-    SPREAD_COLOURS,
-    SPREAD_RANGE,
-    aspect,
-    plain,
-    plane,
-    window,
-)
+from dsdiff.reporting import figures, slice_views
+from dsdiff.reporting.slice_views import ENHANCEMENT_COLORMAP, ENHANCEMENT_RANGE, UNCERTAINTY_COLORMAP
+from dsdiff.volume import Mask3D, Slice2D, Volume3D, VoxelSpacing
 
-LABELS = {"t1": "T1", "t2": "T2", "flair": "FLAIR", "t1ce": "T1ce"}
-ENHANCEMENT_TITLE = f"enhancement (robust SD; scores count from {THRESHOLD:g})"
-MARGIN = 4  # pixels about the brain
-BACKGROUND, INK, FAINT, DOUBT = "#0b0d10", "#e8eaed", "#9aa0a6", "#fdd663"
+CONTRAST_LABELS = {"t1": "T1", "t2": "T2", "flair": "FLAIR", "t1ce": "T1ce"}
+ENHANCEMENT_TITLE = f"enhancement (robust SD; scores count from {ENHANCEMENT_THRESHOLD:g})"
+UNCERTAINTY_TITLE = "uncertainty"
+DISCLAIMER, DISCLAIMER_COLOR = "Synthetic image. Research use, not for diagnosis.", "#f28b82"
+MARGIN = 4  # pixels around the brain
+MIN_LESION_DEPTH_MM = 8  # below the brain's surface: vessels and meninges enhance above it
+LESION_SMOOTHING_MM = 5
+DEPTH_GRID_MM = 2  # the depth is measured on a grid about this coarse, which is fast
 
 
-def show_point(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> tuple[int, int, int]:
-    """The voxel to show: the middle of the largest mass of lesion."""
-    mass = lesion_mass(enhancement, prepared)
+@dataclass(frozen=True)
+class PreviewImages:
+    """The columns of a preview. All images are robust z-scores on the grid of the preprocessed case.
+
+    Attributes:
+        gray: Column title -> gray image.
+        overlays: Column title -> gray image, and the enhancement that is shown over it in color.
+        std: Standard deviation of the synthetic T1ce; adds a last column.
+        has_orientation: Whether left and right are known, so that they can be labeled.
+    """
+
+    gray: dict[str, Volume3D]
+    overlays: dict[str, tuple[Volume3D, Volume3D]]
+    std: Volume3D | None = None
+    has_orientation: bool = True
+
+
+def select_point(enhancement: Volume3D, case: PreprocessedCase) -> tuple[int, int, int]:
+    """Select the voxel whose three slices the preview shows.
+
+    Args:
+        enhancement: T1ce minus source image, in robust standard deviations.
+        case: The preprocessed case.
+
+    Returns:
+        The voxel (x, y, z) with the largest `lesion_mass`; the center of the brain if there is no lesion.
+    """
+    mass = lesion_mass(enhancement, case)
     if mass.max() <= 0:
-        x, y, z = (round(float(c)) for c in ndimage.center_of_mass(prepared.brain))
+        x, y, z = (round(float(coordinate)) for coordinate in ndimage.center_of_mass(case.brain))
     else:
-        x, y, z = (int(i) for i in np.unravel_index(mass.argmax(), mass.shape))
+        x, y, z = (int(index) for index in np.unravel_index(mass.argmax(), mass.shape))
     return x, y, z
 
 
-def lesion_mass(enhancement: Float[np.ndarray, "x y z"], prepared: Prepared) -> Float[np.ndarray, "x y z"]:
-    """How much lesion lies about each voxel, 8 mm or more below the brain's surface; zero elsewhere.
+def lesion_mass(enhancement: Volume3D, case: PreprocessedCase) -> Volume3D:
+    """Measure how much lesion surrounds each voxel.
 
-    A lesion is bright on FLAIR and, if it enhances, on the T1ce too; sinuses and plexus enhance and are dark on FLAIR.
+    A lesion is bright on FLAIR and, if it enhances, on T1ce. Venous sinuses and choroid plexus enhance too, but are
+    dark on FLAIR.
+
+    Args:
+        enhancement: T1ce minus source image, in robust standard deviations.
+        case: The preprocessed case.
+
+    Returns:
+        FLAIR times enhancement, smoothed; zero within 8 mm of the brain's surface.
     """
-    brain, spacing = prepared.brain, prepared.spacing
-    bright = np.clip(prepared.images["flair"], 0, 4) if "flair" in prepared.images else np.float32(1)
-    deep = _depth(brain, spacing) > 8
-    mass = bright * (np.float32(0.1) + np.clip(enhancement, 0, 4)) * brain
-    return ndimage.gaussian_filter(mass, [5 / mm for mm in spacing], mode="constant") * deep
+    bright = np.clip(case.images["flair"], 0, 4) if "flair" in case.images else np.float32(1)
+    is_deep = _depth_mm(case.brain, case.spacing) > MIN_LESION_DEPTH_MM
+    mass = bright * (np.float32(0.1) + np.clip(enhancement, 0, 4)) * case.brain
+    sigma = [LESION_SMOOTHING_MM / mm for mm in case.spacing]
+    return ndimage.gaussian_filter(mass, sigma, mode="constant") * is_deep
 
 
-def _depth(brain: Bool[np.ndarray, "x y z"], spacing: tuple[float, float, float]) -> Float[np.ndarray, "x y z"]:
-    """How far below the brain's surface each voxel lies, in mm, judged on a grid of 2 mm."""
-    steps = [max(1, round(2 / mm)) for mm in spacing]
+def _depth_mm(brain: Mask3D, spacing: VoxelSpacing) -> Volume3D:
+    """Return the distance of each voxel from the brain's surface, measured on a grid of about 2 mm."""
+    steps = [max(1, round(DEPTH_GRID_MM / mm)) for mm in spacing]
     coarse = np.pad(brain[tuple(slice(None, None, step) for step in steps)], 1)
     sampling = [step * mm for step, mm in zip(steps, spacing, strict=True)]
+
     depth = ndimage.distance_transform_edt(coarse, sampling=sampling).astype(np.float32)[1:-1, 1:-1, 1:-1]
     for axis, step in enumerate(steps):
         depth = depth.repeat(step, axis)
@@ -66,102 +94,102 @@ def _depth(brain: Bool[np.ndarray, "x y z"], spacing: tuple[float, float, float]
     return depth[:x, :y, :z]
 
 
-def draw(
-    columns: dict[str, Float[np.ndarray, "x y z"]],
-    enhancements: dict[str, tuple[Float[np.ndarray, "x y z"], Float[np.ndarray, "x y z"]]],
-    prepared: Prepared,
+def plot_preview(
+    images: PreviewImages,
+    case: PreprocessedCase,
     point: tuple[int, int, int],
     title: str,
-    spread: Float[np.ndarray, "x y z"] | None = None,
-    doubts: Sequence[str] = (),
+    warnings: Sequence[str] = (),
 ) -> Figure:
-    """A figure with a row for each plane.
+    """Plot the preview: one row per plane, one column per image.
 
-    columns: title -> grey image. enhancements: title -> (grey image, enhancement drawn over it in colour).
-    spread: standard deviation, a last column. All on the network's axes, robust z-scores. doubts: about the input.
+    Args:
+        images: The columns.
+        case: The preprocessed case, for brain mask and voxel size.
+        point: Voxel (x, y, z) through which the slices are cut.
+        title: Title of the figure.
+        warnings: Warnings about the input; the first one is printed below the title.
+
+    Returns:
+        The figure.
     """
-    names = [*columns, *enhancements, *(["uncertainty"] if spread is not None else [])]
-    size = [(n + 2 * MARGIN) * mm for n, mm in zip(prepared.brain.shape, prepared.spacing, strict=True)]
-    heights = [size[1], size[2], size[2]]
-    width = max(size[0], size[1])
-    figure = Figure(figsize=(2.1 * len(names) + 0.7, 2.1 * sum(heights) / width + 0.9), facecolor=BACKGROUND, dpi=110)
-    axes = figure.subplots(3, len(names), squeeze=False, height_ratios=heights)
-    figure.subplots_adjust(0.03, 0.075, 0.97, 0.89, 0.03, 0.03)
-    greys = columns | {label: grey for label, (grey, _) in enhancements.items()}
-    windows = {label: window(grey, prepared.brain) for label, grey in greys.items()}
-    for row, name in zip(axes, PLANES, strict=True):
-        cut = partial(plane, point=point, name=name, margin=MARGIN)
-        inside = cut(prepared.brain)
-        for axis, label in zip(row, names, strict=True):
-            if label in greys:
-                low, high = windows[label]
-                image = np.where(inside, cut(greys[label]), low)
-                axis.imshow(image, cmap="gray", vmin=low, vmax=high, interpolation="lanczos")
-            else:
-                assert spread is not None
-                _show_map(axis, cut(spread), inside, SPREAD_COLOURS, *SPREAD_RANGE)
-            if label in enhancements:
-                over = cut(enhancements[label][1])
-                _show_map(axis, over, inside & (over > ENHANCEMENT_RANGE[0]), ENHANCEMENT_COLOURS, *ENHANCEMENT_RANGE)
-            axis.set_aspect(aspect(prepared.spacing, name))
-            bare(axis)
-        row[0].set_ylabel(name, color=FAINT, fontsize=8)
-        if name != "sagittal" and prepared.grid.oriented:
-            for x, side, align in ((0.02, "R", "left"), (0.98, "L", "right")):
-                row[0].text(x, 0.97, side, color=FAINT, fontsize=8, transform=row[0].transAxes, va="top", ha=align)
-    for axis, label in zip(axes[0], names, strict=True):
-        axis.set_title(LABELS.get(label, label), color=INK, fontsize=10, pad=5)
-    figure.text(0.03, 0.974, plain(title), color=INK, fontsize=11, va="center")
-    doubt(figure, doubts, int(26 * len(names)), 0.03, 0.94)
-    _legend(figure, spread is not None)
+    titles = [*images.gray, *images.overlays, *([UNCERTAINTY_TITLE] if images.std is not None else [])]
+    figure, axes = _create_axes(len(titles), case)
+
+    gray = images.gray | {title: image for title, (image, _) in images.overlays.items()}
+    windows = {title: slice_views.gray_window(image, case.brain) for title, image in gray.items()}
+
+    for row, plane in zip(axes, PLANES, strict=True):
+        brain = slice_views.slice_view(case.brain, point, plane, MARGIN)
+        for axis, column in zip(row, titles, strict=True):
+            if column in gray:
+                _show_gray(axis, slice_views.slice_view(gray[column], point, plane, MARGIN), brain, windows[column])
+            if column in images.overlays:
+                enhancement = slice_views.slice_view(images.overlays[column][1], point, plane, MARGIN)
+                is_shown = brain & (enhancement > ENHANCEMENT_RANGE[0])
+                _show_map(axis, enhancement, is_shown, ENHANCEMENT_COLORMAP, ENHANCEMENT_RANGE)
+            if column not in gray and images.std is not None:
+                std = slice_views.slice_view(images.std, point, plane, MARGIN)
+                _show_map(axis, std, brain, UNCERTAINTY_COLORMAP, slice_views.UNCERTAINTY_RANGE)
+            axis.set_aspect(slice_views.voxel_aspect(case.spacing, plane))
+            figures.hide_axis(axis)
+        _label_row(row[0], plane, images.has_orientation)
+
+    for axis, column in zip(axes[0], titles, strict=True):
+        axis.set_title(CONTRAST_LABELS.get(column, column), color=figures.INK, fontsize=10, pad=5)
+    figure.text(0.03, 0.974, figures.escape_math(title), color=figures.INK, fontsize=11, va="center")
+    figures.add_warning(figure, warnings, int(26 * len(titles)), 0.03, 0.94)
+    _add_legend(figure, images.std is not None)
     return figure
 
 
-def doubt(figure: Figure, doubts: Sequence[str], letters: int, x: float, y: float) -> None:
-    """The first doubt about the input, in so many letters, below a picture's title; how many more there are."""
-    if doubts:
-        more = f" (and {len(doubts) - 1} more)" if len(doubts) > 1 else ""
-        line = textwrap.shorten(f"Doubt: {doubts[0]}", letters, placeholder=" ...") + more
-        figure.text(x, y, plain(line), color=DOUBT, fontsize=8.5, va="center")
+def _create_axes(n_columns: int, case: PreprocessedCase) -> tuple[Figure, np.ndarray]:
+    """Create a figure with three rows whose heights fit the brain: axial, coronal, sagittal."""
+    size = [(n + 2 * MARGIN) * mm for n, mm in zip(case.brain.shape, case.spacing, strict=True)]
+    heights = [size[1], size[2], size[2]]
+    width = max(size[0], size[1])
+
+    figure = figures.new_figure(2.1 * n_columns + 0.7, 2.1 * sum(heights) / width + 0.9)
+    axes = figure.subplots(3, n_columns, squeeze=False, height_ratios=heights)
+    figure.subplots_adjust(0.03, 0.075, 0.97, 0.89, 0.03, 0.03)
+    return figure, axes
+
+
+def _show_gray(axis: Axes, image: Slice2D, brain: np.ndarray, window: tuple[float, float]) -> None:
+    low, high = window
+    axis.imshow(np.where(brain, image, low), cmap="gray", vmin=low, vmax=high, interpolation="lanczos")
 
 
 def _show_map(
-    axis: Axes,
-    image: Float[np.ndarray, "h w"],
-    seen: Bool[np.ndarray, "h w"],
-    cmap: Colormap,
-    low: float,
-    high: float,
+    axis: Axes, values: Slice2D, is_shown: np.ndarray, colormap: Colormap, limits: tuple[float, float]
 ) -> None:
-    colours = cmap.with_extremes(bad=(0, 0, 0, 0))
-    shown = np.ma.masked_where(~seen, image)
-    axis.imshow(shown, cmap=colours, vmin=low, vmax=high, alpha=0.85, interpolation="nearest")
+    """Show a map in color where `is_shown`; it is transparent elsewhere."""
+    low, high = limits
+    masked = np.ma.masked_where(~is_shown, values)
+    colors = colormap.with_extremes(bad=(0, 0, 0, 0))
+    axis.imshow(masked, cmap=colors, vmin=low, vmax=high, alpha=0.85, interpolation="nearest")
 
 
-def bare(axis: Axes) -> None:
-    """An axis without ticks and frame."""
-    axis.set_facecolor("black")
-    axis.set_xticks([])
-    axis.set_yticks([])
-    for spine in axis.spines.values():
-        spine.set_visible(False)
+def _label_row(axis: Axes, plane: str, has_orientation: bool) -> None:
+    """Write the plane's name beside its row, and the patient's sides into the first image."""
+    axis.set_ylabel(plane, color=figures.MUTED, fontsize=8)
+    if plane == "sagittal" or not has_orientation:
+        return
+    for x, side, alignment in ((0.02, "R", "left"), (0.98, "L", "right")):
+        axis.text(x, 0.97, side, color=figures.MUTED, fontsize=8, transform=axis.transAxes, va="top", ha=alignment)
 
 
-def _legend(figure: Figure, with_spread: bool) -> None:
-    bars = [(0.38 if with_spread else 0.5, ENHANCEMENT_COLOURS, ENHANCEMENT_RANGE, ENHANCEMENT_TITLE)]
-    if with_spread:
-        bars.append((0.77, SPREAD_COLOURS, SPREAD_RANGE, "uncertainty (robust SD)"))
-    for left, cmap, (low, high), text in bars:
+def _add_legend(figure: Figure, has_std: bool) -> None:
+    """Add the color bars and the disclaimer at the bottom."""
+    bars = [(0.38 if has_std else 0.5, ENHANCEMENT_COLORMAP, ENHANCEMENT_RANGE, ENHANCEMENT_TITLE)]
+    if has_std:
+        limits = slice_views.UNCERTAINTY_RANGE
+        bars.append((0.77, UNCERTAINTY_COLORMAP, limits, f"{UNCERTAINTY_TITLE} (robust SD)"))
+
+    for left, colormap, (low, high), text in bars:
         axis = figure.add_axes((left, 0.034, 0.09, 0.014))
-        axis.imshow(np.linspace(0, 1, 64)[None], aspect="auto", cmap=cmap)
-        bare(axis)
-        figure.text(left - 0.005, 0.041, f"{low:g}", color=FAINT, fontsize=7, ha="right", va="center")
-        figure.text(left + 0.095, 0.041, f"{high:g}  {text}", color=FAINT, fontsize=7, va="center")
-    figure.text(
-        0.03, 0.041, "Synthetic image. Research use, not for diagnosis.", color="#f28b82", fontsize=8, va="center"
-    )
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a figure as PNG, the same bytes for the same picture."""
-    figure.savefig(path, format="png", facecolor=figure.get_facecolor(), metadata={"Software": None})
+        axis.imshow(np.linspace(0, 1, 64)[None], aspect="auto", cmap=colormap)
+        figures.hide_axis(axis)
+        figure.text(left - 0.005, 0.041, f"{low:g}", color=figures.MUTED, fontsize=7, ha="right", va="center")
+        figure.text(left + 0.095, 0.041, f"{high:g}  {text}", color=figures.MUTED, fontsize=7, va="center")
+    figure.text(0.03, 0.041, DISCLAIMER, color=DISCLAIMER_COLOR, fontsize=8, va="center")

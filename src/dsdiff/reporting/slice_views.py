@@ -1,48 +1,78 @@
-"""Slices as radiologists look at them, and the colours that dsdiff draws its maps in."""
+"""Slices in the radiological convention, and the color maps of enhancement and uncertainty."""
 
 import matplotlib
 import numpy as np
-from jaxtyping import Bool, Shaped
+from jaxtyping import Shaped
 from matplotlib.colors import Colormap, ListedColormap, to_hex
 
-ENHANCEMENT_COLOURS: Colormap = ListedColormap(
+from dsdiff.volume import Mask3D, Volume3D, VoxelSpacing
+
+# Without the dark third of inferno, which looks like the gray image below it.
+ENHANCEMENT_COLORMAP: Colormap = ListedColormap(
     matplotlib.colormaps["inferno"](np.linspace(0.35, 1, 256)), "enhancement"
 )
-SPREAD_COLOURS: Colormap = matplotlib.colormaps["magma"]
-SPREAD_RANGE = (0.0, 2.5)  # robust standard deviations
-ENHANCEMENT_RANGE = (0.5, 4.0)  # robust z-scores: below the first nothing is drawn, above the second it saturates
+UNCERTAINTY_COLORMAP: Colormap = matplotlib.colormaps["magma"]
+UNCERTAINTY_RANGE = (0.0, 2.5)  # robust standard deviations
+ENHANCEMENT_RANGE = (0.5, 4.0)  # robust standard deviations: transparent below the first, saturated above the second
 
 
-def plain(text: str) -> str:
-    """A name or a path for a picture, letter by letter: what stands between two $ is no formula to matplotlib then."""
-    return text.encode("utf-8", "replace").decode().replace("$", r"\$")
+def css_gradient(colormap: Colormap, low: float = 0.0, high: float = 1.0) -> str:
+    """Return a color map as a CSS background, for the legend of a page.
 
+    Args:
+        colormap: The color map.
+        low: Fraction of the color map at the left end, 0 to 1.
+        high: Fraction of the color map at the right end, 0 to 1.
 
-def gradient(colours: Colormap, low: float = 0.0, high: float = 1.0) -> str:
-    """The part of a colour map from one share of its range to another, as a CSS background."""
-    stops = (to_hex(colours(share)) for share in np.linspace(low, high, 9))
+    Returns:
+        A CSS `linear-gradient` from left to right.
+    """
+    stops = (to_hex(colormap(fraction)) for fraction in np.linspace(low, high, 9))
     return f"linear-gradient(90deg, {', '.join(stops)})"
 
 
-def plane(
-    volume: Shaped[np.ndarray, "x y z"], point: tuple[int, int, int], name: str, margin: int = 0
+def slice_view(
+    volume: Shaped[np.ndarray, "x y z"], point: tuple[int, int, int], plane: str, margin: int = 0
 ) -> Shaped[np.ndarray, "h w"]:
-    """A slice through a point as radiologists look at it: patient's right on the left, anterior or superior on top.
+    """Cut a slice in the radiological convention: patient's right on the left, anterior or superior on top.
 
-    margin: pixels of nothing all around.
+    Args:
+        volume: A volume on RAS+ axes.
+        point: A voxel (x, y, z) in the slice.
+        plane: `axial`, `coronal` or `sagittal`.
+        margin: Pixels of zeros on every side.
+
+    Returns:
+        The slice, first row on top.
     """
     x, y, z = point
-    cut = {"axial": volume[::-1, :, z], "coronal": volume[::-1, y, :], "sagittal": volume[x, ::-1, :]}[name]
-    return np.pad(cut.T[::-1], margin)
+    planes = {"axial": volume[::-1, :, z], "coronal": volume[::-1, y, :], "sagittal": volume[x, ::-1, :]}
+    return np.pad(planes[plane].T[::-1], margin)
 
 
-def aspect(spacing: tuple[float, float, float], name: str) -> float:
-    """Height over width of a voxel in a plane."""
+def voxel_aspect(spacing: VoxelSpacing, plane: str) -> float:
+    """Return the aspect ratio of a voxel in a slice.
+
+    Args:
+        spacing: Voxel size in mm along x, y, z.
+        plane: `axial`, `coronal` or `sagittal`.
+
+    Returns:
+        Height over width.
+    """
     x, y, z = spacing
-    return {"axial": y / x, "coronal": z / x, "sagittal": z / y}[name]
+    return {"axial": y / x, "coronal": z / x, "sagittal": z / y}[plane]
 
 
-def window(image: Shaped[np.ndarray, "x y z"], brain: Bool[np.ndarray, "x y z"]) -> tuple[float, float]:
-    """Grey window: 0.5 to 99.7 percentiles in the brain, a little darker below."""
+def gray_window(image: Volume3D, brain: Mask3D) -> tuple[float, float]:
+    """Choose the intensities that are shown black and white.
+
+    Args:
+        image: A volume.
+        brain: The brain mask.
+
+    Returns:
+        The 0.5 and 99.7 percentiles of the brain, the first lowered by a twentieth of the range.
+    """
     low, high = np.percentile(image[brain], (0.5, 99.7))
     return float(low - 0.05 * (high - low)), float(high)

@@ -1,88 +1,163 @@
-"""The style that is to be expected of a case: that of the training patients whose sources are most like its own.
+"""Style retrieval: the predicted style of a case is that of the training patients with the most similar sources.
 
-A site has its own sequences, for T1ce as for the others. How a case's contrasts relate to one another, their noise and
-their detail tell something of where it comes from: the regressions of the training patients (see `data.style`) are
-summed, each weighted by a Gaussian of its distance in these measurements (see `familiar.measure`). Phantoms that were
-trained on tell theirs to phantoms alone: simulated scanners are not those of hospitals.
+A site has its own sequences, for T1ce as for the source contrasts. The relation between a case's contrasts, their noise
+and their detail depend on the site. The style of a case is therefore predicted from its features (see `qc.ood`): the
+regressions of the training patients (see `style.regression`) are averaged with Gaussian weights of the distance in
+feature space. Phantoms predict the style of phantoms only, because simulated scanners are not those of hospitals.
 """
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from dsdiff.errors import ModelError
-from dsdiff.qc.membership import Measured, TrainingSetIndex, fit_index, flatten, parse_index, round_digits, standardize
-from dsdiff.qc.ood import FEWEST
-from dsdiff.style.regression import KNOTS, Code, LinearRegression
+from dsdiff.qc.membership import (
+    CaseFeatures,
+    TrainingSetIndex,
+    fit_training_index,
+    flatten_features,
+    round_digits,
+    standardize,
+)
+from dsdiff.qc.ood import MIN_PATIENTS
+from dsdiff.style.regression import KNOTS, LinearRegression, StyleCode, StyleKind
 
-NEAR = 0.35  # width of the Gaussian, in root median squared distances
-CLEARLY = 0.75  # of the squared distance to the nearest patient: a case nearer than this to a phantom is one (ADR 10)
+KERNEL_WIDTH = 0.35  # standard deviation of the Gaussian, as a multiple of the root median squared distance
+# A case is a phantom if its squared distance to the nearest phantom is below this share of that to the nearest
+# patient (ADR 10).
+MAX_PHANTOM_DISTANCE_RATIO = 0.75
 
 
 @dataclass(frozen=True)
 class StyleRetriever(TrainingSetIndex):
-    """The training patients, then as many phantoms as are `simulated`, with the regressions of their targets."""
+    """The features of training patients, then of phantoms, with the regression of every target.
+
+    Attributes:
+        regressions: One per row: the style of that patient's T1ce.
+        n_phantoms: Number of phantoms, the last rows.
+    """
 
     regressions: tuple[LinearRegression, ...]
-    simulated: int = 0
+    n_phantoms: int = 0
 
-    def code(self, measured: Measured, besides: Sequence[int] = ()) -> Code:
-        """The style to be expected of a case that measures so: by all patients besides some, or by the phantoms."""
-        squared = self.squared_distances(measured)
-        real = np.arange(len(self.rows)) < len(self.rows) - self.simulated
-        is_phantom = self.simulated > 0 and squared[~real].min() < CLEARLY * squared[real].min()
-        kept = np.flatnonzero((~real if is_phantom else real) & ~np.isin(np.arange(len(real)), besides))
-        near = squared[kept]
-        weights = np.exp(-(near - near.min()) / (2 * NEAR**2 * max(float(np.median(near)), 1e-12)))
-        return LinearRegression.merged([self.regressions[i] for i in kept], (weights / weights.sum()).tolist()).weights
+    def predict_style(self, features: CaseFeatures, exclude: Sequence[int] = ()) -> StyleCode:
+        """Predict the style of a case.
+
+        Args:
+            features: Features of its sources.
+            exclude: Rows to leave out.
+
+        Returns:
+            The mean style of the patients, or of the phantoms if the case is a phantom, weighted by similarity.
+        """
+        distances = self.squared_distances(features)
+        is_patient = np.arange(len(self.rows)) < len(self.rows) - self.n_phantoms
+        candidates = is_patient
+        if self.n_phantoms > 0:
+            nearest_patient, nearest_phantom = distances[is_patient].min(), distances[~is_patient].min()
+            if nearest_phantom < MAX_PHANTOM_DISTANCE_RATIO * nearest_patient:
+                candidates = ~is_patient
+
+        rows = np.flatnonzero(candidates & ~np.isin(np.arange(len(is_patient)), exclude))
+        distances = distances[rows]
+        width = 2 * KERNEL_WIDTH**2 * max(float(np.median(distances)), 1e-12)
+        weights = np.exp(-(distances - distances.min()) / width)
+
+        regressions = [self.regressions[row] for row in rows]
+        return LinearRegression.merge(regressions, (weights / weights.sum()).tolist()).style_code
 
     def to_dict(self) -> dict[str, Any]:
-        """What JSON keeps of measurements and regressions."""
+        """Convert to values that JSON can hold.
+
+        Returns:
+            The index with the regressions.
+        """
         return super().to_dict() | {
-            "simulated": self.simulated,
-            "knots": self.regressions[0].knots,
-            "grams": round_digits(np.stack([one.gram for one in self.regressions])),
-            "moments": round_digits(np.stack([one.moment for one in self.regressions])),
+            "n_phantoms": self.n_phantoms,
+            "knots": list(KNOTS[self.regressions[0].kind]),
+            "grams": round_digits(np.stack([regression.gram for regression in self.regressions])),
+            "moments": round_digits(np.stack([regression.moment for regression in self.regressions])),
         }
 
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "StyleRetriever":
+        """Build a retriever from the result of `to_dict`.
 
-def learn(patients: Sequence[Measured], regressions: Sequence[LinearRegression]) -> StyleRetriever | None:
-    """What these patients tell of others, None where they are too few, or were not all measured."""
-    found = fit_index(patients)
-    return (
-        None
-        if found is None or len(patients) < FEWEST
-        else StyleRetriever(**vars(found), regressions=tuple(regressions))
-    )
+        Args:
+            fields: The values.
+
+        Returns:
+            The retriever.
+
+        Raises:
+            ValueError: The values do not fit together.
+            KeyError: A value is missing.
+        """
+        index = TrainingSetIndex.from_dict(fields)
+        kind = _kind_of_knots(fields["knots"])
+        grams, moments = (np.array(fields[name], np.float64) for name in ("grams", "moments"))
+        regressions = tuple(
+            LinearRegression.from_equations(gram, moment, kind) for gram, moment in zip(grams, moments, strict=True)
+        )
+
+        n_phantoms = int(fields["n_phantoms"])
+        if len(regressions) != len(index.rows):
+            raise ValueError(f"there are {len(regressions)} regressions for {len(index.rows)} patients")
+        if not 0 <= n_phantoms < len(regressions):
+            raise ValueError(f"{n_phantoms} of {len(regressions)} rows cannot be phantoms")
+
+        return StyleRetriever(**vars(index), regressions=regressions, n_phantoms=n_phantoms)
 
 
-def beside(
-    patients: StyleRetriever, phantoms: Sequence[Measured], regressions: Sequence[LinearRegression]
+def _kind_of_knots(knots: Sequence[float]) -> StyleKind:
+    for kind, knots_of_kind in KNOTS.items():
+        if list(knots_of_kind) == list(knots):
+            return kind
+    raise ValueError(f"no kind of style has the knots {knots}")
+
+
+def fit_retriever(patients: Sequence[CaseFeatures], regressions: Sequence[LinearRegression]) -> StyleRetriever | None:
+    """Build a retriever of training patients.
+
+    Args:
+        patients: Features of each patient's sources.
+        regressions: The style of each patient's T1ce.
+
+    Returns:
+        The retriever; None if there are fewer than `qc.ood.MIN_PATIENTS` patients, or if one has no features.
+    """
+    index = fit_training_index(patients)
+    if index is None or len(patients) < MIN_PATIENTS:
+        return None
+    return StyleRetriever(**vars(index), regressions=tuple(regressions))
+
+
+def add_phantoms(
+    retriever: StyleRetriever, phantoms: Sequence[CaseFeatures], regressions: Sequence[LinearRegression]
 ) -> StyleRetriever:
-    """The same with phantoms, those that measure all that the patients do."""
-    flat = [flatten(phantom) for phantom in phantoms]
-    pairs = [(one, of) for one, of in zip(flat, regressions, strict=True) if set(patients.names) <= set(one)]
-    rows = [
-        standardize(np.array([one[n] for n in patients.names]), patients.center, patients.scale) for one, _ in pairs
-    ]
-    told = (*patients.regressions, *(of for _, of in pairs))
-    return replace(patients, rows=np.stack([*patients.rows, *rows]), regressions=told, simulated=len(pairs))
+    """Add phantoms to a retriever of patients. Phantoms that lack a feature of the patients are left out.
 
+    Args:
+        retriever: Patients only.
+        phantoms: Features of each phantom's sources.
+        regressions: The style of each phantom's T1ce.
 
-def parse(text: str, where: str) -> StyleRetriever:
-    """What `StyleRetriever.dump` wrote. Raises `ModelError` for anything else."""
-    try:
-        held: dict[str, Any] = json.loads(text)
-        found = parse_index(text, where)
-        grams, moments = (np.array(held[name], np.float64) for name in ("grams", "moments"))
-        knots = next(kind for kind in KNOTS.values() if list(kind) == held["knots"])
-        parts = tuple(LinearRegression.of(gram, moment, knots) for gram, moment in zip(grams, moments, strict=True))
-        simulated = int(held.get("simulated", 0))
-        if len(parts) != len(found.rows) or not 0 <= simulated < len(parts):
-            raise ValueError(f"{len(parts)} regressions of {len(found.rows)} patients, {simulated} of them simulated")
-        return StyleRetriever(**vars(found), regressions=parts, simulated=simulated)
-    except (ValueError, KeyError, TypeError, StopIteration) as error:
-        raise ModelError(f"{where} does not say what styles its training patients had ({error})") from error
+    Returns:
+        A retriever of both.
+    """
+    rows, added_regressions = list(retriever.rows), []
+    for phantom, regression in zip(phantoms, regressions, strict=True):
+        features = flatten_features(phantom)
+        if not set(retriever.names) <= set(features):
+            continue
+        values = np.array([features[name] for name in retriever.names])
+        rows.append(standardize(values, retriever.center, retriever.scale))
+        added_regressions.append(regression)
+
+    return replace(
+        retriever,
+        rows=np.stack(rows),
+        regressions=(*retriever.regressions, *added_regressions),
+        n_phantoms=len(added_regressions),
+    )

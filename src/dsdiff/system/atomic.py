@@ -1,8 +1,6 @@
-"""Folders and files that appear whole or not at all."""
+"""Files and folders that appear complete or not at all, and locks between processes."""
 
-import json
 import os
-import re
 import shutil
 import tempfile
 import threading
@@ -14,31 +12,50 @@ from filelock import FileLock, Timeout
 
 from dsdiff.errors import OutputError
 
-LOCK = ".lock"
+LOCK_NAME = ".lock"
 
 
 @contextmanager
-def writing(place: Path) -> Iterator[None]:
-    """What the system refuses while something is written there, as an `OutputError`."""
+def wrap_os_error(path: Path) -> Iterator[None]:
+    """Turn errors of the operating system into errors of the user.
+
+    Args:
+        path: What is written meanwhile, for the message.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OutputError: The system refused to write.
+    """
     try:
         yield
     except OSError as error:
-        raise OutputError(f"{place} cannot be written: {error.strerror or error}") from error
+        raise OutputError(f"{path} cannot be written: {error.strerror or error}") from error
 
 
 @contextmanager
-def alone(folder: Path) -> Iterator[None]:
-    """No other process writes into a folder meanwhile that asks for the same; one that ends, however, lets go.
+def exclusive_lock(folder: Path) -> Iterator[None]:
+    """Lock a folder, so that no other process writes into it. The lock ends with the process, however it ends.
 
-    The folder is made. Raises `OutputError` where another process holds it.
+    Args:
+        folder: The folder; made if it does not exist.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OutputError: Another process holds the lock, or the folder cannot be written.
     """
-    lock = FileLock(folder / LOCK)
-    with writing(folder):
+    lock = FileLock(folder / LOCK_NAME)
+    with wrap_os_error(folder):
         folder.mkdir(parents=True, exist_ok=True)
         try:
             lock.acquire(timeout=0)
         except Timeout as error:
-            raise OutputError(f"{folder} is being written by another process; wait, or choose another") from error
+            raise OutputError(
+                f"{folder} is being written by another process; wait, or choose another folder"
+            ) from error
     try:
         yield
     finally:
@@ -46,14 +63,21 @@ def alone(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def waiting(place: Path) -> Iterator[None]:
-    """No other process is at a place meanwhile that asks for the same: the next waits for this one.
+def blocking_lock(path: Path) -> Iterator[None]:
+    """Lock a path, and wait while another process holds its lock.
 
-    Raises `OutputError` where no lock can be written beside the place.
+    Args:
+        path: The path. The lock is a file next to it.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        OutputError: The lock file cannot be written.
     """
-    with writing(place):
-        place.parent.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(place.with_name(place.name + LOCK))
+    with wrap_os_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(path.with_name(path.name + LOCK_NAME))
         lock.acquire()
     try:
         yield
@@ -62,152 +86,136 @@ def waiting(place: Path) -> Iterator[None]:
 
 
 @contextmanager
-def whole_file(file: Path) -> Iterator[Path]:
-    """A file to be written beside the target, whose place it takes when all went well, and which vanishes otherwise.
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Write a file completely or not at all.
 
-    The target's folder is made. Raises `OutputError` where the place cannot be written or the disk is full.
+    Args:
+        path: The file; its folder is made if it does not exist.
+
+    Yields:
+        A temporary path next to it, to be written. It replaces the file if the block ends without an error.
+
+    Raises:
+        OutputError: The file cannot be written, or the disk is full.
     """
-    with writing(file):
-        file.parent.mkdir(parents=True, exist_ok=True)
-        beside = file.with_name(f"{file.name}.{os.getpid()}-{threading.get_ident()}.partial")  # two may write one file
+    with wrap_os_error(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        owner = f"{os.getpid()}-{threading.get_ident()}"  # two threads may write one file
+        tmp_path = path.with_name(f"{path.name}.{owner}.partial")
         try:
-            yield beside
-            beside.replace(file)
+            yield tmp_path
+            tmp_path.replace(path)
         finally:
-            beside.unlink(missing_ok=True)
+            tmp_path.unlink(missing_ok=True)
 
 
-def write_whole(file: Path, text: str) -> None:
-    """Write a text file, whole or not at all. Raises what `whole_file` raises."""
-    with whole_file(file) as beside:
-        beside.write_text(text, encoding="utf-8")
+def atomic_write_text(path: Path, text: str) -> None:
+    """Write a text file completely or not at all.
+
+    Args:
+        path: The file; its folder is made if it does not exist.
+        text: The content.
+
+    Raises:
+        OutputError: The file cannot be written, or the disk is full.
+    """
+    with atomic_file(path) as tmp_path:
+        tmp_path.write_text(text, encoding="utf-8")
 
 
 @contextmanager
-def whole(target: Path) -> Iterator[Path]:
-    """A new folder beside the target that takes the target's place when all went well, and vanishes otherwise.
+def atomic_dir(target: Path) -> Iterator[Path]:
+    """Write a folder completely or not at all. An older folder is replaced.
 
-    An older target is replaced; a caller that must not lose one checks first. Parents that had to be made vanish with
-    it. A link is followed. Raises `OutputError` where the place cannot be written or the disk is full.
+    Args:
+        target: The folder. A link is followed. Missing parents are made, and removed again after an error.
+
+    Yields:
+        A temporary folder next to it, to be filled. It replaces the target if the block ends without an error.
+
+    Raises:
+        OutputError: The folder cannot be written, or the disk is full.
     """
     target = Path(os.path.realpath(target))
-    missing = [place for place in target.parents if not place.exists()]
-    folder = None
+    missing_parents = [parent for parent in target.parents if not parent.exists()]
+    tmp_folder = None
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
-        yield folder
-        folder.chmod(0o777 & ~_umask())
-        _exchange(folder, target)
+        tmp_folder = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".partial", dir=target.parent))
+        yield tmp_folder
+        tmp_folder.chmod(0o777 & ~_read_umask())
+        _replace_dir(tmp_folder, target)
     except BaseException as error:
-        if folder is not None:
-            shutil.rmtree(folder, ignore_errors=True)
-        for place in missing:  # deepest first; kept where others wrote meanwhile
-            if place.is_dir() and not any(place.iterdir()):
-                place.rmdir()
+        if tmp_folder is not None:
+            shutil.rmtree(tmp_folder, ignore_errors=True)
+        for parent in missing_parents:  # deepest first; a parent that another process uses stays
+            if parent.is_dir() and not any(parent.iterdir()):
+                parent.rmdir()
         if isinstance(error, OSError):
             raise OutputError(f"{target} cannot be written: {error.strerror or error}") from error
         raise
 
 
-def sweep(place: Path) -> None:
-    """Clear away what `whole` left in a folder when its process was killed: an older target whose place stands empty
-    takes it again, the rest goes. For whoever holds the folder (see `alone`).
+@contextmanager
+def atomic_update(target: Path, names: Sequence[str]) -> Iterator[Path]:
+    """Replace some files of a folder together.
+
+    Args:
+        target: The folder; made if it does not exist.
+        names: Names of the files, in the order in which they are replaced.
+
+    Yields:
+        A temporary folder, to be filled. Its files replace those of the target if the block ends without an error.
+
+    Raises:
+        OutputError: The files cannot be written.
     """
-    with writing(place):
-        for old in place.glob(".*.old"):
-            for kept in old.iterdir():
-                if not (place / kept.name).exists():
-                    kept.rename(place / kept.name)
-            shutil.rmtree(old)
-        for unfinished in place.glob(".*.partial"):
+    with wrap_os_error(target):
+        target.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=target) as tmp_folder:
+            yield Path(tmp_folder)
+            for name in names:
+                Path(tmp_folder, name).replace(target / name)
+
+
+def recover_interrupted(folder: Path) -> None:
+    """Clean up after a killed process: restore folders that `atomic_dir` was about to replace, and remove the rest.
+
+    Args:
+        folder: The folder that holds the targets of `atomic_dir`. The caller holds its lock.
+
+    Raises:
+        OutputError: The folder cannot be written.
+    """
+    with wrap_os_error(folder):
+        for backup in folder.glob(".*.old"):
+            for old_target in backup.iterdir():
+                if not (folder / old_target.name).exists():
+                    old_target.rename(folder / old_target.name)
+            shutil.rmtree(backup)
+        for unfinished in folder.glob(".*.partial"):
             if unfinished.is_dir():
                 shutil.rmtree(unfinished)
 
 
-def refuse_foreign(target: Path, facts: str, what: str, ours: re.Pattern[str]) -> None:
-    """Raise `OutputError` where the target cannot be looked at, or holds anything that dsdiff did not write.
-
-    Ours is an empty place, or a folder of files by the names of `ours` whose JSON file `facts` says `what`.
-    """
-    target = Path(os.path.realpath(target))
-    with writing(target):
-        refuse_unwritable(target)
-        if not target.exists():
-            return
-        if os.path.ismount(target) or target == Path.cwd():
-            what_it_is = "a mount" if os.path.ismount(target) else "the folder that this command runs in"
-            raise OutputError(f"{target} is {what_it_is}, which nothing can take the place of; give a folder below it")
-        names = {path.name for path in target.iterdir()}
-        if not names:
-            return
-    foreign, made_here = sorted(name for name in names if not ours.fullmatch(name)), _says(target / facts, what)
-    if foreign or not made_here:
-        found = f"holds {foreign[0]}" if foreign and made_here else "is not an output of dsdiff"
-        raise OutputError(f"{target} {found}; it is left alone (choose another place)")
-
-
-def refuse_unwritable(target: Path) -> None:
-    """Raise `OutputError` where nothing can be written at a place that does not exist yet, before long work is done."""
-    above = next((place for place in target.absolute().parents if place.exists()), target)  # of / there is none
-    with writing(target):
-        Path(tempfile.mkdtemp(prefix=".", suffix=".partial", dir=above)).rmdir()
-
-
-def refuse_picture(target: Path) -> None:
-    """Raise `OutputError` where a picture cannot be written, before long work is done. Pictures are PNG."""
-    if target.suffix.lower() != ".png" or target.is_dir():
-        raise OutputError(f"{target} is no place for a picture; give a file that ends in .png")
-    refuse_unwritable(target)
-
-
-def refuse_replacing(target: Path, what: str, names: Sequence[str]) -> None:
-    """Raise `OutputError` where files by these names would be replaced that dsdiff did not write, as the first, a JSON
-    file, says by `what`."""
-    there = [name for name in names if (target / name).exists()]
-    if there and not _says(target / names[0], what):
-        raise OutputError(f"{target} holds {there[0]}, not by this command; it is left alone (choose another place)")
-
-
-def _says(facts: Path, what: str) -> bool:
-    try:
-        return bool(json.loads(facts.read_text(encoding="utf-8"))["what"] == what)
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-@contextmanager
-def filled(target: Path, names: Sequence[str]) -> Iterator[Path]:
-    """A new folder whose files by these names take their places in the target, in this order, when all went well.
-
-    Raises `OutputError` where they cannot be written.
-    """
-    with writing(target):
-        target.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(prefix=".", suffix=".partial", dir=target) as place:
-            yield Path(place)
-            for name in names:
-                (Path(place) / name).replace(target / name)
-
-
-def _exchange(folder: Path, target: Path) -> None:
-    """Put `folder` in the place of `target`."""
+def _replace_dir(folder: Path, target: Path) -> None:
+    """Rename `folder` to `target`. An older target is moved aside first, and restored if the renaming fails."""
     if not target.exists():
         folder.rename(target)
         return
-    old = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
+    backup = Path(tempfile.mkdtemp(prefix=f".{target.name}.", suffix=".old", dir=target.parent))
     try:
-        target.rename(old / target.name)
+        target.rename(backup / target.name)
         folder.rename(target)
     except OSError:
-        if (old / target.name).exists():
-            (old / target.name).rename(target)
-        old.rmdir()
+        if (backup / target.name).exists():
+            (backup / target.name).rename(target)
+        backup.rmdir()
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(backup, ignore_errors=True)
 
 
-def _umask() -> int:
-    mask = os.umask(0o022)
-    os.umask(mask)
-    return mask
+def _read_umask() -> int:
+    umask = os.umask(0o022)
+    os.umask(umask)
+    return umask

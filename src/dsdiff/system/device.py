@@ -1,4 +1,4 @@
-"""Where to compute and in which precision."""
+"""The device to compute on, its precision, and the memory of this process."""
 
 import ctypes
 import os
@@ -13,102 +13,156 @@ import torch
 
 from dsdiff.errors import ConfigError
 
-ARENA_MAX, MMAP_THRESHOLD = -8, -3  # M_ARENA_MAX, M_MMAP_THRESHOLD of malloc.h
-LARGE = 4 * 2**20  # bytes
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")  # Linux: the peak can be read and reset
+M_ARENA_MAX = -8  # of malloc.h
+M_MMAP_THRESHOLD = -3  # of malloc.h
+MAX_ARENAS = 2
+MMAP_THRESHOLD_BYTES = 4 * 2**20
+PROC_STATUS = Path("/proc/self/status")  # Linux: holds the peak memory of this process
+PROC_CLEAR_REFS = Path("/proc/self/clear_refs")  # Linux: resets the peak
 
 
-def pick(name: str = "auto") -> torch.device:
-    """The device of a name: auto (CUDA, then MPS, then CPU), cpu, cuda, cuda:1, mps.
+def resolve_device(name: str = "auto") -> torch.device:
+    """Find the device of a name.
 
-    Raises `ConfigError` for one that this machine or this build of torch does not have.
+    Args:
+        name: "auto" (CUDA, else MPS, else CPU), "cpu", "cuda", "cuda:1" or "mps".
+
+    Returns:
+        The device.
+
+    Raises:
+        ConfigError: The name is unknown, or the machine or this build of torch has no such device.
     """
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if name == "auto":
-        return torch.device(next(kind for kind, available in there.items() if available))
+        return torch.device(next(kind for kind, is_available in available.items() if is_available))
+
     kind = name.split(":")[0]
-    if kind not in there:
-        raise ConfigError(f"device '{name}' is unknown; there are: auto, cpu, cuda, mps")
-    if not there[kind]:
-        raise ConfigError(f"device '{name}' is not available here; use --device cpu")
+    if kind not in available:
+        raise ConfigError(f"device '{name}' is unknown; give auto, cpu, cuda or mps")
+    if not available[kind]:
+        raise ConfigError(f"device '{name}' is not available on this machine; use --device cpu")
     try:
         device = torch.device(name)
     except RuntimeError as error:
-        raise ConfigError(f"device '{name}' is not a device; give auto, cpu, cuda, cuda:0 or mps") from error
-    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
-        raise ConfigError(f"device '{name}' is not there: this machine has {torch.cuda.device_count()}, from cuda:0")
+        raise ConfigError(f"device '{name}' is unknown; give auto, cpu, cuda, cuda:0 or mps") from error
+    n_gpus = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= n_gpus:
+        raise ConfigError(f"device '{name}' does not exist: this machine has {n_gpus} GPUs, from cuda:0")
     return device
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes convolutions in bfloat16 natively."""
+    """Tell whether a device computes convolutions in bfloat16 natively.
+
+    Args:
+        device: The device.
+
+    Returns:
+        False for devices that only emulate bfloat16.
+    """
     if device.type == "cuda":
-        # torch.cuda.is_bf16_supported() is true of emulation too, which has no convolutions before Ampere.
+        # torch.cuda.is_bf16_supported() is also true for emulation, which has no convolutions before Ampere.
         return bool(torch.version.hip) or torch.cuda.get_device_capability(device) >= (8, 0)
-    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # absent from older torch
+    capabilities: dict[str, Any] = getattr(torch.cpu, "get_capabilities", dict)()  # older torch lacks the function
     return device.type == "cpu" and bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
-def precision_of(device: torch.device, precision: str = "auto") -> str:
-    """bf16, fp16 or fp32: "auto" takes bf16 where the device has it."""
-    return ("bf16" if has_bf16(device) else "fp32") if precision == "auto" else precision
+def resolve_precision(device: torch.device, precision: str = "auto") -> str:
+    """Find the precision of a device.
+
+    Args:
+        device: The device.
+        precision: "bf16", "fp16", "fp32", or "auto" for bf16 if the device has it, else fp32.
+
+    Returns:
+        "bf16", "fp16" or "fp32".
+    """
+    if precision != "auto":
+        return precision
+    return "bf16" if has_bf16(device) else "fp32"
 
 
 def autocast(device: torch.device, precision: str = "auto") -> AbstractContextManager:
-    """Autocast to bf16 or fp16 where `precision_of` says so; otherwise nothing changes."""
-    half = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(precision_of(device, precision))
-    return torch.autocast(device.type, half) if half is not None else nullcontext()
+    """Make the autocast context of a precision.
+
+    Args:
+        device: The device.
+        precision: See `resolve_precision`.
+
+    Returns:
+        A context that computes in bf16 or fp16, or one that changes nothing for fp32.
+    """
+    dtype = {"bf16": torch.bfloat16, "fp16": torch.float16}.get(resolve_precision(device, precision))
+    return nullcontext() if dtype is None else torch.autocast(device.type, dtype)
 
 
-def set_threads(threads: int | None, worthwhile: Callable[[int], int] = lambda most: most) -> None:
-    """Use so many CPU threads; None leaves OMP_NUM_THREADS to decide, or takes those of the cores this process may use
-    that are worthwhile."""
-    if threads is None and "OMP_NUM_THREADS" not in os.environ:
-        affinity = getattr(os, "sched_getaffinity", None)  # absent on macOS and Windows
-        threads = worthwhile(len(affinity(0)) if affinity else os.cpu_count() or 1)
-    if threads is not None:
-        torch.set_num_threads(threads)
+def set_threads(n_threads: int | None, benchmark: Callable[[int], int] = lambda max_threads: max_threads) -> None:
+    """Set the number of CPU threads of torch.
+
+    Args:
+        n_threads: The number. None leaves the choice to OMP_NUM_THREADS if it is set, else to `benchmark`.
+        benchmark: Chooses the number of threads, at most as many as there are cores for this process.
+    """
+    if n_threads is None and "OMP_NUM_THREADS" not in os.environ:
+        get_affinity = getattr(os, "sched_getaffinity", None)  # macOS and Windows lack the function
+        n_cores = len(get_affinity(0)) if get_affinity else os.cpu_count() or 1
+        n_threads = benchmark(n_cores)
+    if n_threads is not None:
+        torch.set_num_threads(n_threads)
 
 
-def share_heap() -> None:
-    """Let all threads allocate from two heaps: glibc gives each one of its own, and what one has freed is of no use to
-    the others. What is large lies outside of them, and goes back to the system when it is freed. To be called before
-    there are threads; nothing happens where the C library is another.
+def limit_malloc_arenas() -> None:
+    """Let all threads allocate from two heaps, and return large blocks to the system when they are freed.
+
+    By default glibc gives each thread a heap, and memory that one thread freed is useless to the others. Call this
+    before threads start. Other C libraries are not changed.
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(ARENA_MAX, 2)
-        libc.mallopt(MMAP_THRESHOLD, LARGE)
+        libc.mallopt(M_ARENA_MAX, MAX_ARENAS)
+        libc.mallopt(M_MMAP_THRESHOLD, MMAP_THRESHOLD_BYTES)
 
 
-def give_back() -> None:
-    """Give back to the system what the heaps hold unused: pieces too small for what is asked for next, which pile up.
-
-    Nothing happens where the C library is another.
-    """
+def malloc_trim() -> None:
+    """Return unused memory of the heaps to the system: small pieces that pile up. Only glibc can do this."""
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
         libc.malloc_trim(0)
 
 
-def clock(device: torch.device) -> Callable[[], float]:
-    """What tells seconds of work: the CPU's own, which do not count what others compute, or where another device
-    computes those of the clock.
+def select_clock(device: torch.device) -> Callable[[], float]:
+    """Choose the clock that measures work on a device.
+
+    Args:
+        device: The device.
+
+    Returns:
+        A function that returns seconds: CPU time of this process, which other processes do not change, or elapsed time
+        for other devices.
     """
     return time.process_time if device.type == "cpu" else time.perf_counter
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes in use at one time since this was last asked: on CUDA by tensors, else by the process."""
+    """Return the peak of memory since the last call.
+
+    Args:
+        device: On CUDA the memory of tensors counts, else that of this process.
+
+    Returns:
+        Bytes. Without Linux and CUDA, the peak since this process started.
+    """
     if device.type == "cuda":
         peak = torch.cuda.max_memory_allocated(device)
         torch.cuda.reset_peak_memory_stats(device)
         return peak
-    if CLEAR.exists():
-        peak = next(
-            int(line.split()[1]) for line in STATUS.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM")
-        )
-        CLEAR.write_text("5", encoding="utf-8")
-        return peak * 1024
-    import resource  # absent from Windows
+
+    if PROC_CLEAR_REFS.exists():
+        lines = PROC_STATUS.read_text(encoding="utf-8").splitlines()
+        kilobytes = next(int(line.split()[1]) for line in lines if line.startswith("VmHWM"))
+        PROC_CLEAR_REFS.write_text("5", encoding="utf-8")
+        return kilobytes * 1024
+
+    import resource  # Windows lacks the module
 
     unit = 1 if sys.platform == "darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,4 +1,4 @@
-"""One process or many: torch's own distributed runtime, asked for in this file alone. torchrun starts the processes."""
+"""Training in one or more processes, which torchrun starts. Only this file uses torch's distributed runtime."""
 
 import os
 from collections.abc import Callable, Iterator
@@ -17,146 +17,244 @@ from torch.nn.parallel import DistributedDataParallel
 from dsdiff.errors import ConfigError
 
 T = TypeVar("T")
-RUNS = count()  # of this process
-STARTED = ("RANK", "WORLD_SIZE", "MASTER_ADDR")  # what torchrun, and Kubernetes' PyTorchJob, put into the environment
-PATIENCE = timedelta(hours=1)  # of a process with the others: one may read data or write a checkpoint
+_RUN_COUNTER = count()  # of this process
+LAUNCHER_VARIABLES = ("RANK", "WORLD_SIZE", "MASTER_ADDR")  # set by torchrun, and by Kubernetes' PyTorchJob
+COLLECTIVE_TIMEOUT = timedelta(hours=1)  # one process may read data or write a checkpoint while the others wait
 
 
 @dataclass(frozen=True)
-class World:
-    """The processes of a run, and the device of this one. One alone answers everything itself."""
+class ProcessGroup:
+    """The processes of a run.
+
+    Attributes:
+        device: Device of this process.
+        rank: Number of this process.
+        size: Number of processes. A single process needs no runtime.
+    """
 
     device: torch.device
     rank: int = 0
     size: int = 1
 
     @property
-    def first(self) -> bool:
-        """Whether this is the process that writes files and talks."""
+    def is_first(self) -> bool:
+        """Tell whether this process writes files and messages.
+
+        Returns:
+            True for rank 0.
+        """
         return self.rank == 0
 
-    def mean(self, value: float) -> float:
-        """The mean of a number over the processes."""
+    def all_reduce_mean(self, value: float) -> float:
+        """Compute the mean of a number over the processes.
+
+        Args:
+            value: Number of this process.
+
+        Returns:
+            The mean.
+        """
         total = torch.tensor(value, dtype=torch.float64)
         if dist.is_initialized():
             dist.all_reduce(total)
+
         return total.item() / self.size
 
-    def largest(self, value: int) -> int:
-        """The largest of a number over the processes."""
-        found = torch.tensor(value)
-        if dist.is_initialized():
-            dist.all_reduce(found, dist.ReduceOp.MAX)
-        return int(found.item())
+    def all_reduce_max(self, value: int) -> int:
+        """Compute the maximum of a number over the processes.
 
-    def gather(self, mine: T) -> list[T]:
-        """What every process has, in their order."""
+        Args:
+            value: Number of this process.
+
+        Returns:
+            The maximum.
+        """
+        maximum = torch.tensor(value)
+        if dist.is_initialized():
+            dist.all_reduce(maximum, dist.ReduceOp.MAX)
+
+        return int(maximum.item())
+
+    def all_gather(self, value: T) -> list[T]:
+        """Collect a value from every process.
+
+        Args:
+            value: Value of this process.
+
+        Returns:
+            Values in the order of ranks.
+        """
         if not dist.is_initialized():
-            return [mine]
-        everyones: list[Any] = [None] * self.size
-        dist.all_gather_object(everyones, mine)
-        return everyones
+            return [value]
 
-    def by_first(self, job: Callable[[], T]) -> T:
-        """What the first process gets from `job`, in every process. Raises in every process what `job` raises."""
-        found: list[Any] = [None, None]
-        if self.first:
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def rank0_broadcast(self, job: Callable[[], T]) -> T:
+        """Run a job in the first process, and broadcast its result. Its exception is raised in every process.
+
+        Args:
+            job: Called in the first process only.
+
+        Returns:
+            Its result, in every process.
+        """
+        outcome: list[Any] = [None, None]  # result, exception
+        if self.is_first:
             try:
-                found[0] = job()
+                outcome[0] = job()
             except Exception as error:
-                found[1] = error
+                outcome[1] = error
         if dist.is_initialized():
-            dist.broadcast_object_list(found)
-        if found[1] is not None:
-            raise found[1]
-        return found[0]
+            dist.broadcast_object_list(outcome)
+
+        result, exception = outcome
+        if exception is not None:
+            raise exception
+        return result
 
 
 @contextmanager
-def joined(where: torch.device) -> Iterator[World]:
-    """The processes that torchrun started, joined for a while; without it, this one. On CUDA each has its own GPU.
+def init_distributed(device: torch.device) -> Iterator[ProcessGroup]:
+    """Join the processes that torchrun started. On CUDA each process has its own GPU.
 
-    What holds the group (a module of DDP) must be gone before the end: torch would close the group with it, holding
-    Python's lock while it waits for gloo's threads, and one of them may be waiting for that lock.
+    What holds the group (a module of DDP) must be released before the end. Else torch closes the group with it: it
+    holds Python's lock while it waits for gloo's threads, and one of them may wait for that lock.
+
+    Args:
+        device: Device to train on.
+
+    Yields:
+        The processes; this process alone without torchrun.
     """
-    if not all(name in os.environ for name in STARTED):
-        yield World(where)
+    if not all(name in os.environ for name in LAUNCHER_VARIABLES):
+        yield ProcessGroup(device)
         return
-    if where.type == "cuda":
-        where = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(where)
-    backend = "cpu:gloo,cuda:nccl" if where.type == "cuda" else "gloo"
+
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     store, rank, size = next(dist.rendezvous("env://"))
-    own = dist.PrefixStore(f"run{next(RUNS)}", store)  # a process that joins again must not find what it left before
-    dist.init_process_group(backend, store=own, rank=rank, world_size=size, timeout=PATIENCE)
+    run_store = dist.PrefixStore(f"run{next(_RUN_COUNTER)}", store)  # a second run must not read keys of the first
+    dist.init_process_group(backend, store=run_store, rank=rank, world_size=size, timeout=COLLECTIVE_TIMEOUT)
     try:
-        yield World(where, dist.get_rank(), dist.get_world_size())
+        yield ProcessGroup(device, dist.get_rank(), dist.get_world_size())
     finally:
         dist.destroy_process_group()
 
 
-def wrap(module: nn.Module, strategy: str, world: World) -> nn.Module:
-    """The module that trains: itself (single), with its gradients averaged (ddp) or itself taken apart too (fsdp).
+def wrap(module: nn.Module, strategy: str, process_group: ProcessGroup) -> nn.Module:
+    """Wrap a module for training in several processes.
 
-    Raises `ConfigError` where strategy and processes do not go together.
+    Args:
+        module: Module to train.
+        strategy: "single"; "ddp", which averages gradients; "fsdp", which shards weights too; "auto" selects ddp for
+            several processes, else single.
+        process_group: Processes of the run.
+
+    Returns:
+        The module to call.
+
+    Raises:
+        ConfigError: Strategy and processes do not go together.
     """
     if strategy == "auto":
-        strategy = "ddp" if world.size > 1 else "single"
+        strategy = "ddp" if process_group.size > 1 else "single"
+
     if strategy == "single":
-        if world.size > 1:
-            raise ConfigError(f"training.strategy is single, but there are {world.size} processes; take ddp or fsdp")
+        if process_group.size > 1:
+            raise ConfigError(
+                f"training.strategy is single, but there are {process_group.size} processes; use ddp or fsdp"
+            )
         return module
+
     if not dist.is_initialized():
         raise ConfigError(f"training.strategy {strategy} needs torchrun --nproc-per-node N -m dsdiff train ...")
     if strategy == "ddp":
         return DistributedDataParallel(module, gradient_as_bucket_view=True)
-    return _taken_apart(module, world)
+    return _apply_fsdp(module, process_group)
 
 
-def _taken_apart(module: nn.Module, world: World) -> nn.Module:
-    """Every block shared out among the processes, put together only while it computes (FSDP2)."""
+def _apply_fsdp(module: nn.Module, process_group: ProcessGroup) -> nn.Module:
+    """Shard every block (FSDP2); a block is gathered only while it computes."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import fully_shard
 
-    mesh = init_device_mesh(world.device.type, (world.size,))
-    for block in _blocks(module):
+    mesh = init_device_mesh(process_group.device.type, (process_group.size,))
+    for block in _repeated_blocks(module):
         fully_shard(block, mesh=mesh)
+
     return cast(nn.Module, fully_shard(module, mesh=mesh))
 
 
-def _blocks(module: nn.Module, listed: bool = False) -> Iterator[nn.Module]:
-    """The elements of lists of modules that have weights: what a network repeats."""
+def _repeated_blocks(module: nn.Module, is_list: bool = False) -> Iterator[nn.Module]:
+    """Elements of module lists that have weights."""
     for child in module.children():
         if isinstance(child, nn.ModuleList | nn.ModuleDict):
-            yield from _blocks(child, listed=True)
-        elif not listed:
-            yield from _blocks(child)
+            yield from _repeated_blocks(child, is_list=True)
+        elif not is_list:
+            yield from _repeated_blocks(child)
         elif any(True for _ in child.parameters()):
             yield child
 
 
-def accumulating(module: nn.Module, last: bool) -> AbstractContextManager:
-    """While one part of a batch goes through: gradients are averaged over the processes after the last part alone."""
+def no_sync(module: nn.Module, last: bool) -> AbstractContextManager:
+    """Average gradients over the processes only after the last part of a batch.
+
+    Args:
+        module: Module that `wrap` returned.
+        last: This is the last part.
+
+    Returns:
+        A context for forward and backward pass of the part.
+    """
     if isinstance(module, DistributedDataParallel):
         return nullcontext() if last else module.no_sync()
+
     if hasattr(module, "set_requires_gradient_sync"):
         cast(Any, module).set_requires_gradient_sync(last)
     return nullcontext()
 
 
-def local(tensor: Tensor) -> Tensor:
-    """What this process holds of a tensor, in place."""
+def local_tensor(tensor: Tensor) -> Tensor:
+    """Take the part of a tensor that this process holds.
+
+    Args:
+        tensor: Sharded or not.
+
+    Returns:
+        The part; not a copy.
+    """
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
-def whole(tensor: Tensor) -> Tensor:
-    """A tensor put together from all processes; each must ask."""
+def full_tensor(tensor: Tensor) -> Tensor:
+    """Gather a tensor from all processes; all processes must call it.
+
+    Args:
+        tensor: Sharded or not.
+
+    Returns:
+        The full tensor.
+    """
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
-def shared_out(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, which every process holds, shared out and laid out in memory as another is: a fused optimiser
-    takes no moments whose strides are not those of their weights."""
+def shard_like(tensor: Tensor, like: Tensor) -> Tensor:
+    """Shard a tensor, and lay it out in memory, as another one is.
+
+    A fused optimizer requires that moments have the strides of their weights.
+
+    Args:
+        tensor: Full tensor, the same in all processes.
+        like: Sharded or not.
+
+    Returns:
+        The sharded tensor.
+    """
     if not isinstance(like, DTensor):
         return torch.empty_like(like, dtype=tensor.dtype).copy_(tensor)
+
     return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

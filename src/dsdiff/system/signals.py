@@ -1,4 +1,4 @@
-"""What Ctrl-C and SIGTERM mean to a command, and to the processes that work for it."""
+"""What Ctrl-C and SIGTERM do to a command and to its worker processes."""
 
 import signal
 import threading
@@ -7,43 +7,63 @@ from contextlib import contextmanager
 from types import FrameType
 
 
-class Heard:
-    """The last signal that ended a command: Ctrl-C, unless SIGTERM was heard."""
+class ShutdownSignal:
+    """The signal that ended a command: Ctrl-C (SIGINT), unless SIGTERM arrived.
+
+    Attributes:
+        number: Number of the signal.
+    """
 
     number: int = signal.SIGINT
 
     @property
     def exit_code(self) -> int:
-        """128 and its number."""
+        """The exit code that shells expect after this signal.
+
+        Returns:
+            128 plus the number of the signal.
+        """
         return 128 + self.number
 
 
-def heed() -> Heard:
-    """Let SIGTERM end this process as Ctrl-C does: what is half written is cleared away."""
-    heard = Heard()
+def install_sigterm_handler() -> ShutdownSignal:
+    """Let SIGTERM end this process as Ctrl-C does, so that partly written files are removed.
 
-    def end(number: int, frame: FrameType | None) -> None:
-        heard.number = number
+    Returns:
+        The signal that ended the command, as soon as there is one.
+    """
+    shutdown = ShutdownSignal()
+
+    def interrupt(number: int, frame: FrameType | None) -> None:
+        shutdown.number = number
         raise KeyboardInterrupt
 
-    signal.signal(signal.SIGTERM, end)
-    return heard
+    signal.signal(signal.SIGTERM, interrupt)
+    return shutdown
 
 
-def deaf(*_: object) -> None:
-    """Leave signals to the process that this one works for: it saves its state first, and then ends its workers."""
+def ignore_signals(*_: object) -> None:
+    """Ignore Ctrl-C and SIGTERM in a worker process: its main process saves its state, and then ends its workers.
+
+    Args:
+        *_: Ignored, such as the number that a `DataLoader` gives its workers.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
-    """Ctrl-C goes unheard here, and for good in the processes begun meanwhile, which have yet to become `deaf`."""
+def defer_sigint() -> Iterator[None]:
+    """Ignore Ctrl-C while worker processes start, until they call `ignore_signals` themselves.
+
+    Yields:
+        Nothing. A process that starts meanwhile ignores Ctrl-C for good.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, handler)

@@ -1,4 +1,4 @@
-"""Which source this is: the version, and the commit where it runs from a working copy."""
+"""The version of dsdiff, with the commit if it runs from a git working copy."""
 
 import subprocess
 from pathlib import Path
@@ -6,15 +6,21 @@ from pathlib import Path
 from dsdiff import __version__
 
 
-def label() -> str:
-    """Such as "0.1.0", or "0.1.0 (commit 1a2b3c4d5e, changed)" in a git working copy of dsdiff."""
-    here = Path(__file__).parents[3]
-    if not (here / "src" / "dsdiff").is_dir() or not (here / ".git").exists():  # installed: no commit to tell
+def describe_version() -> str:
+    """Describe the running source code.
+
+    Returns:
+        The version, as "0.1.0". In a git working copy also the commit, as "0.1.0 (commit 1a2b3c4d5e, changed)".
+    """
+    root = Path(__file__).parents[3]
+    if not (root / "src" / "dsdiff").is_dir() or not (root / ".git").exists():  # an installed package
         return __version__
-    git = ["git", "-C", str(here)]
+
+    git = ["git", "-C", str(root)]
     try:
         commit = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
-        changed = subprocess.run([*git, "status", "--porcelain", "src"], capture_output=True, text=True, check=True)
+        status = subprocess.run([*git, "status", "--porcelain", "src"], capture_output=True, text=True, check=True)
     except (OSError, subprocess.CalledProcessError):
         return __version__
-    return f"{__version__} (commit {commit.stdout.strip()}{', changed' if changed.stdout.strip() else ''})"
+    changed = ", changed" if status.stdout.strip() else ""
+    return f"{__version__} (commit {commit.stdout.strip()}{changed})"

@@ -3,26 +3,41 @@
 import torch
 from torch import Tensor, nn
 
-from dsdiff.system.distributed import local
+from dsdiff.system.distributed import local_tensor
 
 
 class EMA:
-    """Keeps `decay` of the average at each step, less at the beginning: min(decay, (1 + n) / (10 + n)).
+    """Exponential moving average of the weights of a network; sharded as the network is.
 
-    Where the network is shared out among processes, so is its average.
+    Step n uses the decay min(decay, (1 + n) / (10 + n)), so that the first weights are soon forgotten.
+
+    Args:
+        network: Its weights are the first average.
+        decay: Weight of the old average in each step, 0 to 1.
     """
 
     def __init__(self, network: nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights: dict[str, Tensor] = {k: v.detach().clone() for k, v in network.state_dict().items()}
+        self.weights: dict[str, Tensor] = {
+            name: tensor.detach().clone() for name, tensor in network.state_dict().items()
+        }
 
     @torch.no_grad()
     def update(self, network: nn.Module, step: int) -> None:
-        """Move towards the network's weights after step number `step` (from 1)."""
+        """Move the average towards the weights of the network.
+
+        Args:
+            network: The network.
+            step: Number of the step, from 1.
+        """
         decay = min(self.decay, (1 + step) / (10 + step))
-        pairs = [(local(self.weights[name]), local(value)) for name, value in network.state_dict().items()]
-        moving = [(mine, its) for mine, its in pairs if mine.is_floating_point()]
-        torch._foreach_lerp_([mine for mine, _ in moving], [its for _, its in moving], 1 - decay)
-        for mine, its in pairs:
-            if not mine.is_floating_point():  # a count, as a batch norm keeps
-                mine.copy_(its)
+        averages: list[Tensor] = []
+        current: list[Tensor] = []
+        for name, tensor in network.state_dict().items():
+            average = local_tensor(self.weights[name])
+            if average.is_floating_point():
+                averages.append(average)
+                current.append(local_tensor(tensor))
+            else:  # a count, such as that of a batch norm
+                average.copy_(local_tensor(tensor))
+        torch._foreach_lerp_(averages, current, 1 - decay)

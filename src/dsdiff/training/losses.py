@@ -1,139 +1,273 @@
-"""Losses: maps of what is wrong voxel by voxel, weighted by region and summed over terms."""
+"""Losses: error maps, voxel by voxel, which are weighted by region and summed over terms.
 
-from collections.abc import Sequence
+A loss is a function of `LossInputs` and of its `LossConfig`, and stands in `LOSSES` under the name that a config gives.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Bool, Float, Integer
 from torch import Tensor
 
-from dsdiff.conditioning.edges import gradients
-from dsdiff.config.run import LossConfig
+from dsdiff.conditioning.edges import sobel_gradients
+from dsdiff.config.training import LossConfig
 from dsdiff.data.dataset import ENHANCING
 
-RANGE = 10.0  # robust z-scores that a T1ce spans, for the constants of SSIM
-RIVALS = 32  # enhancing voxels that every other voxel of a slice is compared with
-Image = Float[Tensor, "b 1 h w"]
+DATA_RANGE = 10.0  # robust z-scores that a T1ce spans, for the constants of SSIM
+N_ENHANCING = 32  # enhancing voxels that the ranking loss compares every other voxel of a slice with
+ImageBatch = Float[Tensor, "b 1 h w"]
 
 
-def charbonnier(error: Image, epsilon: float) -> Image:
-    """epsilon (sqrt(1 + (error / epsilon)^2) - 1): quadratic below epsilon, linear above.
+@dataclass(frozen=True)
+class LossInputs:
+    """Predictions of a batch of slices with their targets.
+
+    Attributes:
+        prediction: Output of the network, in the parametrization of the process.
+        prediction_target: What `prediction` should be.
+        x_0_pred: The T1ce that `prediction` implies, robust z-scores.
+        x_0: The true T1ce, robust z-scores.
+        source: The source image (by default T1), robust z-scores.
+        region: Region map, see `data.dataset.Slices`.
+    """
+
+    prediction: ImageBatch
+    prediction_target: ImageBatch
+    x_0_pred: ImageBatch
+    x_0: ImageBatch
+    source: ImageBatch
+    region: Integer[Tensor, "b 1 h w"]
+
+    @property
+    def brain(self) -> Bool[Tensor, "b 1 h w"]:
+        """The brain mask.
+
+        Returns:
+            True inside the brain.
+        """
+        return self.region > 0
+
+    @property
+    def enhancing(self) -> Bool[Tensor, "b 1 h w"]:
+        """The mask of enhancing tumour.
+
+        Returns:
+            True inside enhancing tumour; all False without a segmentation.
+        """
+        return self.region == ENHANCING
+
+    def mask_background(self) -> "LossInputs":
+        """Set images outside the brain to zero, as synthesis does.
+
+        Returns:
+            The inputs with masked `x_0_pred`, `x_0` and `source`.
+        """
+        return replace(
+            self,
+            x_0_pred=self.x_0_pred * self.brain,
+            x_0=self.x_0 * self.brain,
+            source=self.source * self.brain,
+        )
+
+
+def charbonnier_loss(error: ImageBatch, epsilon: float) -> ImageBatch:
+    """Compute epsilon (sqrt(1 + (error / epsilon)^2) - 1): quadratic below epsilon, linear above.
+
+    Args:
+        error: Differences between prediction and target.
+        epsilon: The error at which the loss turns linear.
+
+    Returns:
+        The loss of every voxel.
 
     Source: Charbonnier et al. 1994, in the form of Barron 2019 (arXiv:1701.03077, eq. 1 with alpha 1).
     """
     return epsilon * ((1 + (error / epsilon).square()).sqrt() - 1)
 
 
-def gradient(error: Image) -> Image:
-    """Absolute differences of the error between a voxel and the next in h and in w: blur and false edges cost."""
-    down = F.pad((error[:, :, 1:] - error[:, :, :-1]).abs(), (0, 0, 0, 1))
-    return down + F.pad((error[..., 1:] - error[..., :-1]).abs(), (0, 1))
+def gradient_loss(error: ImageBatch) -> ImageBatch:
+    """Add absolute differences of the error to the next voxel along h and along w. Blur and false edges cost.
+
+    Args:
+        error: Differences between two images.
+
+    Returns:
+        The loss of every voxel.
+    """
+    along_h = F.pad((error[:, :, 1:] - error[:, :, :-1]).abs(), (0, 0, 0, 1))
+    return along_h + F.pad((error[..., 1:] - error[..., :-1]).abs(), (0, 1))
 
 
-def dissimilarity(x: Image, y: Image) -> Image:
-    """1 - SSIM, Gaussian windows of 1.5 voxels cut at 5, zero beyond the edges.
+def ssim_loss(x: ImageBatch, y: ImageBatch) -> ImageBatch:
+    """Compute 1 - SSIM with Gaussian windows of 1.5 voxels, truncated at 5 voxels; images are zero beyond the border.
+
+    Args:
+        x: Images, robust z-scores.
+        y: Images to compare with.
+
+    Returns:
+        The loss of every voxel, 0 to 2.
 
     Source: Wang et al. 2004 (doi:10.1109/TIP.2003.819861), eq. 13, K1 0.01, K2 0.03, population covariance.
     """
     taps = torch.exp(-torch.arange(-5.0, 6.0, device=x.device, dtype=x.dtype).square() / (2 * 1.5**2))
     taps = taps / taps.sum()
 
-    def blur(image: Image) -> Image:
+    def blur(image: ImageBatch) -> ImageBatch:
         along_h = F.conv2d(image, taps[None, None, :, None], padding=(5, 0))
         return F.conv2d(along_h, taps[None, None, None], padding=(0, 5))
 
     mean_x, mean_y = blur(x), blur(y)
     variances = blur(x * x) - mean_x**2 + blur(y * y) - mean_y**2
     covariance = blur(x * y) - mean_x * mean_y
-    c1, c2 = (0.01 * RANGE) ** 2, (0.03 * RANGE) ** 2
+
+    c1, c2 = (0.01 * DATA_RANGE) ** 2, (0.03 * DATA_RANGE) ** 2
     similarity = (2 * mean_x * mean_y + c1) * (2 * covariance + c2)
     return 1 - similarity / ((mean_x**2 + mean_y**2 + c1) * (variances + c2))
 
 
-def misaligned(x: Image, y: Image, eta: float = 0.2) -> Image:
-    """1 - the squared cosine between the gradients of two images: 0 where their edges run alike, whatever their sign
-    and height; edges far below eta (per pixel) count as none.
+def ngf_loss(x: ImageBatch, y: ImageBatch, eta: float = 0.2) -> ImageBatch:
+    """Compute 1 - the squared cosine between the gradients of two images (normalized gradient fields).
 
-    Source: Haber and Modersitzki 2006 (normalised gradient fields, doi:10.1007/11866763_89, eq. 6).
+    It is 0 where edges have the same direction, whatever their sign and height.
+
+    Args:
+        x: Images.
+        y: Images to compare with.
+        eta: Gradient (per pixel) far below which an edge counts as none.
+
+    Returns:
+        The loss of every voxel, 0 to 1.
+
+    Source: Haber and Modersitzki 2006 (normalized gradient fields, doi:10.1007/11866763_89, eq. 6).
     """
-    of_x, of_y = gradients(x), gradients(y)  # 2 b 1 h w
-    sizes = [of.square().sum(0) + eta**2 for of in (of_x, of_y)]
-    return 1 - (of_x * of_y).sum(0).square() / (sizes[0] * sizes[1])
+    gradient_x, gradient_y = sobel_gradients(x), sobel_gradients(y)  # 2 b 1 h w
+    norm_x = gradient_x.square().sum(0) + eta**2
+    norm_y = gradient_y.square().sum(0) + eta**2
+    return 1 - (gradient_x * gradient_y).sum(0).square() / (norm_x * norm_y)
 
 
-def misordered(made: Image, true: Image, enhancing: Bool[Tensor, "b 1 h w"]) -> Image:
-    """How far each voxel's enhancement (T1ce minus start) comes up to those of the enhancing tumour, where the true one
-    does not: the mean over some of these of softplus(here - there), and 0 within the enhancing tumour. They are of the
-    same slice, or, where nothing of it enhances, of the batch: most of a brain lies in such slices.
+def ranking_loss(
+    enhancement_pred: ImageBatch, enhancement: ImageBatch, enhancing: Bool[Tensor, "b 1 h w"]
+) -> ImageBatch:
+    """Compare the predicted enhancement of every voxel with that of enhancing tumour, a smooth stand-in for 1 - AUC.
 
-    A smooth stand-in for 1 - AUC. Source: the pairwise logistic loss of Burges et al. 2005 (RankNet,
-    doi:10.1145/1102351.1102363, eq. 3).
+    The loss of a voxel is the mean of softplus(its enhancement - enhancement of a tumour voxel) over some tumour voxels
+    whose true enhancement is higher. Tumour voxels are of the same slice. If the slice has none, they are of the batch,
+    because most of a brain lies in such slices.
+
+    Args:
+        enhancement_pred: Predicted T1ce minus source.
+        enhancement: True T1ce minus source.
+        enhancing: Mask of enhancing tumour.
+
+    Returns:
+        The loss of every voxel; zero within enhancing tumour.
+
+    Source: the pairwise logistic loss of Burges et al. 2005 (RankNet, doi:10.1145/1102351.1102363, eq. 3).
     """
-    everywhere = enhancing.flatten().nonzero()[:, 0]
-    if not len(everywhere):
-        return made * 0  # a loss of nothing that gradients go through all the same
-    found = []
-    for i, there in enumerate(enhancing):
-        own = there.flatten().nonzero()[:, 0] + i * there.numel()
-        rivals = own if len(own) else everywhere
-        picked = rivals[torch.linspace(0, len(rivals) - 1, RIVALS, device=made.device).long()]
-        above = made[i] - made.flatten()[picked, None, None]  # k h w
-        wrong = F.softplus(above) * (true[i] < true.flatten()[picked, None, None])
-        found.append(wrong.mean(0, keepdim=True) * ~there)
-    return torch.stack(found)
+    batch_voxels = enhancing.flatten().nonzero()[:, 0]
+    if not len(batch_voxels):
+        return enhancement_pred * 0  # zero with a gradient
+
+    loss_maps = []
+    for i, slice_mask in enumerate(enhancing):
+        slice_voxels = slice_mask.flatten().nonzero()[:, 0] + i * slice_mask.numel()
+        candidates = slice_voxels if len(slice_voxels) else batch_voxels
+        chosen = torch.linspace(0, len(candidates) - 1, N_ENHANCING, device=enhancement_pred.device).long()
+        tumour_voxels = candidates[chosen]
+
+        margin = enhancement_pred[i] - enhancement_pred.flatten()[tumour_voxels, None, None]  # k h w
+        is_lower = enhancement[i] < enhancement.flatten()[tumour_voxels, None, None]  # k h w
+        loss_map_of_slice = (F.softplus(margin) * is_lower).mean(0, keepdim=True)  # 1 h w
+        loss_maps.append(loss_map_of_slice * ~slice_mask)
+    return torch.stack(loss_maps)
 
 
-def surprise(x_0: Image, truth: Image, expected: Image) -> Image:
-    """How badly the network knows its own error: the negative log-likelihood of a Laplace distribution of that mean
-    absolute error about x_0, whose own channel it leaves to the other terms (the layers below are shared).
+def laplace_nll(x_0_pred: ImageBatch, x_0: ImageBatch, predicted_error: ImageBatch) -> ImageBatch:
+    """Compute the negative log-likelihood of a Laplace distribution around the predicted T1ce.
 
-    Source: the attenuated loss of Kendall and Gal 2017 (arXiv:1703.04977, section 3), its norm the absolute one.
+    The predicted T1ce gets no gradient: the other terms train it. The layers below are shared.
+
+    Args:
+        x_0_pred: The predicted T1ce.
+        x_0: The true T1ce.
+        predicted_error: The mean absolute error that the network predicts for itself.
+
+    Returns:
+        The loss of every voxel.
+
+    Source: the attenuated loss of Kendall and Gal 2017 (arXiv:1703.04977, section 3), with the absolute norm.
     """
-    return (x_0.detach() - truth).abs() / expected + expected.log()
+    return (x_0_pred.detach() - x_0).abs() / predicted_error + predicted_error.log()
 
 
-def error_map(
-    term: LossConfig,
-    predicted: Image,
-    wanted: Image,
-    x_0: Image,
-    truth: Image,
-    start: Image,
-    region: Integer[Tensor, "b 1 h w"],
-) -> Image:
-    """What is wrong in every voxel by one term: with the prediction, or with the T1ce (z-scores) that it stands for."""
-    if term.epsilon is not None:
-        return charbonnier(predicted - wanted, term.epsilon)
-    if term.target == "ssim":
-        return dissimilarity(x_0, truth)
-    if term.target == "edges":
-        return misaligned(x_0, start)
-    if term.target == "ranking":
-        return misordered(x_0 - start, truth - start, region == ENHANCING)
-    if term.target == "gradient":
-        return gradient(x_0 - truth)
-    return (predicted - wanted).abs() if term.target == "l1" else (predicted - wanted).square()
+def _charbonnier(inputs: LossInputs, term: LossConfig) -> ImageBatch:
+    assert term.epsilon is not None
+    return charbonnier_loss(inputs.prediction - inputs.prediction_target, term.epsilon)
 
 
-def total(
-    terms: Sequence[LossConfig],
-    predicted: Image,
-    wanted: Image,
-    x_0: Image,
-    truth: Image,
-    start: Image,
-    region: Integer[Tensor, "b 1 h w"],
-) -> Float[Tensor, ""]:
-    """Sum of the terms, each the mean over the crop of its map, each voxel weighted by its region (see
-    `cohort.Patient`): 0 outside the brain; for edges also in and next to what enhances, whose edges the start (robust
-    z-scores) does not have. Windows and differences see zeros outside the brain, as synthesis puts there. A plain mean,
-    so that the parts of an accumulated batch add up to the whole (but for ranking, which compares within a part).
+def _l1(inputs: LossInputs, term: LossConfig) -> ImageBatch:
+    return (inputs.prediction - inputs.prediction_target).abs()
+
+
+def _l2(inputs: LossInputs, term: LossConfig) -> ImageBatch:
+    return (inputs.prediction - inputs.prediction_target).square()
+
+
+def _ssim(inputs: LossInputs, term: LossConfig) -> ImageBatch:
+    return ssim_loss(inputs.x_0_pred, inputs.x_0)
+
+
+def _gradient(inputs: LossInputs, term: LossConfig) -> ImageBatch:
+    return gradient_loss(inputs.x_0_pred - inputs.x_0)
+
+
+def _edges(inputs: LossInputs, term: LossConfig) -> ImageBatch:
+    """The source has no edges of enhancing tumour, so voxels in and next to it do not count."""
+    near_enhancing = F.max_pool2d(inputs.enhancing.type(inputs.x_0_pred.dtype), 5, 1, 2)
+    return ngf_loss(inputs.x_0_pred, inputs.source) * (near_enhancing == 0)
+
+
+def _ranking(inputs: LossInputs, term: LossConfig) -> ImageBatch:
+    enhancement_pred = inputs.x_0_pred - inputs.source
+    enhancement = inputs.x_0 - inputs.source
+    return ranking_loss(enhancement_pred, enhancement, inputs.enhancing)
+
+
+LOSSES: dict[str, Callable[[LossInputs, LossConfig], ImageBatch]] = {
+    "charbonnier": _charbonnier,
+    "l1": _l1,
+    "l2": _l2,
+    "ssim": _ssim,
+    "gradient": _gradient,
+    "edges": _edges,
+    "ranking": _ranking,
+}
+
+
+def weighted_loss(terms: Sequence[LossConfig], inputs: LossInputs) -> Float[Tensor, ""]:
+    """Sum the terms. Each is the mean over the crop of its loss map, weighted voxel by voxel.
+
+    The weight of a voxel depends on its region and is 0 outside the brain. Windows and differences see zeros outside
+    the brain, as synthesis puts there. A plain mean makes the parts of an accumulated batch add up to the loss of the
+    batch, except for ranking, which compares voxels within a part.
+
+    Args:
+        terms: The terms with their weights.
+        inputs: Predictions and targets.
+
+    Returns:
+        The loss of the batch.
     """
-    loss = x_0.new_zeros(())
-    x_0, truth, start = (image * (region > 0) for image in (x_0, truth, start))
+    masked = inputs.mask_background()
+
+    loss = inputs.x_0_pred.new_zeros(())
     for term in terms:
-        weights = x_0.new_tensor([0.0, 1.0, term.tumour, term.enhancing])[region.long()]
-        if term.target == "edges":
-            weights = weights * (F.max_pool2d((region == ENHANCING).type(x_0.dtype), 5, 1, 2) == 0)
-        loss = loss + term.weight * (error_map(term, predicted, wanted, x_0, truth, start, region) * weights).mean()
+        region_weights = inputs.x_0_pred.new_tensor([0.0, 1.0, term.tumour, term.enhancing])
+        voxel_weights = region_weights[inputs.region.long()]  # b 1 h w
+        loss_map = LOSSES[term.target](masked, term)
+        loss = loss + term.weight * (loss_map * voxel_weights).mean()
     return loss

@@ -1,6 +1,7 @@
-"""What a run tells while it trains: a line of JSON and a bar a step, curves and pictures for TensorBoard if asked."""
+"""Metrics of a run: one line of JSON a step, a progress callback, and TensorBoard on request."""
 
 import json
+import logging
 import os
 import time
 from importlib.util import find_spec
@@ -9,83 +10,145 @@ from types import TracebackType
 from typing import Any
 
 from matplotlib.image import imread
-from rich.console import Console
 
-from dsdiff.config.run import TrainingConfig
+from dsdiff.config.training import TrainingConfig
 from dsdiff.errors import ConfigError
-from dsdiff.system.atomic import write_whole
-from dsdiff.system.console import bars
+from dsdiff.system.atomic import atomic_write_text
+from dsdiff.system.console import ProgressCallback, ignore_progress
 
-LOG, TENSORBOARD = "log.jsonl", "tensorboard"
+logger = logging.getLogger(__name__)
+
+LOG_FILE = "log.jsonl"
+TENSORBOARD_FOLDER = "tensorboard"
+LOSS_WEIGHT = 0.02  # of a new loss in the running mean
 
 
-class Watch:
-    """The log, the bar and TensorBoard's writer of one run, from the step it is resumed at. Only the first process
-    tells: the others log to nowhere.
+class MetricsLogger:
+    """Write the metrics of a run, from the step at which it starts or resumes.
+
+    Args:
+        run_dir: Folder of the run.
+        settings: The `training` block of the config.
+        first_step: Steps that were trained before.
+        slices_per_step: Slices of a step in all processes.
+        is_first: This is the first process; the others write nothing.
+        progress: Called after each step.
     """
 
     def __init__(
-        self, run: Path, settings: TrainingConfig, step: int, slices: int, console: Console, first: bool
+        self,
+        run_dir: Path,
+        settings: TrainingConfig,
+        first_step: int,
+        slices_per_step: int,
+        is_first: bool = True,
+        progress: ProgressCallback = ignore_progress,
     ) -> None:
-        self.settings, self.console, self.slices = settings, console, slices
-        if first:
-            forget_after(run / LOG, step)
-        self.log = (run / LOG if first else Path(os.devnull)).open(
-            "a", buffering=1, encoding="utf-8"
-        )  # a line at a time
-        self.board = writer(run / TENSORBOARD, step) if settings.tensorboard and first else None
-        self.bars = bars(console, count=True)
-        self.task = self.bars.add_task("training", total=settings.steps, completed=step)
-        self.begun, self.since, self.running = step, time.perf_counter(), 0.0
+        self.settings = settings
+        self.first_step = first_step
+        self.slices_per_step = slices_per_step
+        self.progress = progress
 
-    def __enter__(self) -> "Watch":
-        self.bars.start()
+        if is_first:
+            truncate_log(run_dir / LOG_FILE, first_step)
+        path = run_dir / LOG_FILE if is_first else Path(os.devnull)
+        self.log = path.open("a", buffering=1, encoding="utf-8")  # flushed after each line
+        self.tensorboard = None
+        if settings.tensorboard and is_first:
+            self.tensorboard = open_tensorboard(run_dir / TENSORBOARD_FOLDER, first_step)
+
+        self.start_time = time.perf_counter()
+        self.running_loss = 0.0
+
+    def __enter__(self) -> "MetricsLogger":
+        self.progress("training", self.first_step, self.settings.steps)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        self.bars.stop()
         self.log.close()
-        if self.board is not None:
-            self.board.close()
+        if self.tensorboard is not None:
+            self.tensorboard.close()
 
-    def step(self, step: int, loss: float, rate: float) -> dict[str, Any]:
-        """Move the bar; what there is to log of a step. slices: per second since the run was started or resumed."""
-        self.running = loss if self.running == 0 else 0.98 * self.running + 0.02 * loss
-        seconds = time.perf_counter() - self.since
-        speed = (step - self.begun) * self.slices / seconds
-        told = f"training (loss {self.running:.4f}, {speed:.1f} slices/s)"
-        self.bars.update(self.task, completed=step, description=told)
+    def record_step(self, step: int, loss: float, rate: float) -> dict[str, Any]:
+        """Report the progress of a step.
+
+        Args:
+            step: Steps that were trained.
+            loss: Loss of the step.
+            rate: Learning rate of the step.
+
+        Returns:
+            Step, loss, learning rate, and seconds since the run started or resumed.
+        """
+        is_first_loss = self.running_loss == 0
+        self.running_loss = loss if is_first_loss else (1 - LOSS_WEIGHT) * self.running_loss + LOSS_WEIGHT * loss
+        seconds = time.perf_counter() - self.start_time
+        speed = (step - self.first_step) * self.slices_per_step / seconds
+        self.progress("training", step, self.settings.steps, f"(loss {self.running_loss:.4f}, {speed:.1f} slices/s)")
+
         return {"step": step, "loss": round(loss, 5), "lr": rate, "seconds": round(seconds, 2)}
 
-    def write(self, facts: dict[str, Any], picture: Path) -> None:
-        """Log the facts of a step, and show a validation's picture if it is there."""
-        self.log.write(json.dumps(facts) + "\n")
-        if "validation" in facts:
-            scores = "".join(f", {name} {value:.3f}" for name, value in facts.get("volumes", {}).items())
-            self.console.print(
-                f"step {facts['step']}: loss {self.running:.4f}, validation {facts['validation']:.4f}{scores}"
+    def write(self, metrics: dict[str, Any], picture: Path) -> None:
+        """Write the metrics of a step, and log those of a validation.
+
+        Args:
+            metrics: By name; "step" is required, "volumes" holds the scores of full volumes.
+            picture: PNG of a validation, for TensorBoard; it may not exist.
+        """
+        self.log.write(json.dumps(metrics) + "\n")
+
+        scores = metrics.get("volumes", {})
+        if "validation" in metrics:
+            scores_text = "".join(f", {name} {value:.3f}" for name, value in scores.items())
+            logger.info(
+                f"step {metrics['step']}: loss {self.running_loss:.4f}, validation {metrics['validation']:.4f}"
+                f"{scores_text}"
             )
-        if self.board is not None:
-            for name, value in {**facts, **facts.get("volumes", {})}.items():
+
+        if self.tensorboard is not None:
+            for name, value in {**metrics, **scores}.items():
                 if isinstance(value, int | float) and name != "step":
-                    self.board.add_scalar(name, value, facts["step"])
-            if "validation" in facts and picture.is_file():
-                self.board.add_image("samples", imread(picture)[..., :3], facts["step"], dataformats="HWC")
+                    self.tensorboard.add_scalar(name, value, metrics["step"])
+            if "validation" in metrics and picture.is_file():
+                image = imread(picture)[..., :3]
+                self.tensorboard.add_image("samples", image, metrics["step"], dataformats="HWC")
 
 
-def writer(folder: Path, step: int) -> Any:
-    """TensorBoard's writer, which forgets what a stopped run told after `step`. Raises `ConfigError` without it."""
+def open_tensorboard(folder: Path, step: int) -> Any:
+    """Open TensorBoard's writer.
+
+    Args:
+        folder: Folder of its files.
+        step: Later steps, of a run that was stopped, are dropped.
+
+    Returns:
+        The writer.
+
+    Raises:
+        ConfigError: TensorBoard is not installed.
+    """
     if find_spec("tensorboard") is None:
-        raise ConfigError("training.tensorboard needs the extra: pip install 'dsdiff-mri[tensorboard]'")
+        raise ConfigError("training.tensorboard needs an extra: pip install 'dsdiff-mri[tensorboard]'")
+
     from torch.utils.tensorboard import SummaryWriter
 
     return SummaryWriter(folder, purge_step=step + 1)
 
 
 def read_log(log: Path) -> list[dict[str, Any]]:
-    """What a run logged, a dict a line; a last line that a killed run did not finish is left out."""
+    """Read the metrics of a run.
+
+    Args:
+        log: File of metrics; it may not exist.
+
+    Returns:
+        Metrics of each step. An unfinished last line, of a run that was killed, is left out.
+    """
+    if not log.is_file():
+        return []
+
     entries = []
-    for line in log.read_text(encoding="utf-8").splitlines() if log.is_file() else []:
+    for line in log.read_text(encoding="utf-8").splitlines():
         try:
             entries.append(json.loads(line))
         except ValueError:
@@ -93,6 +156,15 @@ def read_log(log: Path) -> list[dict[str, Any]]:
     return entries
 
 
-def forget_after(log: Path, step: int) -> None:
-    """Drop what a stopped run logged after the state it is resumed from."""
-    write_whole(log, "".join(json.dumps(entry) + "\n" for entry in read_log(log) if entry["step"] <= step))
+def truncate_log(log: Path, step: int) -> None:
+    """Drop the metrics after the state from which a run resumes.
+
+    Args:
+        log: File of metrics.
+        step: Last step to keep.
+
+    Raises:
+        OutputError: The file cannot be written.
+    """
+    lines = [json.dumps(entry) + "\n" for entry in read_log(log) if entry["step"] <= step]
+    atomic_write_text(log, "".join(lines))

@@ -1,163 +1,273 @@
-"""The state of a training: everything that a resume needs, in one file that does not depend on the processes.
+"""The state of a run: everything that a resume needs, in one file that does not depend on the number of processes.
 
-Network, averages, the optimiser's moments, the loss scale, the step. Every random number and every batch follows from
-seed and step, so that the step is the position in the data and of every random generator.
+It holds network, averages, moments of the optimizer, loss scale and step. Random numbers and batches follow from seed
+and step, so the step is the position in all of them.
 """
 
+import logging
 from pathlib import Path
+from typing import Any
 
-from rich.console import Console
+from pydantic import ValidationError
 from torch import Tensor
 
-from dsdiff.conditioning.network import named
+from dsdiff.conditioning.network import add_backbone_prefix
 from dsdiff.data.batch_sampling import Batch
 from dsdiff.data.settings import DataConfig
 from dsdiff.errors import ConfigError, ModelError
 from dsdiff.model import checkpoint
-from dsdiff.model.checkpoint import Facts
-from dsdiff.system import device
-from dsdiff.system.console import say
-from dsdiff.system.distributed import shared_out, whole
-from dsdiff.training.trainer import KNOWLEDGE, Trainer
+from dsdiff.model.metadata import ModelMetadata
+from dsdiff.schema import ConfigModel, format_validation_error
+from dsdiff.system.device import resolve_precision
+from dsdiff.system.distributed import full_tensor, shard_like
+from dsdiff.training.model_selection import SelectionState
+from dsdiff.training.trainer import Trainer
 
-STATE, PRECISION = "state.safetensors", "precision"
+logger = logging.getLogger(__name__)
+
+STATE_FILE = "state.safetensors"
 Tensors = dict[str, Tensor]
 
 
-def save(trainer: Trainer, run: Path, facts: Facts) -> None:
-    """Write the state of all processes, and facts beside it; the state before it is kept.
+class TrainingState(ConfigModel):
+    """What a state file holds beside tensors.
 
-    Raises `OutputError` in every process where it cannot be written.
+    Attributes:
+        step: Steps that were trained.
+        processes: Processes that trained it.
+        precision: Precision of the steps, such as "bf16".
+        metadata: What goes with the weights.
+        fingerprints: Hashes of the training data (see `assemble_cohort.data_fingerprints`).
+        scaler: State of the loss scaler; empty if it is disabled.
+        selection: State of the model selection.
+    """
+
+    step: int
+    processes: int
+    precision: str
+    metadata: ModelMetadata
+    fingerprints: dict[str, str]
+    scaler: dict[str, Any]
+    selection: SelectionState
+
+
+def save_state(trainer: Trainer, run_dir: Path, selection: SelectionState) -> None:
+    """Write the state of a run; the previous one is kept beside it. All processes must call it.
+
+    Args:
+        trainer: Trainer of the run.
+        run_dir: Folder of the run.
+        selection: State of the model selection.
+
+    Raises:
+        OutputError: It cannot be written; raised in all processes.
     """
     tensors = {}
-    for name, value in _live(trainer).items():
-        together = whole(value)  # one after the other: only the first process keeps them, and not on its GPU
-        if trainer.world.first:
-            tensors[name] = together.cpu()
-    scale = {f"scaler.{name}": value for name, value in trainer.scaler.state_dict().items()}
-    known = {PRECISION: _precision(trainer), **trainer.knowledge, **trainer.came_from}
-    told: Facts = {"step": trainer.step, "processes": trainer.world.size, **known, **scale, **facts}
-    trainer.world.by_first(lambda: checkpoint.save_state(run / STATE, tensors, told))
+    for name, tensor in _state_tensors(trainer).items():
+        gathered = full_tensor(tensor)  # one at a time: only the first process keeps them, in its main memory
+        if trainer.process_group.is_first:
+            tensors[name] = gathered.cpu()
+
+    state = TrainingState(
+        step=trainer.step,
+        processes=trainer.process_group.size,
+        precision=_resolve_precision(trainer),
+        metadata=trainer.metadata,
+        fingerprints=trainer.fingerprints,
+        scaler=trainer.scaler.state_dict(),
+        selection=selection,
+    )
+    path, fields = run_dir / STATE_FILE, state.model_dump(mode="json")
+    trainer.process_group.rank0_broadcast(lambda: checkpoint.save_state(path, tensors, fields))
 
 
-def keep(batch: Batch, run: Path, trainer: Trainer) -> str:
-    """Keep a batch that must not be trained on, to be looked at; returns the file's name."""
-    path = run / f"diverged-{trainer.world.rank}.safetensors"
+def restore_state(trainer: Trainer, run_dir: Path) -> TrainingState | None:
+    """Restore the newest undamaged state of a run; a damaged one is renamed. All processes must call it.
+
+    Args:
+        trainer: New trainer of the run.
+        run_dir: Folder of the run.
+
+    Returns:
+        The state; None if the run has none.
+
+    Raises:
+        ModelError: All states are damaged.
+        ConfigError: Processes or training data are not those of the state.
+    """
+    tensors, state, damaged = _read_newest(run_dir)
+    trainer.process_group.all_reduce_max(0)  # a barrier: all processes have read
+    trainer.process_group.rank0_broadcast(lambda: [path.replace(path.with_suffix(".damaged")) for path in damaged])
+    if state is None:
+        return None
+
+    _check_same_run(trainer, run_dir, state)
+
+    tensors_by_part: dict[str, Tensors] = {}
+    for name, tensor in tensors.items():
+        part, key = name.split(".", 1)
+        tensors_by_part.setdefault(part, {})[key] = tensor
+
+    live_weights = trainer.network.state_dict()
+    trainer.network.load_state_dict(_shard_weights(tensors_by_part["network"], live_weights))
+    for index, average in enumerate(trainer.averages):
+        average.weights = _shard_weights(tensors_by_part[_average_part(index)], live_weights)
+    _restore_optimizer(trainer, tensors_by_part.get("optimizer", {}))  # empty before the first step
+    if trainer.scaler.is_enabled():
+        trainer.scaler.load_state_dict(state.scaler)
+
+    trainer.step = state.step
+    trainer.metadata = state.metadata
+    return state
+
+
+def has_state(run_dir: Path) -> bool:
+    """Tell whether a run has a state, damaged or not.
+
+    Args:
+        run_dir: Folder of the run.
+
+    Returns:
+        True if a state file exists.
+    """
+    return bool(_state_paths(run_dir))
+
+
+def dump_bad_batch(batch: Batch, run_dir: Path, trainer: Trainer) -> str:
+    """Write a batch on which training diverged, for inspection.
+
+    Args:
+        batch: The batch.
+        run_dir: Folder of the run.
+        trainer: Trainer of the run.
+
+    Returns:
+        Name of the file.
+
+    Raises:
+        OutputError: It cannot be written.
+    """
+    path = run_dir / f"diverged-{trainer.process_group.rank}.safetensors"
     tensors = {"sources": batch.sources, "target": batch.target, "region": batch.region, "present": batch.present}
-    tensors |= {} if batch.styled is None else {"styled": batch.styled}
-    checkpoint.save_state(path, tensors, {"step": trainer.step, "cases": " ".join(batch.cases)})
+    if batch.style_image is not None:
+        tensors["style_image"] = batch.style_image
+    checkpoint.save_state(path, tensors, {"step": trainer.step, "cases": list(batch.case_names)})
+
     return path.name
 
 
-def _live(trainer: Trainer) -> Tensors:
-    tensors = {f"network.{name}": value for name, value in trainer.network.state_dict().items()}
-    for number, average in enumerate(trainer.averages):
-        tensors |= {f"{_average(number)}.{name}": value for name, value in average.weights.items()}
-    for index, state in trainer.optimizer.state_dict()["state"].items():
-        tensors |= {f"optimizer.{index}.{name}": value for name, value in state.items()}
+def _state_tensors(trainer: Trainer) -> Tensors:
+    tensors = {f"network.{name}": tensor for name, tensor in trainer.network.state_dict().items()}
+    for index, average in enumerate(trainer.averages):
+        tensors |= {f"{_average_part(index)}.{name}": tensor for name, tensor in average.weights.items()}
+    for index, moments in trainer.optimizer.state_dict()["state"].items():
+        tensors |= {f"optimizer.{index}.{name}": tensor for name, tensor in moments.items()}
+
     return tensors
 
 
-def _average(number: int) -> str:
-    """The name of an average in the file: that of a single one is the name from before there were several."""
-    return f"ema{number or ''}"
+def _average_part(index: int) -> str:
+    """Prefix of an average in the file."""
+    return f"ema{index}"
 
 
-def resume(trainer: Trainer, run: Path, console: Console) -> Facts:
-    """Take up the newest whole state that `save` wrote; returns the facts beside it, none where there is no state.
+def _shard_weights(weights: Tensors, live_weights: Tensors) -> Tensors:
+    return {name: shard_like(tensor, live_weights[name]) for name, tensor in add_backbone_prefix(weights).items()}
 
-    A damaged one is named. Raises `ModelError` where all are damaged, and `ConfigError` for other processes than it
-    was trained by.
+
+def _resolve_precision(trainer: Trainer) -> str:
+    """Precision of the steps on this device."""
+    return resolve_precision(trainer.device, trainer.config.training.precision)
+
+
+def _check_same_run(trainer: Trainer, run_dir: Path, state: TrainingState) -> None:
+    """Check that a state fits processes and data; warn if it was trained in another precision.
+
+    Raises:
+        ConfigError: It does not fit.
     """
-    tensors, facts, damaged = _newest(run, console)
-    trainer.world.largest(0)  # all have read
-    trainer.world.by_first(lambda: [path.replace(path.with_suffix(".damaged")) for path in damaged])
-    if not facts:
-        return {}
-    if (processes := facts.get("processes", 1)) != trainer.world.size:
+    size = trainer.process_group.size
+    if state.processes != size:
         raise ConfigError(
-            f"{run} was trained by {processes} processes, and its batches are theirs; here are {trainer.world.size}: "
+            f"{run_dir} was trained by {state.processes} processes, and this is a run of {size}, whose batches differ; "
             "start as many, or give another folder with -o"
         )
-    _refuse_others(run, facts, trainer.came_from, trainer.config.data)
-    if (before := facts.get(PRECISION, _precision(trainer))) != _precision(trainer):
-        say(
-            console,
-            f"{run} was trained in {before} so far and goes on in {_precision(trainer)}, what training.precision "
-            "auto takes here: it will not end in the bits that it would have ended in there",
-            "red",
+
+    _check_same_data(run_dir, state.fingerprints, trainer.fingerprints, trainer.config.data)
+
+    precision = _resolve_precision(trainer)
+    if state.precision != precision:
+        logger.warning(
+            f"{run_dir} was trained in {state.precision} and continues in {precision}, which training.precision auto "
+            "selects on this device; the weights will differ from those of an uninterrupted run"
         )
-    parts: dict[str, Tensors] = {}
-    for name, tensor in tensors.items():
-        part, key = name.split(".", 1)
-        parts.setdefault(part, {})[key] = tensor
-    live = trainer.network.state_dict()
-    trainer.network.load_state_dict({k: shared_out(v, live[k]) for k, v in named(parts["network"]).items()})
-    for number, average in enumerate(trainer.averages):
-        average.weights = {k: shared_out(v, live[k]) for k, v in named(parts[_average(number)]).items()}
-    _resume_optimizer(trainer, parts.get("optimizer", {}))  # none before the first step
-    if trainer.scaler.is_enabled():
-        scale = {name.removeprefix("scaler."): facts[name] for name in facts if name.startswith("scaler.")}
-        trainer.scaler.load_state_dict(scale)
-    trainer.step = int(facts["step"])
-    trainer.knowledge = {name: str(facts[name]) for name in KNOWLEDGE if facts.get(name)}
-    return facts
 
 
-def _precision(trainer: Trainer) -> str:
-    """What steps are computed in here, by now."""
-    return device.precision_of(trainer.device, trainer.config.training.precision)
+def _check_same_data(run_dir: Path, trained: dict[str, str], current: dict[str, str], data: DataConfig) -> None:
+    """Check that the training data did not change; a hash that the state lacks is not compared.
 
-
-def _refuse_others(run: Path, facts: Facts, now: dict[str, str], data: DataConfig) -> None:
-    """Raise `ConfigError` where a run was begun on other patients (see `loader.fingerprints`) than there are now."""
-    then = {key: facts.get(key, value) for key, value in now.items()}
-    if then.get("split") != now.get("split"):
+    Raises:
+        ConfigError: It changed.
+    """
+    trained = {name: trained.get(name, fingerprint) for name, fingerprint in current.items()}
+    if trained.get("split") != current.get("split"):
         raise ConfigError(
-            f"{run} was trained without fold {data.fold} of split {then['split']}, and {data.split} is {now['split']} "
-            "now: it may have seen patients held out today. Give the old split, or another folder with -o"
+            f"{run_dir} was trained without fold {data.fold} of split {trained['split']}, but {data.split} is now "
+            f"{current['split']}, and may hold out patients of its training set; restore the split, or give another "
+            "folder with -o"
         )
-    for key, root in (("store", data.root), ("phantoms", data.phantoms)):
-        if then.get(key) != now.get(key):
+
+    for name, root in (("store", data.root), ("phantoms", data.phantoms)):
+        if trained.get(name) != current.get(name):
             raise ConfigError(
-                f"{run} was trained on {root} as it was ({then[key]}), and it is {now[key]} now: cases were added, "
-                "taken out or changed. Give another folder with -o"
+                f"{run_dir} was trained on {root} with hash {trained[name]}, which is now {current[name]}: cases were "
+                "added, removed or changed; give another folder with -o"
             )
 
 
-def stands(run: Path) -> bool:
-    """Whether a run has a state, whole or not."""
-    return bool(_there(run))
+def _state_paths(run_dir: Path) -> list[Path]:
+    """State files of a run, the newest first."""
+    newest = run_dir / STATE_FILE
+
+    return [path for path in (newest, checkpoint.previous_path(newest)) if path.is_file()]
 
 
-def _there(run: Path) -> list[Path]:
-    """The states of a run, the newest first."""
-    return [path for path in (run / STATE, checkpoint.previous(run / STATE)) if path.is_file()]
+def _read_newest(run_dir: Path) -> tuple[Tensors, TrainingState | None, list[Path]]:
+    """Read the newest undamaged state; return the damaged files too.
 
-
-def _newest(run: Path, console: Console) -> tuple[Tensors, Facts, list[Path]]:
-    """The newest state that is whole, and the damaged ones that are newer.
-
-    Raises `ModelError` where there are states and all of them are damaged.
+    Raises:
+        ModelError: There are states, and all are damaged.
     """
     damaged: list[Path] = []
-    for path in _there(run):
+    for path in _state_paths(run_dir):
         try:
-            return *checkpoint.read_state(path), damaged
+            tensors, fields = checkpoint.read_state(path)
+            return tensors, _parse_state(path, fields), damaged
         except ModelError as error:
-            say(console, f"{error} It is set aside.", "red")
+            logger.warning(f"{error} It is renamed to {path.with_suffix('.damaged').name}.")
             damaged.append(path)
+
     if damaged:
         names = " and ".join(path.name for path in damaged)
-        raise ModelError(f"{run}: {names} cannot be read; is the disk sound? Begin anew in another folder with -o")
-    return {}, {}, []
+        raise ModelError(f"{run_dir}: {names} cannot be read; check the disk, or start again in another folder with -o")
+    return {}, None, []
 
 
-def _resume_optimizer(trainer: Trainer, moments: Tensors) -> None:
+def _parse_state(path: Path, fields: dict[str, Any]) -> TrainingState:
+    try:
+        return TrainingState.model_validate(fields)
+    except ValidationError as error:
+        raise ModelError(f"{path}: the training state is damaged ({format_validation_error(error):.300})") from error
+
+
+def _restore_optimizer(trainer: Trainer, moments: Tensors) -> None:
     parameters = [parameter for group in trainer.optimizer.param_groups for parameter in group["params"]]
+
     state: dict[int, Tensors] = {}
     for key, tensor in moments.items():
-        index, moment = key.split(".")
-        like = parameters[int(index)]
-        state.setdefault(int(index), {})[moment] = shared_out(tensor, like) if tensor.shape == like.shape else tensor
+        index, name = key.split(".")
+        parameter = parameters[int(index)]
+        is_moment = tensor.shape == parameter.shape  # the other is the count of steps
+        state.setdefault(int(index), {})[name] = shard_like(tensor, parameter) if is_moment else tensor
+
     trainer.optimizer.load_state_dict({**trainer.optimizer.state_dict(), "state": state})

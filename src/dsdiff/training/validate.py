@@ -1,6 +1,6 @@
-"""How good the averaged weights are: the loss on fixed slices, and scores of whole volumes, of patients held out.
+"""Validation of averaged weights on held-out patients: the loss on fixed slices, and scores of full volumes.
 
-The processes share the work out among themselves, and all get the same answer.
+The processes divide the work, and all get the same result.
 """
 
 from collections.abc import Sequence
@@ -11,113 +11,192 @@ import numpy as np
 import torch
 
 from dsdiff.conditioning.network import Network
-from dsdiff.data import batch_sampling as batches
-from dsdiff.data.dataset import BRAIN, ENHANCING, LESION, Patient
+from dsdiff.data.batch_sampling import sample_batch
+from dsdiff.data.dataset import BRAIN, ENHANCING, LESION, TrainingPatient
 from dsdiff.evaluation import brain_scores
 from dsdiff.evaluation.regions import Regions
 from dsdiff.inference.model import Model
-from dsdiff.inference.options import plan
-from dsdiff.inference.parallel import StoppedError
-from dsdiff.inference.volume import assemble
-from dsdiff.preprocessing.normalize import Prepared
-from dsdiff.reporting.sample_grid import save_samples
-from dsdiff.style.regression import Code
-from dsdiff.system.graceful_stop import Stop
-from dsdiff.training.loss_module import Objective
+from dsdiff.inference.parallel import CancelledError
+from dsdiff.inference.pipeline import Pipeline
+from dsdiff.preprocessing.normalize import PreprocessedCase
+from dsdiff.reporting.sample_grid import save_sample_grid
+from dsdiff.style.regression import StyleCode
+from dsdiff.system.graceful_stop import GracefulStop
+from dsdiff.training.loss_module import LossModule
 from dsdiff.training.trainer import Trainer
-from dsdiff.volume import Volume
 
-PARTS, SLICES = 6, 8  # of fixed slices: so many batches of so many
+N_BATCHES = 6  # of fixed slices
+BATCH_SIZE = 8  # slices in each
+SPACING = (1.0, 1.0, 1.0)  # mm; assumed, because slices of training patients carry no voxel size
+Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
 class Validation:
-    """loss: on the fixed slices. ema: number of the average that has it. volumes: mean score by name, if asked for."""
+    """Result of a validation.
+
+    Attributes:
+        loss: On the fixed slices, of the best average.
+        average_index: The average with the lowest loss; an index of `training.ema`.
+        scores: Mean scores of full volumes by name; empty if none was synthesized.
+    """
 
     loss: float
-    ema: int
-    volumes: dict[str, float]
+    average_index: int
+    scores: Scores
 
 
 @torch.no_grad()
-def validate(trainer: Trainer, patients: Sequence[Patient], picture: Path, stop: Stop) -> Validation | None:
-    """Validate every average on patients in their own style, and the best one on whole volumes; the first slices go
-    into a picture. None where a process was asked to stop meanwhile.
+def validate(
+    trainer: Trainer, patients: Sequence[TrainingPatient], picture: Path, stop: GracefulStop
+) -> Validation | None:
+    """Compute the loss of every average, and score full volumes of the best one.
+
+    Args:
+        trainer: Trainer of the run; all processes must call this.
+        patients: Held-out patients. The first `training.validate_volumes` of them are synthesized.
+        picture: PNG that shows the first slices.
+        stop: Asked between patients and batches.
+
+    Returns:
+        The result; None if a process was asked to stop.
     """
+    process_group = trainer.process_group
     losses = []
-    for number in range(len(trainer.averages)):
-        mine = _losses(trainer, trainer.averaged(number), patients, None if number else picture, stop)
-        if trainer.world.largest(stop.asked):
+    for index in range(len(trainer.averages)):
+        network = trainer.averaged_network(index)
+        own_losses = _losses_of_fixed_slices(trainer, network, patients, picture if index == 0 else None, stop)
+        if process_group.all_reduce_max(stop.signal_number):
             return None
-        found = {part: loss for some in trainer.world.gather(mine) for part, loss in some.items()}
-        losses.append(sum(found[part] for part in range(PARTS)) / PARTS)
-    best = losses.index(min(losses))
-    chosen, world = patients[: trainer.config.training.validate_volumes], trainer.world
-    scored = _volumes(trainer, best, chosen[world.rank :: world.size], stop) if chosen else {}
-    if trainer.world.largest(stop.asked):
+        loss_by_batch = _merge(process_group.all_gather(own_losses))
+        losses.append(sum(loss_by_batch[number] for number in range(N_BATCHES)) / N_BATCHES)
+    best_index = losses.index(min(losses))
+
+    scored_patients = patients[: trainer.config.training.validate_volumes]
+    own_scores = {}
+    if scored_patients:
+        own_patients = scored_patients[process_group.rank :: process_group.size]
+        own_scores = _score_volumes(trainer, best_index, own_patients, stop)
+    if process_group.all_reduce_max(stop.signal_number):
         return None
-    everyones = {name: score for some in world.gather(scored) for name, score in some.items()}
-    return Validation(losses[best], best, _means([everyones[patient.name] for patient in chosen]))
+    scores_by_patient = _merge(process_group.all_gather(own_scores))
+    mean_scores = _mean_scores([scores_by_patient[patient.name] for patient in scored_patients])
+
+    return Validation(losses[best_index], best_index, mean_scores)
 
 
-def _losses(
-    trainer: Trainer, network: Network, patients: Sequence[Patient], picture: Path | None, stop: Stop
+def _losses_of_fixed_slices(
+    trainer: Trainer,
+    network: Network,
+    patients: Sequence[TrainingPatient],
+    picture: Path | None,
+    stop: GracefulStop,
 ) -> dict[int, float]:
-    """The loss of this process' share of the fixed slices, part by part.
+    """Loss of this process' share of the fixed batches, by number.
 
-    From the start image one step is judged. From noise that would tell little: fixed times and noises are taken.
+    Every slice has all contrasts and its patient's own style. A process that starts from the source image is validated
+    in one step, at time 1. One that starts from noise is validated at fixed random times, since a single step from
+    noise would tell little.
     """
-    data, process, objective = trainer.config.data, trainer.process, Objective(trainer.config, network)
+    data, process = trainer.config.data, trainer.process
+    fixed_data = data.model_copy(update={"style_dropout": 0.0, "contrast_dropout": 0.0})
+    loss_module = LossModule(trainer.config, network)
     generator = torch.Generator().manual_seed(trainer.config.seed)
-    rng, found = np.random.default_rng(trainer.config.seed), {}
-    for part in range(PARTS):
-        plane = data.planes[part % len(data.planes)]
-        batch = batches.draw(patients, SLICES, data.crop, data.context_slices, data.lesion_fraction, rng, plane=plane)
-        time = process.draw_times(SLICES, generator) if process.from_noise else torch.ones(SLICES)
+    rng = np.random.default_rng(trainer.config.seed)
+
+    losses = {}
+    for number in range(N_BATCHES):  # every process samples every batch, so that random numbers agree
+        plane = data.planes[number % len(data.planes)]
+        batch = sample_batch(patients, BATCH_SIZE, fixed_data, rng, plane)
+        time = process.sample_times(BATCH_SIZE, generator) if process.from_noise else torch.ones(BATCH_SIZE)
         noise = torch.randn(batch.target.shape, generator=generator)
-        if part % trainer.world.size == trainer.world.rank and not stop.asked:
-            loss, x_0 = objective(batch, time, noise)
-            found[part] = loss.item()
-            if part == 0 and picture is not None:
-                save_samples(batch, x_0.float().cpu(), data.contrasts, picture, plane)
-    return found
+        is_own = number % trainer.process_group.size == trainer.process_group.rank
+        if not is_own or stop.signal_number:
+            continue
+
+        loss, x_0 = loss_module(batch, time, noise)
+        losses[number] = loss.item()
+        if number == 0 and picture is not None:
+            save_sample_grid(batch, x_0.float().cpu(), data.contrasts, picture, plane)
+
+    return losses
 
 
-def _volumes(trainer: Trainer, number: int, patients: Sequence[Patient], stop: Stop) -> dict[str, dict[str, float]]:
-    """Scores of patients synthesised whole with one of the averages, patient by patient."""
+def _score_volumes(
+    trainer: Trainer, average_index: int, patients: Sequence[TrainingPatient], stop: GracefulStop
+) -> dict[str, Scores]:
+    """Scores of full volumes, synthesized by one of the averages, by patient."""
     config = trainer.config
-    model = Model("", "", config, trainer.averaged(number), trainer.process, config.build_sampler(), trainer.device)
-    return {
-        one.name: score(model, one, one.styles[1] if one.styles else None, stop) for one in patients if not stop.asked
-    }
+    model = Model(
+        name="",
+        hash="",
+        config=config,
+        network=trainer.averaged_network(average_index),
+        process=trainer.process,
+        sampler=config.build_sampler(),
+        device=trainer.device,
+        metadata=trainer.metadata,
+    )
+
+    scores = {}
+    for patient in patients:
+        if stop.signal_number:
+            break
+        style_code = patient.style_codes.expected if patient.style_codes else None
+        scores[patient.name] = validate_patient(model, patient, style_code, stop)
+    return scores
 
 
-def score(model: Model, patient: Patient, code: Code | None = None, stop: Stop | None = None) -> dict[str, float]:
-    """Scores of one patient (see `evaluation.scores`), in the brain's bounding box, synthesised whole in the style of a
-    code (else the average one, where the model is told one); none where it was asked to stop meanwhile, NaN where the
-    image is none that can be scored.
+def validate_patient(
+    model: Model, patient: TrainingPatient, style_code: StyleCode | None = None, stop: GracefulStop | None = None
+) -> Scores:
+    """Synthesize the full volume of a patient, as `dsdiff synth` does, and score it in the brain's bounding box.
+
+    Args:
+        model: Model to score.
+        patient: A patient with target.
+        style_code: Style to synthesize in; None for the average style.
+        stop: Asked during the synthesis.
+
+    Returns:
+        Scores by name (see `brain_scores.score_brain`). Empty if it was asked to stop. NaN if the volume is constant,
+        as that of an untrained network.
     """
-    stacked, mask = patient.slices.whole()
-    images, region = stacked.transpose(0, 2, 3, 1).astype(np.float32), mask.transpose(1, 2, 0)
-    named = dict(zip(model.contrasts, images[:-1], strict=True))
-    prepared = Prepared(named, region > 0, {}, (1.0, 1.0, 1.0), (0, 0, 0), Volume(images[0], np.eye(4)), ())
+    stacked, region_map = patient.slices.load_all()
+    volumes = stacked.transpose(0, 2, 3, 1).astype(np.float32)  # contrast x y z
+    region_map = region_map.transpose(1, 2, 0)  # x y z
+    sources = dict(zip(model.contrasts, volumes[:-1], strict=True))
+    case = PreprocessedCase(sources, region_map > 0, SPACING)
 
-    def go_on(share: float) -> None:
-        if stop and stop.asked:
-            raise StoppedError
+    def cancel_if_stopped(fraction: float) -> None:
+        if stop is not None and stop.signal_number:
+            raise CancelledError
 
     try:
-        made = assemble(prepared, model, plan(model), code, progress=go_on).mean
-    except StoppedError:
+        t1ce = Pipeline(model).predict_volume(case, style_code, progress=cancel_if_stopped).mean
+    except CancelledError:
         return {}
-    regions = Regions(region >= BRAIN, region >= LESION, region == ENHANCING)
+
+    regions = Regions(region_map >= BRAIN, region_map >= LESION, region_map == ENHANCING)
     try:
-        return brain_scores.score(made, images[-1], named[model.config.data.source_contrast], regions)
-    except ValueError:  # a constant image, as of a network that has learnt nothing yet
-        return dict.fromkeys(brain_scores.SCORES, float("nan"))
+        return brain_scores.score_brain(t1ce, volumes[-1], sources[model.config.data.source_contrast], regions)
+    except ValueError:  # a constant volume
+        return dict.fromkeys(brain_scores.SCORE_DESCRIPTIONS, float("nan"))
 
 
-def _means(scored: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Mean of every score over the patients that have it; a score that none has is left out."""
-    found = {name: [one[name] for one in scored if np.isfinite(one[name])] for name in (scored[0] if scored else {})}
-    return {name: round(float(np.mean(values)), 4) for name, values in found.items() if values}
+def _merge(dictionaries: Sequence[dict]) -> dict:
+    """Merge what the processes computed."""
+    merged: dict = {}
+    for dictionary in dictionaries:
+        merged |= dictionary
+    return merged
+
+
+def _mean_scores(scores: Sequence[Scores]) -> Scores:
+    """Mean of each score over the patients that have it; a score that no patient has is left out."""
+    means = {}
+    for name in scores[0] if scores else ():
+        values = [patient_scores[name] for patient_scores in scores if np.isfinite(patient_scores[name])]
+        if values:
+            means[name] = round(float(np.mean(values)), 4)
+    return means
