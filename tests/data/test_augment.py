@@ -1,20 +1,27 @@
-"""Augmentation: geometry moves everything alike, intensity the sources alone, and what is off changes nothing."""
+"""Augmentation: geometry moves all images alike, intensity changes only the sources, and off changes nothing."""
 
+from dataclasses import replace
 from itertools import pairwise
 
+import numpy as np
 import pytest
 import torch
+from omegaconf import OmegaConf
 
-from dsdiff.config import run as configs
-from dsdiff.data import augment, dataset
-from dsdiff.data import batch_sampling as batches
-from dsdiff.data.augment import AugmentConfig
+from dsdiff.config.run import parse_config
+from dsdiff.data import preparation, target_style
+from dsdiff.data.augment_geometry import augment_geometry
+from dsdiff.data.augment_intensity import augment_intensity, blur_in_plane, simulate_thick_slices
+from dsdiff.data.batch_sampling import augment_batch, sample_batch
+from dsdiff.data.settings import Affine, AugmentConfig, Blur, DataConfig, Flip, Noise, RandomAnisotropy
 from dsdiff.errors import ConfigError
-from dsdiff.inference import model as models
-from dsdiff.io import cases
-from tests.toy_data import TINY, write_case
+from dsdiff.inference.model import load_model
+from dsdiff.io.cases import discover_cases
+from tests.toy_data import TINY_CONFIG, write_case
 
-GEOMETRY, INTENSITY = ("flip", "affine", "elastic"), ("restyle", "bias", "gamma", "blur", "thick", "noise")
+GEOMETRY = ("flip", "affine", "elastic")
+INTENSITY = ("scanner", "bias", "gamma", "blur", "anisotropy", "noise")
+TENSORS = ("sources", "target", "region", "present", "style_image")
 
 
 @pytest.fixture(scope="module")
@@ -22,137 +29,138 @@ def batch(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
     for seed in range(2):
         write_case(folder, f"P{seed}", seed)
-    loaded = [dataset.load(case, ("t1", "t2", "flair"), "t1ce") for case in cases.discover(folder)]
-    patients, _ = dataset.with_styles(loaded, "linear")
-    return batches.draw(patients, 6, (48, 64), 3, 0.5, batches.np.random.default_rng(0))
+    patients = [preparation.load_patient(case, ("t1", "t2", "flair"), "t1ce") for case in discover_cases(folder)]
+    patients, _ = target_style.attach_style_codes(patients, "linear")
+    return sample_batch(patients, 6, DataConfig(crop=(48, 64), style_dropout=0.0), np.random.default_rng(0))
 
 
-def only(*kinds, **more):
+def turn_on(kind, **values):
+    """A config with one augmentation, which changes every slice."""
     off = AugmentConfig.off().model_dump()
-    return AugmentConfig.model_validate(off | {kind: {"probability": 1.0} | more for kind in kinds})
+    return AugmentConfig.model_validate(off | {kind: {"probability": 1.0} | values})
 
 
-def dice(seed=0):
+def make_generator(seed=0):
     return torch.Generator().manual_seed(seed)
 
 
-def test_off_is_the_identity_and_draws_nothing(batch):
-    generator = dice()
-    same = batches.augmented(batch, AugmentConfig.off(), generator)
-    for name in ("sources", "target", "region", "present", "styled"):
-        assert torch.equal(getattr(same, name), getattr(batch, name)), name
-    assert torch.equal(generator.get_state(), dice().get_state())
+def test_off_is_the_identity_and_takes_no_random_number(batch):
+    generator = make_generator()
+    augmented = augment_batch(batch, AugmentConfig.off(), generator)
+    for name in TENSORS:
+        assert torch.equal(getattr(augmented, name), getattr(batch, name)), name
+    assert torch.equal(generator.get_state(), make_generator().get_state())
 
 
 @pytest.mark.parametrize("kind", [*GEOMETRY, *INTENSITY])
-def test_every_kind_changes_something_and_follows_from_its_generator(batch, kind):
-    first, again, other = (batches.augmented(batch, only(kind), dice(seed)) for seed in (1, 1, 2))
+def test_each_kind_changes_slices_and_depends_only_on_the_generator(batch, kind):
+    first, second, other_seed = (augment_batch(batch, turn_on(kind), make_generator(seed)) for seed in (1, 1, 2))
     assert not torch.equal(first.sources, batch.sources)
-    assert torch.equal(first.sources, again.sources)
-    assert torch.equal(first.sources, other.sources) == (kind == "flip")  # all are flipped
+    assert torch.equal(first.sources, second.sources)
+    assert torch.equal(first.sources, other_seed.sources) == (kind == "flip")  # all slices are flipped
 
 
 @pytest.mark.parametrize("kind", GEOMETRY)
-def test_geometry_moves_everything_alike(batch, kind):
-    # images that repeat the labels: after the move they must still do so, but where interpolation blends
-    label = batch.region.float()
-    copied = batches.replace(batch, sources=label[:, :, None].repeat(1, 3, 3, 1, 1), target=label, styled=label)
-    moved = batches.augmented(copied, only(kind), dice())
-    assert not torch.equal(moved.region, batch.region)
-    assert set(moved.region.unique().tolist()) <= {0, 1, 3}
-    assert torch.equal(moved.sources[:, 0, 1], moved.target[:, 0])
-    assert torch.equal(moved.styled, moved.target)
-    assert ((moved.target - moved.region).abs() < 0.5).float().mean() > 0.9
+def test_geometry_moves_all_images_alike(batch, kind):
+    # All images are copies of the labels. After the move they still are, except where interpolation blends labels.
+    labels = batch.region.float()
+    copies = replace(batch, sources=labels[:, :, None].repeat(1, 3, 3, 1, 1), target=labels, style_image=labels)
+    augmented = augment_batch(copies, turn_on(kind), make_generator())
+    assert not torch.equal(augmented.region, batch.region)
+    assert set(augmented.region.unique().tolist()) <= {0, 1, 3}
+    assert torch.equal(augmented.sources[:, 0, 1], augmented.target[:, 0])
+    assert torch.equal(augmented.style_image, augmented.target)
+    assert ((augmented.target - augmented.region).abs() < 0.5).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("kind", INTENSITY)
-def test_intensity_changes_the_sources_alone_and_in_the_brain_alone(batch, kind):
-    changed = batches.augmented(batch, only(kind), dice())
-    for name in ("target", "region", "present", "styled"):
-        assert torch.equal(getattr(changed, name), getattr(batch, name)), name
-    assert not changed.sources[batch.sources == 0].any()
-    inside = batch.sources != 0
-    assert torch.isfinite(changed.sources).all()
-    assert changed.sources[inside].median().item() == pytest.approx(batch.sources[inside].median().item(), abs=0.6)
-    ratio = changed.sources[inside].std() / batch.sources[inside].std()
-    assert 0.4 < ratio < 1.6
+def test_intensity_changes_only_sources_and_only_in_the_brain(batch, kind):
+    augmented = augment_batch(batch, turn_on(kind), make_generator())
+    for name in TENSORS[1:]:
+        assert torch.equal(getattr(augmented, name), getattr(batch, name)), name
+    assert not augmented.sources[batch.sources == 0].any()
+    assert torch.isfinite(augmented.sources).all()
+    brain = batch.sources != 0
+    original_values, augmented_values = batch.sources[brain], augmented.sources[brain]
+    assert augmented_values.median().item() == pytest.approx(original_values.median().item(), abs=0.6)
+    assert 0.4 < augmented_values.std() / original_values.std() < 1.6
 
 
-@pytest.mark.parametrize("kind", ["restyle", "gamma"])
-def test_curves_of_intensity_keep_order_and_the_median(kind):
+@pytest.mark.parametrize("kind", ["scanner", "gamma"])
+def test_intensity_curves_are_monotone(kind):
     values = torch.linspace(-4.4, 8, 200).reshape(200, 1, 1, 1, 1)
-    config = only(kind)
-    one = [augment.seen(values[i : i + 1], config, dice()).item() for i in range(200)]
-    assert all(a < b for a, b in pairwise(one))
-    near = torch.full((1, 1, 1, 1, 1), 1e-3)
-    if kind == "gamma":
-        assert augment.seen(near, config, dice()).item() == pytest.approx(1e-3, rel=0.01)
+    curve = [augment_intensity(value[None], turn_on(kind), make_generator()).item() for value in values]
+    assert all(lower < upper for lower, upper in pairwise(curve))
+
+
+def test_gamma_keeps_the_median_and_the_slope_there():
+    value = torch.full((1, 1, 1, 1, 1), 1e-3)
+    assert augment_intensity(value, turn_on("gamma"), make_generator()).item() == pytest.approx(1e-3, rel=0.01)
 
 
 def test_thick_slices_are_means_along_one_axis():
-    sources = torch.randn(1, 1, 3, 24, 24, generator=dice())
+    sources = torch.randn(1, 1, 3, 24, 24, generator=make_generator())
+    images = sources[0, 0]
+    inner = (slice(None), slice(1, -1), slice(1, -1))
     axes = set()
     for seed in range(12):
-        made = augment.anisotropy(sources, augment.RandomAnisotropy(max_thickness=2.0), dice(seed))[0, 0]
-        halves = {
-            "h": sources[0, 0].unflatten(1, (12, 2)).mean(2), "w": sources[0, 0].unflatten(2, (12, 2)).mean(3)
-        }  # fmt: skip
-        if torch.allclose(made, sources[0, 0].mean(0).expand(3, -1, -1)):
-            axes.add("slab")
-        for axis, means in halves.items():
-            again = made.unflatten(1 if axis == "h" else 2, (12, 2)).mean(2 if axis == "h" else 3)
-            linear = 0.75 * means + 0.125 * (
-                means.roll(1, 1 if axis == "h" else 2) + means.roll(-1, 1 if axis == "h" else 2)
-            )
-            inner = (slice(None), slice(1, -1), slice(1, -1))
-            if torch.allclose(again[inner], linear[inner], atol=1e-5):
-                axes.add(axis)
-    assert axes == {"h", "w", "slab"}
+        thick = simulate_thick_slices(sources, RandomAnisotropy(max_thickness=2.0), make_generator(seed))[0, 0]
+        if torch.allclose(thick, images.mean(0).expand(3, -1, -1)):
+            axes.add("context slices")
+        for name, axis in (("h", 1), ("w", 2)):
+            means = images.unflatten(axis, (12, 2)).mean(axis + 1)
+            interpolated = 0.75 * means + 0.125 * (means.roll(1, axis) + means.roll(-1, axis))
+            if torch.allclose(thick.unflatten(axis, (12, 2)).mean(axis + 1)[inner], interpolated[inner], atol=1e-5):
+                axes.add(name)
+    assert axes == {"h", "w", "context slices"}
 
 
-def test_a_blur_of_a_point_is_a_gaussian():
+def test_a_blurred_point_is_a_gaussian():
     point = torch.zeros(1, 1, 1, 33, 33)
     point[..., 16, 16] = 1
-    made = augment.blur(point, augment.Blur(strength=2.0), dice(0))[0, 0, 0]
-    sigma = torch.rand(1, generator=dice(0)).item() * 2
-    across = torch.arange(-16, 17.0)
-    assert made.sum().item() == pytest.approx(1, abs=1e-5)
-    assert (made * across.square()).sum().item() == pytest.approx(sigma**2, rel=0.05)
+    blurred = blur_in_plane(point, Blur(strength=2.0), make_generator(0))[0, 0, 0]
+    sigma = torch.rand(1, generator=make_generator(0)).item() * 2
+    offsets = torch.arange(-16, 17.0)
+    assert blurred.sum().item() == pytest.approx(1, abs=1e-5)
+    assert (blurred * offsets.square()).sum().item() == pytest.approx(sigma**2, rel=0.05)
 
 
-@pytest.mark.parametrize("share", [0.5, 0.1])
-def test_a_share_of_the_slices_is_flipped_and_a_warp_flips_them_as_well(share):
+@pytest.mark.parametrize("probability", [0.5, 0.1])
+def test_flips_have_their_probability_with_and_without_a_warp(probability):
     images = torch.arange(24.0).reshape(1, 1, 6, 4).repeat(400, 1, 1, 1)
-    config = AugmentConfig.off().model_copy(update={"flip": augment.Flip(probability=share)})
-    flipped, labels = augment.moved(images, images, config, dice())
-    mirrored = (flipped == images.flip(2)).flatten(1).all(1)
-    assert mirrored.float().mean().item() == pytest.approx(share, abs=0.07)
-    assert (flipped == images).flatten(1).all(1)[~mirrored].all()
+    config = AugmentConfig.off().model_copy(update={"flip": Flip(probability=probability)})
+    flipped, labels = augment_geometry(images, images, config, make_generator())
+    is_flipped = (flipped == images.flip(2)).flatten(1).all(1)
+    assert is_flipped.float().mean().item() == pytest.approx(probability, abs=0.07)
+    assert (flipped == images).flatten(1).all(1)[~is_flipped].all()
     assert torch.equal(labels, flipped)
-    still = augment.Affine(degrees=0, zoom=0, shear=0)
-    warped, labels = augment.moved(images, images, config.model_copy(update={"affine": still}), dice())
+    identity = config.model_copy(update={"affine": Affine(degrees=0, zoom=0, shear=0)})
+    warped, labels = augment_geometry(images, images, identity, make_generator())
     assert torch.allclose(warped, flipped, atol=1e-4)
     assert torch.equal(labels, flipped)
 
 
-def test_a_switch_still_means_the_defaults_or_nothing(model_folder):
-    def parsed(value):
-        return configs.parse({**TINY, "data": {**TINY["data"], "augment": value}}, "test").data.augment
+def parse_augment(value):
+    return parse_config({**TINY_CONFIG, "data": {**TINY_CONFIG["data"], "augment": value}}, "test").data.augment
 
-    assert parsed(True) == AugmentConfig()
-    assert parsed(False) == AugmentConfig.off()
-    assert parsed({"noise": {"probability": 0.2}}).noise == augment.Noise(probability=0.2, strength=0.3)
-    on = [name for name, kind in AugmentConfig() if kind.probability]
-    assert on == ["flip", "affine", "restyle"]
+
+def test_true_means_the_defaults_and_false_none():
+    assert parse_augment(True) == AugmentConfig()
+    assert parse_augment(False) == AugmentConfig.off()
+    assert [name for name, kind in AugmentConfig() if kind.probability] == ["flip", "affine", "scanner"]
+
+
+def test_augmentations_are_set_one_by_one():
+    assert parse_augment({"noise": {"probability": 0.2}}).noise == Noise(probability=0.2, strength=0.3)
     with pytest.raises(ConfigError, match=r"augment\.noise\.probability"):
-        parsed({"noise": {"probability": 1.2}})
+        parse_augment({"noise": {"probability": 1.2}})
     with pytest.raises(ConfigError, match=r"augment\.contrast"):
-        parsed({"contrast": {}})
-    resolved = model_folder / "config.yaml"
-    assert "augment:\n    flip:\n      probability: 0.5" in resolved.read_text()
-    old = resolved.read_text().split("  augment:")[0] + "  augment: true\n"
-    assert (
-        configs.parse(configs.OmegaConf.to_container(configs.OmegaConf.create(old)), "old").data.augment
-        == AugmentConfig()
-    )
-    assert models.load("default", torch.device("cpu")).config.data.augment == AugmentConfig()  # its config says true
+        parse_augment({"contrast": {}})
+
+
+def test_configs_of_models_give_their_augmentation(model_folder):
+    text = (model_folder / "config.yaml").read_text()
+    assert "augment:\n    flip:\n      probability: 0.5" in text
+    switched = OmegaConf.to_container(OmegaConf.create(text.split("  augment:")[0] + "  augment: true\n"))
+    assert parse_config(switched, "switched").data.augment == AugmentConfig()
+    assert load_model("default", torch.device("cpu")).config.data.augment == AugmentConfig()  # its config says true

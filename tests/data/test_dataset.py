@@ -1,3 +1,5 @@
+"""Training patients: region maps, context slices, random crops and target styles."""
+
 import shutil
 
 import nibabel as nib
@@ -5,11 +7,15 @@ import numpy as np
 import pytest
 import torch
 
-from dsdiff.data import batch_sampling as batches
-from dsdiff.data import dataset
+from dsdiff.data import preparation, target_style
+from dsdiff.data.batch_sampling import sample_batch
+from dsdiff.data.dataset import BRAIN, ENHANCING, LESION
+from dsdiff.data.settings import DataConfig
 from dsdiff.errors import CaseError, InputError
-from dsdiff.io import cases
+from dsdiff.io.cases import discover_cases
 from tests.toy_data import write_case
+
+SOURCES = ("t1", "t2", "flair")
 
 
 @pytest.fixture(scope="module")
@@ -17,78 +23,84 @@ def patients(tmp_path_factory):
     folder = tmp_path_factory.mktemp("cohort")
     for seed in range(2):
         write_case(folder, f"P{seed}", seed)
-    return [dataset.load(case, ("t1", "t2", "flair"), "t1ce") for case in cases.discover(folder)]
+    return [preparation.load_patient(case, SOURCES, "t1ce") for case in discover_cases(folder)]
 
 
-def test_a_patient_knows_its_regions(patients):
+def test_a_region_map_marks_brain_and_enhancing_tumour(patients):
     for patient in patients:
-        images, region = patient.slices.whole()
+        images, region = patient.slices.load_all()
         assert images.shape[0] == 4
-        assert set(np.unique(region)) == {0, 1, 3}
+        assert set(np.unique(region)) == {0, BRAIN, ENHANCING}
         assert not images[:, region == 0].any()
-        assert (images[3] - images[0])[region == 3].mean() > 2
-        assert patient.slices_with(2).tolist() == np.flatnonzero((region == 3).any((1, 2))).tolist()
+        assert (images[3] - images[0])[region == ENHANCING].mean() > 2
+        has_tumour = (region == ENHANCING).any((1, 2))
+        assert patient.find_slices(LESION).tolist() == np.flatnonzero(has_tumour).tolist()
 
 
-def test_two_segmentations_are_not_none(tmp_path):
+def test_two_segmentations_of_one_case_are_refused(tmp_path):
     folder = write_case(tmp_path, "P0")
     shutil.copy(folder / "P0_seg.nii.gz", folder / "P0_dseg.nii.gz")
-    (case,) = cases.discover(folder)
+    (case,) = discover_cases(folder)
     with pytest.raises(CaseError, match="has more than one seg"):
-        dataset.load(case, ("t1", "t2", "flair"), "t1ce")
+        preparation.load_patient(case, SOURCES, "t1ce")
 
 
 @pytest.mark.parametrize("z", [0, 7, -1])
-def test_a_slab_is_a_slice_between_its_neighbours(patients, z):
-    images, region = patients[0].slices.whole()
+def test_a_stack_is_a_slice_between_its_neighbors(patients, z):
+    images, region = patients[0].slices.load_all()
     z %= len(region)
-    slab = patients[0].slab(z, 3)
+    stack = patients[0].read_stack(z, 3)
     padded = np.pad(images.astype(np.float32), ((0, 0), (1, 1), (0, 0), (0, 0)))
-    assert np.array_equal(slab.sources, padded[:3, z : z + 3])
-    assert np.array_equal(slab.target, images[3, z])
-    assert np.array_equal(slab.region, region[z])
+    assert np.array_equal(stack.sources, padded[:3, z : z + 3])
+    assert np.array_equal(stack.target, images[3, z])
+    assert np.array_equal(stack.region, region[z])
 
 
 @pytest.mark.parametrize("crop", [(16, 16), (32, 48), (64, 64)])
-def test_draws_have_the_crops_shape_and_follow_from_the_seed(patients, crop):
-    first, again, other = (batches.draw(patients, 6, crop, 3, 0.5, np.random.default_rng(seed)) for seed in (4, 4, 5))
+def test_sampled_slices_have_the_crop_size_and_depend_on_the_seed(patients, crop):
+    data = DataConfig(crop=crop)
+    first, second, other_seed = (sample_batch(patients, 6, data, np.random.default_rng(seed)) for seed in (4, 4, 5))
     assert first.sources.shape == (6, 3, 3, *crop)
     assert first.target.shape == first.region.shape == (6, 1, *crop)
-    assert torch.equal(first.sources, again.sources)
-    assert not torch.equal(first.sources, other.sources)
+    assert torch.equal(first.sources, second.sources)
+    assert not torch.equal(first.sources, other_seed.sources)
     assert (first.region > 0).flatten(1).any(1).all()
     assert not first.target[first.region == 0].any()
 
 
-def test_lesion_share_draws_lesions(patients):
-    rng = np.random.default_rng(0)
-    assert (batches.draw(patients, 20, (48, 48), 1, 1.0, rng).region == 3).flatten(1).any(1).all()
+def test_a_lesion_fraction_of_one_samples_only_lesions(patients):
+    data = DataConfig(crop=(48, 48), context_slices=1, lesion_fraction=1.0)
+    batch = sample_batch(patients, 20, data, np.random.default_rng(0))
+    assert (batch.region == ENHANCING).flatten(1).any(1).all()
     with pytest.raises(InputError, match="no patient"):
-        batches.draw([], 1, (16, 16), 1, 0.5, rng)
+        sample_batch([], 1, data, np.random.default_rng(0))
 
 
-def test_the_average_style_keeps_enhancement(patients):
-    for before, after in zip(patients, dataset.in_style(patients, dataset.average_style(patients)), strict=True):
-        middle = int(np.median(before.slices_with(3)))
-        made, true = (patient.slab(middle, 1) for patient in (after, before))
-        lesion = true.region == 3
-        enhancement = [(one.target - one.sources[0, 0])[lesion].mean() for one in (made, true)]
-        assert enhancement[0] == pytest.approx(enhancement[1], rel=0.4)
-        assert enhancement[0] != enhancement[1]
-        assert np.array_equal(made.sources, true.sources)
-        assert not made.target[made.region == 0].any()
+def mean_enhancement(stack):
+    return (stack.target - stack.sources[0, 0])[stack.region == ENHANCING].mean()
 
 
-def test_nothing_is_learnt_where_the_target_was_not_acquired(tmp_path, patients):
+def test_a_change_of_style_keeps_enhancement(patients):
+    matched_patients = target_style.match_style(patients, target_style.average_style(patients))
+    for patient, matched in zip(patients, matched_patients, strict=True):
+        center = int(np.median(patient.find_slices(ENHANCING)))
+        original_stack, matched_stack = patient.read_stack(center, 1), matched.read_stack(center, 1)
+        assert mean_enhancement(matched_stack) == pytest.approx(mean_enhancement(original_stack), rel=0.4)
+        assert mean_enhancement(matched_stack) != mean_enhancement(original_stack)
+        assert np.array_equal(matched_stack.sources, original_stack.sources)
+        assert not matched_stack.target[matched_stack.region == 0].any()
+
+
+def test_slices_without_target_count_as_outside_the_brain(tmp_path, patients):
     folder = write_case(tmp_path, "P0")
-    file = folder / "P0_t1ce.nii.gz"
-    image = nib.load(file)
+    path = folder / "P0_t1ce.nii.gz"
+    image = nib.load(path)
     array = np.asarray(image.dataobj).copy()
     array[:, :, 18:] = 0
-    nib.save(nib.Nifti1Image(array, image.affine), file)
-    (case,) = cases.discover(folder)
-    _, region = dataset.load(case, ("t1", "t2", "flair"), "t1ce").slices.whole()
-    _, before = patients[0].slices.whole()
-    n = (region > 0).any((1, 2)).sum()
-    assert 0 < n < len(before)
-    assert np.array_equal(region[:n], before[:n])
+    nib.save(nib.Nifti1Image(array, image.affine), path)
+    (case,) = discover_cases(folder)
+    _, region = preparation.load_patient(case, SOURCES, "t1ce").slices.load_all()
+    _, full_region = patients[0].slices.load_all()
+    n_slices = (region > 0).any((1, 2)).sum()
+    assert 0 < n_slices < len(full_region)
+    assert np.array_equal(region[:n_slices], full_region[:n_slices])

@@ -1,4 +1,4 @@
-"""Agreement with torchmetrics and MONAI where they mean the same, on random volumes and on real ones."""
+"""Agreement with torchmetrics and MONAI on random and on real volumes, for scores with the same definition."""
 
 import os
 from pathlib import Path
@@ -10,7 +10,7 @@ from monai.metrics import MAEMetric, MultiScaleSSIMMetric, PSNRMetric, RMSEMetri
 from torchmetrics.functional import image as torchmetrics
 
 from dsdiff.evaluation import ssim, voxelwise
-from dsdiff.io import cases
+from dsdiff.io.cases import discover_cases, load_volumes
 from dsdiff.preprocessing import normalize
 
 REAL = os.environ.get("DSDIFF_REAL_DATA")
@@ -25,15 +25,15 @@ def random_pair():
 def real_pair():
     """T1 and T1ce of a real patient, the middle of the brain, each stretched to its own percentiles."""
     if not REAL:
-        pytest.skip("DSDIFF_REAL_DATA is not set: it names a folder of real patients")
-    volumes = cases.load(cases.discover(Path(REAL))[0], ("t1", "t1ce"))
-    prepared = normalize.apply(volumes)
-    middle = tuple(slice((a + b) // 2 - 52, (a + b) // 2 + 52) for a, b in (
-        (e.min(), e.max()) for e in np.nonzero(prepared.brain)
-    ))  # fmt: skip
-    return tuple(
-        voxelwise.stretched(prepared.images[name], prepared.brain)[middle].astype(np.float32) for name in ("t1", "t1ce")
-    )
+        pytest.skip("DSDIFF_REAL_DATA, a folder of real patients, is not set")
+    volumes = load_volumes(discover_cases(Path(REAL))[0], ("t1", "t1ce"))
+    prepared = normalize.preprocess(volumes).case
+    box = []
+    for indices in np.nonzero(prepared.brain):
+        center = (indices.min() + indices.max()) // 2
+        box.append(slice(center - 52, center + 52))
+    stretched = (voxelwise.stretch_percentiles(prepared.images[name], prepared.brain) for name in ("t1", "t1ce"))
+    return tuple(image[tuple(box)].astype(np.float32) for image in stretched)
 
 
 @pytest.fixture(scope="module", params=[random_pair, real_pair], ids=["random", "real"])
@@ -47,41 +47,41 @@ def tensors(pair):
 
 def test_voxelwise(pair):
     image, truth = pair
-    everywhere = np.ones(truth.shape, bool)
-    found = voxelwise.psnr(image, truth, everywhere, 1.0)
-    assert found == pytest.approx(float(PSNRMetric(1.0)(*tensors(pair))), abs=1e-4)
-    assert found == pytest.approx(float(torchmetrics.peak_signal_noise_ratio(*tensors(pair), data_range=1.0)), abs=1e-4)
-    assert voxelwise.nrmse(image, truth, everywhere, 1.0) == pytest.approx(
-        float(RMSEMetric()(*tensors(pair))), abs=1e-4
-    )
-    assert voxelwise.mae(image, truth, everywhere, 1.0) == pytest.approx(float(MAEMetric()(*tensors(pair))), abs=1e-4)
+    region = np.ones(truth.shape, bool)
+    psnr = voxelwise.psnr(image, truth, region, 1.0)
+    assert psnr == pytest.approx(float(PSNRMetric(1.0)(*tensors(pair))), abs=1e-4)
+    assert psnr == pytest.approx(float(torchmetrics.peak_signal_noise_ratio(*tensors(pair), data_range=1.0)), abs=1e-4)
+    assert voxelwise.nrmse(image, truth, region, 1.0) == pytest.approx(float(RMSEMetric()(*tensors(pair))), abs=1e-4)
+    assert voxelwise.mae(image, truth, region, 1.0) == pytest.approx(float(MAEMetric()(*tensors(pair))), abs=1e-4)
 
 
 def test_ssim(pair):
-    """Theirs without a region: MONAI averages the windows that lie within the volume, torchmetrics all of them,
-    mirroring the border without repeating its last voxel (we repeat it, as SciPy and scikit-image do)."""
+    """Without a region MONAI averages the windows within the volume. torchmetrics averages all windows and mirrors the
+    border without repeating its last voxel; we repeat it, as SciPy and scikit-image do."""
     image, truth = pair
-    inside = ssim.interior(truth.shape)
-    found = ssim.ssim(image, truth, inside, 1.0)
-    assert found == pytest.approx(float(SSIMMetric(3, data_range=1.0)(*tensors(pair))), abs=1e-4)
-    _, full = torchmetrics.structural_similarity_index_measure(*tensors(pair), data_range=1.0, return_full_image=True)
-    assert found == pytest.approx(float(full[0, 0].numpy()[inside].mean()), abs=1e-4)
+    interior = ssim.interior_mask(truth.shape)
+    score = ssim.ssim(image, truth, interior, 1.0)
+    assert score == pytest.approx(float(SSIMMetric(3, data_range=1.0)(*tensors(pair))), abs=1e-4)
+    _, ssim_map = torchmetrics.structural_similarity_index_measure(
+        *tensors(pair), data_range=1.0, return_full_image=True
+    )
+    assert score == pytest.approx(float(ssim_map[0, 0].numpy()[interior].mean()), abs=1e-4)
 
 
 def test_ms_ssim(pair):
-    """MONAI's is ours. torchmetrics' averages the last scale's SSIM over the mirrored border too, where the others and
-    MONAI leave it out: given its own last factor, the rest agrees."""
+    """MONAI agrees. torchmetrics averages the SSIM of the last scale over the mirrored border too, which MONAI and we
+    leave out; with its own last factor the product agrees."""
     image, truth = pair
-    levels = ssim.pyramid(image, truth, 1.0)
-    theirs = MultiScaleSSIMMetric(3, data_range=1.0, weights=ssim.EXPONENTS)(*tensors(pair))
-    assert ssim.ms_ssim(image, truth, None, 1.0) == pytest.approx(float(theirs), abs=1e-4)
+    levels = ssim.ms_ssim_maps(image, truth, 1.0)
+    monai_score = MultiScaleSSIMMetric(3, data_range=1.0, weights=ssim.EXPONENTS)(*tensors(pair))
+    assert ssim.ms_ssim(image, truth, None, 1.0) == pytest.approx(float(monai_score), abs=1e-4)
     coarse = list(pair)
     for _ in range(len(levels) - 1):
-        coarse = [ssim.halved(array) for array in coarse]
-    last = float(torchmetrics.structural_similarity_index_measure(*tensors(coarse), data_range=1.0))
-    finer = [ssim.mean_over(level, ssim.interior(level.shape)) for level in levels[:-1]]
-    expected = np.prod(np.array([*finer, last]) ** np.array(ssim.EXPONENTS))
-    theirs = torchmetrics.multiscale_structural_similarity_index_measure(
+        coarse = [ssim.halve(array) for array in coarse]
+    last_factor = float(torchmetrics.structural_similarity_index_measure(*tensors(coarse), data_range=1.0))
+    factors = [ssim.mean_over(level, ssim.interior_mask(level.shape)) for level in levels[:-1]]
+    expected = np.prod(np.array([*factors, last_factor]) ** np.array(ssim.EXPONENTS))
+    torchmetrics_score = torchmetrics.multiscale_structural_similarity_index_measure(
         *tensors(pair), data_range=1.0, betas=ssim.EXPONENTS
     )
-    assert float(theirs) == pytest.approx(expected, abs=1e-4)
+    assert float(torchmetrics_score) == pytest.approx(expected, abs=1e-4)

@@ -11,13 +11,13 @@ x, y, z = np.meshgrid(*(np.arange(12.0),) * 3, indexing="ij")
 
 
 def test_slice_jumps_by_hand():
-    plain = x + y + z  # steps of 1 along every axis: r = 1 / 2
+    even = x + y + z  # steps of 1 along every axis: r = 1 / 2
     steps = x + y + 3 * z
-    assert texture.slice_jumps(steps, plain, BRAIN) == pytest.approx(3)
+    assert texture.slice_jumps(steps, even, BRAIN) == pytest.approx(3)
     assert texture.slice_jumps(-5 * steps + 7, steps, BRAIN) == pytest.approx(1)
 
 
-def test_offsets_of_single_slices_raise_the_jumps():
+def test_offsets_of_single_slices_raise_slice_jumps():
     uneven = TRUTH + 3 * (np.arange(12) % 2)
     assert texture.slice_jumps(uneven, TRUTH, BRAIN) > 2
 
@@ -31,6 +31,6 @@ def test_sharpness_by_hand():
 
 
 @pytest.mark.parametrize("metric", [texture.slice_jumps, texture.sharpness])
-def test_what_cannot_be_measured(metric):
+def test_scores_without_data_are_nan(metric):
     assert np.isnan(metric(TRUTH, TRUTH, np.zeros_like(BRAIN)))
     assert np.isnan(metric(TRUTH, np.ones_like(TRUTH), BRAIN))

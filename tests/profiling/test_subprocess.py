@@ -1,4 +1,4 @@
-"""A job in a process of its own."""
+"""Jobs in a new process."""
 
 import os
 import signal
@@ -10,53 +10,53 @@ from pathlib import Path
 import pytest
 
 from dsdiff.errors import DsdiffError
-from dsdiff.profiling.subprocess import apart
+from dsdiff.profiling.subprocess import run_in_subprocess
 
-PARENT = """
+PARENT_PROGRAM = """
 import os, sys
-from dsdiff.profiling.subprocess import apart
+from dsdiff.profiling.subprocess import run_in_subprocess
 if __name__ == "__main__":
-    apart(os.system, f"echo $PPID > {sys.argv[1]}; exec sleep 30")
+    run_in_subprocess(os.system, f"echo $PPID > {sys.argv[1]}; exec sleep 30")
 """
 
 
-def until(met):
+def wait_until(condition):
     for _ in range(600):
-        if met():
+        if condition():
             return True
         time.sleep(0.1)
     return False
 
 
-def alive(pid):
-    """Whether a process runs; one that nobody has asked about since it ended does not."""
+def is_alive(pid):
+    """Whether a process runs; a zombie does not."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except FileNotFoundError:
         return False
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent died")
-def test_a_job_ends_with_the_process_that_waits_for_it(tmp_path):
-    (tmp_path / "parent.py").write_text(PARENT)
-    told = tmp_path / "pid"
-    with subprocess.Popen([sys.executable, tmp_path / "parent.py", told], start_new_session=True) as parent:
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux signals the death of a parent process")
+def test_a_job_ends_with_its_parent_process(tmp_path):
+    (tmp_path / "parent.py").write_text(PARENT_PROGRAM)
+    pid_file = tmp_path / "pid"
+    with subprocess.Popen([sys.executable, tmp_path / "parent.py", pid_file], start_new_session=True) as parent:
         try:
-            assert until(lambda: told.is_file() and told.read_text().strip())
-            child = int(told.read_text())
-            assert alive(child)
+            assert wait_until(lambda: pid_file.is_file() and pid_file.read_text().strip())
+            child = int(pid_file.read_text())
+            assert is_alive(child)
             parent.terminate()
             parent.wait()
-            assert until(lambda: not alive(child))
+            assert wait_until(lambda: not is_alive(child))
         finally:
             os.killpg(parent.pid, signal.SIGKILL)
 
 
-def test_a_job_that_dies_says_so_and_takes_nothing_with_it():
-    with pytest.raises(DsdiffError, match="its process died"):
-        apart(_die)
-    assert apart(divmod, 7, 2) == (3, 1)
+def test_a_crash_of_a_job_is_an_error_of_the_caller():
+    with pytest.raises(DsdiffError, match="the process of the job died"):
+        run_in_subprocess(_crash)
+    assert run_in_subprocess(divmod, 7, 2) == (3, 1)
 
 
-def _die() -> None:
+def _crash() -> None:
     os._exit(9)

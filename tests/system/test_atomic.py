@@ -1,90 +1,76 @@
-import os
-import re
+"""Files and folders appear complete or not at all, and two processes do not write into one folder."""
+
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from dsdiff.errors import OutputError
 from dsdiff.system import atomic
 
-OURS = re.compile(r"facts\.json")
 
-
-def test_a_file_is_whole_or_as_it_was(tmp_path):
+def test_a_file_stays_as_it_was_after_an_error(tmp_path):
     file = tmp_path / "new" / "a.txt"
-    atomic.write_whole(file, "first")
-    with pytest.raises(ZeroDivisionError), atomic.whole_file(file) as beside:
-        beside.write_text("half of the sec")
+    atomic.atomic_write_text(file, "first")
+    with pytest.raises(ZeroDivisionError), atomic.atomic_file(file) as tmp_file:
+        tmp_file.write_text("half of the sec")
         raise ZeroDivisionError
     assert file.read_text() == "first"
     assert [path.name for path in file.parent.iterdir()] == ["a.txt"]
     with pytest.raises(OutputError, match="cannot be written: File exists"):
-        atomic.write_whole(file / "b.txt", "below a file")
+        atomic.atomic_write_text(file / "b.txt", "below a file")
 
 
-def test_a_folder_that_cannot_be_put_in_place_leaves_what_stood_there(tmp_path, monkeypatch):
+def test_a_folder_stays_as_it_was_if_it_cannot_be_replaced(tmp_path, monkeypatch):
     target = tmp_path / "out"
     target.mkdir()
-    (target / "kept").write_text("as it was")
-    rename, refused = type(target).rename, []
+    (target / "file").write_text("old")
+    rename, failed = type(target).rename, []
 
-    def refusing(self, to):
-        if to == target and not refused:
-            refused.append(self)
+    def fail_once(self, destination):
+        if destination == target and not failed:
+            failed.append(self)
             raise OSError(16, "Device or resource busy")
-        return rename(self, to)
+        return rename(self, destination)
 
-    monkeypatch.setattr(type(target), "rename", refusing)
-    with pytest.raises(OutputError, match="Device or resource busy"), atomic.whole(target) as folder:
+    monkeypatch.setattr(type(target), "rename", fail_once)
+    with pytest.raises(OutputError, match="Device or resource busy"), atomic.atomic_dir(target) as folder:
         (folder / "new").write_text("new")
-    assert refused
-    assert (target / "kept").read_text() == "as it was"
+    assert failed
+    assert (target / "file").read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 
 
 def test_a_link_is_followed(tmp_path):
-    (tmp_path / "there").mkdir()
-    (tmp_path / "link").symlink_to(tmp_path / "there")
-    with atomic.whole(tmp_path / "link") as folder:
+    (tmp_path / "target").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "target")
+    with atomic.atomic_dir(tmp_path / "link") as folder:
         (folder / "new").write_text("new")
     assert (tmp_path / "link").is_symlink()
-    assert (tmp_path / "there" / "new").is_file()
-
-
-def test_what_nothing_can_take_the_place_of_is_refused_before_the_work(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(OutputError, match=r"is the folder that this command runs in.*give a folder below it"):
-        atomic.refuse_foreign(tmp_path, "facts.json", "ours", OURS)
-    (tmp_path / "mounted").mkdir()
-    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path).name == "mounted")
-    with pytest.raises(OutputError, match="is a mount"):
-        atomic.refuse_foreign(tmp_path / "mounted", "facts.json", "ours", OURS)
-    atomic.refuse_foreign(tmp_path / "new", "facts.json", "ours", OURS)
+    assert (tmp_path / "target" / "new").is_file()
 
 
 def test_two_processes_do_not_write_into_one_folder(tmp_path):
     code = (
-        "import sys, pathlib; from dsdiff.system.atomic import alone\n"
-        "with alone(pathlib.Path(sys.argv[1])): print('in', flush=True); sys.stdin.read()"
+        "import sys, pathlib; from dsdiff.system.atomic import exclusive_lock\n"
+        "with exclusive_lock(pathlib.Path(sys.argv[1])): print('locked', flush=True); sys.stdin.read()"
     )
-    line = [sys.executable, "-c", code, str(tmp_path)]
-    with subprocess.Popen(line, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
-        assert other.stdout.readline() == b"in\n"
-        with pytest.raises(OutputError, match="is being written by another process"), atomic.alone(tmp_path):
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        assert process.stdout.readline() == b"locked\n"
+        with pytest.raises(OutputError, match="is being written by another process"), atomic.exclusive_lock(tmp_path):
             pass
-        other.kill()
-    with atomic.alone(tmp_path):  # whoever is killed lets go
+        process.kill()
+    with atomic.exclusive_lock(tmp_path):  # the lock of a killed process is free
         pass
 
 
-def test_what_a_kill_left_is_swept_and_the_older_result_put_back(tmp_path):
-    """Killed between the two renames of `whole`, and while it wrote another."""
-    for place in (".model.a1.old/model", ".best.b2.partial", ".best.c3.old/best", "best", "notes"):
-        (tmp_path / place).mkdir(parents=True)
-        (tmp_path / place / "file").write_text(place)
-    atomic.sweep(tmp_path)
+def test_after_a_kill_older_folders_are_restored_and_the_rest_removed(tmp_path):
+    """One process was killed between the two renames of `atomic_dir`, others while they wrote or removed a folder."""
+    for name in (".model.a1.old/model", ".best.b2.partial", ".best.c3.old/best", "best", "notes"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "file").write_text(name)
+    atomic.recover_interrupted(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["best", "model", "notes"]
     assert (tmp_path / "model" / "file").read_text() == ".model.a1.old/model"
     assert (tmp_path / "best" / "file").read_text() == "best"

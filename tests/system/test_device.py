@@ -1,4 +1,4 @@
-"""Where to compute, and what the process does with memory."""
+"""Devices, their precision, and the heaps of this process."""
 
 import platform
 import re
@@ -11,16 +11,16 @@ import torch
 from dsdiff.errors import ConfigError
 from dsdiff.system import device
 
-THREADS = """
+ALLOCATE_IN_THREADS = """
 import ctypes, sys, threading
-from dsdiff import device
-if sys.argv[1] == "shared":
-    device.share_heap()
-together = threading.Barrier(6)
+from dsdiff.system import device
+if sys.argv[1] == "limited":
+    device.limit_malloc_arenas()
+barrier = threading.Barrier(6)
 def allocate():
-    together.wait()
-    held = [bytes(2000) for _ in range(2000)]
-    together.wait()
+    barrier.wait()
+    blocks = [bytes(2000) for _ in range(2000)]
+    barrier.wait()
 threads = [threading.Thread(target=allocate) for _ in range(6)]
 [thread.start() for thread in threads]
 [thread.join() for thread in threads]
@@ -32,26 +32,29 @@ libc.fflush(ctypes.c_void_p(file))
 """
 
 
-def test_a_gpu_that_is_not_there_is_refused(monkeypatch):
+def test_a_missing_gpu_is_refused(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
-    assert device.pick("cuda:0") == torch.device("cuda:0")
-    with pytest.raises(ConfigError, match="this machine has 1, from cuda:0"):
-        device.pick("cuda:9")
+    assert device.resolve_device("cuda:0") == torch.device("cuda:0")
+    with pytest.raises(ConfigError, match="this machine has 1 GPUs, from cuda:0"):
+        device.resolve_device("cuda:9")
 
 
-@pytest.mark.parametrize(("capability", "native"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
-def test_gpus_before_ampere_compute_no_bf16_but_emulate_it(monkeypatch, capability, native):
+@pytest.mark.parametrize(("capability", "is_native"), [((7, 5), False), ((8, 0), True), ((12, 0), True)])
+def test_gpus_before_ampere_have_no_native_bf16(monkeypatch, capability, is_native):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
     monkeypatch.setattr(torch.version, "hip", None)
-    assert device.has_bf16(torch.device("cuda:0")) == native
+    assert device.has_bf16(torch.device("cuda:0")) == is_native
 
 
-@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="heaps are shared where the C library is glibc")
-def test_threads_allocate_from_two_heaps_and_by_themselves_from_more():
-    def heaps(which):
-        told = subprocess.run([sys.executable, "-c", THREADS, which], capture_output=True, text=True, check=True).stdout
-        return len(re.findall(r"<heap nr", told))
+def count_heaps(setting):
+    process = subprocess.run(
+        [sys.executable, "-c", ALLOCATE_IN_THREADS, setting], capture_output=True, text=True, check=True
+    )
+    return len(re.findall(r"<heap nr", process.stdout))
 
-    assert heaps("shared") <= 2 < heaps("own")
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc can limit its heaps")
+def test_limited_heaps_are_two_and_default_heaps_more():
+    assert count_heaps("limited") <= 2 < count_heaps("default")

@@ -1,3 +1,5 @@
+"""The version of a working copy names its commit."""
+
 import shutil
 import subprocess
 from pathlib import Path
@@ -6,16 +8,19 @@ from dsdiff import __version__
 from dsdiff.system import version
 
 
-def test_a_working_copy_tells_its_commit_and_whether_it_changed(tmp_path: Path, monkeypatch) -> None:
-    copied = tmp_path / "src" / "dsdiff" / "source.py"
-    copied.parent.mkdir(parents=True)
-    shutil.copy(version.__file__, copied)
-    monkeypatch.setattr(version, "__file__", str(copied))
-    assert version.label() == __version__
+def test_a_working_copy_names_its_commit_and_changes(tmp_path: Path, monkeypatch) -> None:
+    source = tmp_path / "src" / "dsdiff" / "system" / "version.py"
+    source.parent.mkdir(parents=True)
+    shutil.copy(version.__file__, source)
+    monkeypatch.setattr(version, "__file__", str(source))
+    assert version.describe_version() == __version__
     git = ["git", "-C", str(tmp_path), "-c", "user.name=a", "-c", "user.email=a@b.c"]
-    for words in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
-        subprocess.run([*git, *words], check=True)
-    commit = subprocess.run([*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True)
-    assert version.label() == f"{__version__} (commit {commit.stdout.strip()})"
-    copied.write_text("")
-    assert version.label() == f"{__version__} (commit {commit.stdout.strip()}, changed)"
+    for arguments in (["init", "-q"], ["add", "."], ["commit", "-q", "-m", "first"]):
+        subprocess.run([*git, *arguments], check=True)
+    output = subprocess.run(
+        [*git, "rev-parse", "--short=10", "HEAD"], capture_output=True, text=True, check=True
+    ).stdout
+    commit = output.strip()
+    assert version.describe_version() == f"{__version__} (commit {commit})"
+    source.write_text("")
+    assert version.describe_version() == f"{__version__} (commit {commit}, changed)"

@@ -4,7 +4,7 @@ import faulthandler
 import json
 import sys
 
-from dsdiff.cli.main import leave, run
+from dsdiff.cli.main import exit_process, run
 
 faulthandler.dump_traceback_later(300, repeat=True)  # where it hangs, should it hang
 
@@ -14,5 +14,5 @@ for line in json.loads(sys.argv[1]):
         run()
     except SystemExit as ended:
         if ended.code:
-            leave(ended.code)
-leave(0)
+            exit_process(ended.code)
+exit_process(0)

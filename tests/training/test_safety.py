@@ -1,7 +1,5 @@
-"""What stops a training, and what stands on the disk afterwards."""
+"""What stops a training, and which files it leaves."""
 
-import io
-import json
 import os
 import resource
 import shutil
@@ -9,23 +7,24 @@ import signal
 
 import pytest
 import torch
-from rich.console import Console
 
-from dsdiff.config import run as configs
-from dsdiff.data import dataloader, splits
-from dsdiff.data.splits import Split
+from dsdiff.config.run import parse_config
+from dsdiff.data import assemble_cohort
 from dsdiff.errors import ConfigError, ModelError, OutputError
+from dsdiff.io import splits
+from dsdiff.io.splits import Split
 from dsdiff.model import checkpoint
-from dsdiff.system.atomic import alone
-from dsdiff.system.graceful_stop import Stop
-from dsdiff.training import loop, resume
-from dsdiff.training.metrics_logger import LOG, read_log
-from dsdiff.training.model_selection import Judge
-from dsdiff.training.trainer import Diverged, Trainer
+from dsdiff.system.atomic import exclusive_lock
+from dsdiff.system.graceful_stop import GracefulStop
+from dsdiff.training import loop
+from dsdiff.training.metrics_logger import LOG_FILE, read_log
+from dsdiff.training.model_selection import ModelSelector
+from dsdiff.training.resume import STATE_FILE
+from dsdiff.training.trainer import Trainer, TrainingDivergedError
 from dsdiff.training.validate import Validation
-from tests.toy_data import TINY, write_case
+from tests.toy_data import TINY_CONFIG, write_case
 
-CPU, QUIET = torch.device("cpu"), Console(quiet=True)
+CPU = torch.device("cpu")
 
 
 @pytest.fixture(scope="module")
@@ -38,271 +37,321 @@ def cohort(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def whole(cohort, tmp_path_factory):
-    """A run that nothing stopped."""
-    run = tmp_path_factory.mktemp("whole") / "run"
-    loop.train(config(cohort), run, CPU, QUIET)
-    return run
+def uninterrupted_run(cohort, tmp_path_factory):
+    run_dir = tmp_path_factory.mktemp("uninterrupted") / "run"
+    loop.train(config(cohort), run_dir, CPU)
+    return run_dir
+
+
+@pytest.fixture
+def run_dir(tmp_path):
+    return tmp_path / "run"
 
 
 def config(cohort, **training):
-    data = {**TINY["data"], "root": str(cohort / "patients"), "split": str(cohort / "split.json"), "fold": 0}
-    return configs.parse({**TINY, "data": data, "training": {**TINY["training"], **training}}, "test")
+    data = {**TINY_CONFIG["data"], "root": str(cohort / "patients"), "split": str(cohort / "split.json"), "fold": 0}
+    return parse_config({**TINY_CONFIG, "data": data, "training": {**TINY_CONFIG["training"], **training}}, "test")
 
 
-def at_step(monkeypatch, number, job):
-    """Do a job before the training step of a number, once."""
-    step = Trainer.train_step
+def call_before_step(monkeypatch, step, job):
+    """Call a job once, before a training step."""
+    train_step = Trainer.train_step
+    calls = []
 
-    def stepping(trainer, *given):
-        if trainer.step == number - 1 and not done:
-            done.append(number)
+    def train_step_after_job(trainer, *args):
+        if trainer.step == step - 1 and not calls:
+            calls.append(step)
             job()
-        return step(trainer, *given)
+        return train_step(trainer, *args)
 
-    done = []
-    monkeypatch.setattr(Trainer, "train_step", stepping)
-
-
-def same(one, other):
-    for file in ("state.safetensors", "model/model.safetensors", "best/model.safetensors"):
-        (a, facts), (b, others) = (checkpoint.read_state(run / file) for run in (one, other))
-        assert facts == others
-        assert a.keys() == b.keys()
-        assert all(torch.equal(a[name], b[name]) for name in a), file
+    monkeypatch.setattr(Trainer, "train_step", train_step_after_job)
 
 
-def test_a_state_holds_everything_and_keeps_the_one_before(whole):
-    tensors, facts = checkpoint.read_state(whole / resume.STATE)
-    assert {name.split(".")[0] for name in tensors} == {"network", "ema", "optimizer"}
-    assert (facts["step"], facts["validated"], facts["processes"]) == (4, 4, 1)
-    assert checkpoint.read_state(checkpoint.previous(whole / resume.STATE))[1]["step"] == 2
-    assert not list(whole.glob("*.partial"))
+def send_signal(number):
+    os.kill(os.getpid(), number)
 
 
-@pytest.mark.parametrize("harm", ["one bit", "torn", "emptied"])
-def test_a_damaged_state_is_named_and_the_one_before_is_used(cohort, whole, tmp_path, harm):
-    run, told = tmp_path / "run", Console(record=True, file=io.StringIO(), width=300)
-    loop.train(config(cohort), run, CPU, QUIET)
-    path = run / resume.STATE
-    held = bytearray(path.read_bytes())
-    held[len(held) // 2] ^= 1
-    path.write_bytes({"one bit": held, "torn": held[: len(held) // 2], "emptied": b""}[harm])
-    loop.train(config(cohort), run, CPU, told)
-    said = told.export_text()
-    assert "state.safetensors cannot be read" in said
-    assert "resumed at step 2 of 4" in said
+def read_step(path):
+    return checkpoint.read_state(path)[1]["step"]
+
+
+def assert_same_files(run_dir, other_run_dir):
+    for file in (STATE_FILE, "model/model.safetensors", "best/model.safetensors"):
+        tensors, fields = checkpoint.read_state(run_dir / file)
+        other_tensors, other_fields = checkpoint.read_state(other_run_dir / file)
+        assert fields == other_fields
+        assert tensors.keys() == other_tensors.keys()
+        assert all(torch.equal(tensors[name], other_tensors[name]) for name in tensors), file
+
+
+def test_a_state_is_complete_and_the_previous_one_is_kept(uninterrupted_run):
+    tensors, fields = checkpoint.read_state(uninterrupted_run / STATE_FILE)
+    assert {name.split(".")[0] for name in tensors} == {"network", "ema0", "optimizer"}
+    assert (fields["step"], fields["selection"]["last_step"], fields["processes"]) == (4, 4, 1)
+    assert read_step(checkpoint.previous_path(uninterrupted_run / STATE_FILE)) == 2
+    assert not list(uninterrupted_run.glob("*.partial"))
+
+
+@pytest.mark.parametrize("damage", ["one bit", "truncated", "empty", "other fields"])
+def test_a_damaged_state_is_reported_and_the_previous_one_is_used(cohort, uninterrupted_run, run_dir, damage, caplog):
+    loop.train(config(cohort), run_dir, CPU)
+    path = run_dir / STATE_FILE
+    if damage == "other fields":
+        tensors, _ = checkpoint.read_state(path)
+        previous = checkpoint.previous_path(path).read_bytes()
+        checkpoint.save_state(path, tensors, {"steps": 4})
+        checkpoint.previous_path(path).write_bytes(previous)
+    else:
+        content = bytearray(path.read_bytes())
+        content[len(content) // 2] ^= 1
+        path.write_bytes({"one bit": content, "truncated": content[: len(content) // 2], "empty": b""}[damage])
+
+    with caplog.at_level("INFO", logger="dsdiff"):
+        loop.train(config(cohort), run_dir, CPU)
+    assert "the training state is damaged" in caplog.text or "state.safetensors cannot be read" in caplog.text
+    assert "resumed at step 2 of 4" in caplog.text
     assert path.with_suffix(".damaged").is_file()
-    same(run, whole)
-    assert [entry["step"] for entry in read_log(run / LOG)] == [0, 1, 2, 3, 4]
+    assert_same_files(run_dir, uninterrupted_run)
+    assert [entry["step"] for entry in read_log(run_dir / LOG_FILE)] == [0, 1, 2, 3, 4]
 
 
-def test_where_all_states_are_damaged_nothing_is_begun_anew(cohort, tmp_path):
-    loop.claim(tmp_path / "run", config(cohort))
-    for path in (tmp_path / "run" / resume.STATE, checkpoint.previous(tmp_path / "run" / resume.STATE)):
+def test_a_run_whose_states_are_all_damaged_does_not_start_again(cohort, run_dir):
+    loop.init_run_dir(run_dir, config(cohort))
+    for path in (run_dir / STATE_FILE, checkpoint.previous_path(run_dir / STATE_FILE)):
         path.write_bytes(b"\x00" * 100)
     with pytest.raises(ModelError, match=r"state\.safetensors and state-previous\.safetensors cannot be read"):
-        loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
+        loop.train(config(cohort), run_dir, CPU)
 
 
-@pytest.mark.parametrize(("number", "ends"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)])
-def test_a_signal_saves_and_the_same_command_goes_on(cohort, whole, tmp_path, monkeypatch, number, ends):
-    before = signal.getsignal(number)
-    at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), number))
-    with pytest.raises(ends) as ended:
-        loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
-    assert number != signal.SIGTERM or ended.value.code == 0
-    assert signal.getsignal(number) == before
-    assert checkpoint.read_state(tmp_path / "run" / resume.STATE)[1]["step"] == 3
-    assert not (tmp_path / "run" / "model").exists()
-    loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
-    same(tmp_path / "run", whole)
+@pytest.mark.parametrize(
+    ("number", "exit_exception"), [(signal.SIGTERM, SystemExit), (signal.SIGINT, KeyboardInterrupt)]
+)
+def test_a_signal_saves_the_state_and_the_same_command_resumes(
+    cohort, uninterrupted_run, run_dir, monkeypatch, number, exit_exception
+):
+    handler = signal.getsignal(number)
+    call_before_step(monkeypatch, 3, lambda: send_signal(number))
+    with pytest.raises(exit_exception) as raised:
+        loop.train(config(cohort), run_dir, CPU)
+    assert number != signal.SIGTERM or raised.value.code == 0
+    assert signal.getsignal(number) == handler
+    assert read_step(run_dir / STATE_FILE) == 3
+    assert not (run_dir / "model").exists()
+
+    loop.train(config(cohort), run_dir, CPU)
+    assert_same_files(run_dir, uninterrupted_run)
 
 
-def test_a_signal_during_validation_is_heeded_and_the_validation_done_later(cohort, whole, tmp_path, monkeypatch):
-    told, run = Stop._note, tmp_path / "run"
-    monkeypatch.setattr("dsdiff.training.validate.save_samples", lambda *_: os.kill(os.getpid(), signal.SIGTERM))
+def test_a_signal_during_validation_postpones_the_validation(cohort, uninterrupted_run, run_dir, monkeypatch):
+    monkeypatch.setattr("dsdiff.training.validate.save_sample_grid", lambda *_: send_signal(signal.SIGTERM))
     with pytest.raises(SystemExit):
-        loop.train(config(cohort), run, CPU, QUIET)
-    facts = checkpoint.read_state(run / resume.STATE)[1]
-    assert (facts["step"], facts["validated"], told) == (0, -1, Stop._note)
+        loop.train(config(cohort), run_dir, CPU)
+    _, fields = checkpoint.read_state(run_dir / STATE_FILE)
+    assert (fields["step"], fields["selection"]["last_step"]) == (0, -1)
+
     monkeypatch.undo()
-    loop.train(config(cohort), run, CPU, QUIET)
-    same(run, whole)
+    loop.train(config(cohort), run_dir, CPU)
+    assert_same_files(run_dir, uninterrupted_run)
 
 
-def test_a_second_ctrl_c_stops_at_once():
-    with Stop() as stop:
-        os.kill(os.getpid(), signal.SIGINT)
-        assert stop.asked == signal.SIGINT
+def test_a_second_ctrl_c_interrupts_at_once():
+    with GracefulStop() as stop:
+        send_signal(signal.SIGINT)
+        assert stop.signal_number == signal.SIGINT
         with pytest.raises(KeyboardInterrupt):
-            os.kill(os.getpid(), signal.SIGINT)
+            send_signal(signal.SIGINT)
 
 
-def test_a_full_disk_leaves_the_last_state_and_the_run_goes_on_later(cohort, whole, tmp_path, monkeypatch):
-    """The limit is the kernel's own: no file may grow beyond it."""
-    run, (soft, hard) = tmp_path / "run", resource.getrlimit(resource.RLIMIT_FSIZE)
-    at_step(monkeypatch, 3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard)))
+def test_a_full_disk_keeps_the_last_state_and_the_run_resumes_later(cohort, uninterrupted_run, run_dir, monkeypatch):
+    """The kernel's own limit: no file may grow beyond it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    call_before_step(monkeypatch, 3, lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (200_000, hard)))
     try:
-        with pytest.raises(OutputError, match=r"File too large.*The last state stands there whole.*same command"):
-            loop.train(config(cohort), run, CPU, QUIET)
+        with pytest.raises(OutputError, match=r"File too large.*last training state is complete.*same command resumes"):
+            loop.train(config(cohort), run_dir, CPU)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert checkpoint.read_state(run / resume.STATE)[1]["step"] == 2
-    assert not list(run.glob("*.partial"))
-    loop.train(config(cohort), run, CPU, QUIET)
-    same(run, whole)
+    assert read_step(run_dir / STATE_FILE) == 2
+    assert not list(run_dir.glob("*.partial"))
+
+    loop.train(config(cohort), run_dir, CPU)
+    assert_same_files(run_dir, uninterrupted_run)
 
 
-def test_a_batch_that_diverges_is_named_and_kept_and_not_learnt_from(cohort, tmp_path):
-    run = tmp_path / "run"
-    with pytest.raises(Diverged, match=r"(loss|norm) is (nan|inf) at step \d+.*slices are of P\d") as found:
-        loop.train(config(cohort, lr=1e30, clip=1e30, steps=20), run, CPU, QUIET)
-    tensors, facts = checkpoint.read_state(run / "diverged-0.safetensors")
-    assert set(facts["cases"].split()) == set(found.value.cases)
+def test_a_batch_that_diverges_is_written_and_not_trained_on(cohort, run_dir):
+    with pytest.raises(
+        TrainingDivergedError, match=r"(loss|norm) is (nan|inf) at step \d+.*slices are from P\d"
+    ) as raised:
+        loop.train(config(cohort, lr=1e30, clip=1e30, steps=20), run_dir, CPU)
+    tensors, fields = checkpoint.read_state(run_dir / "diverged-0.safetensors")
+    assert set(fields["cases"]) == set(raised.value.cases)
     assert tensors["sources"].shape == (2, 3, 3, 32, 48)
-    assert f"at step {facts['step']}" in str(found.value)
+    assert f"at step {fields['step']}" in str(raised.value)
 
 
 def test_a_gradient_that_is_not_finite_does_not_reach_the_weights(cohort):
     trainer = Trainer(config(cohort), CPU)
     parameter = next(trainer.network.parameters())
     parameter.register_hook(lambda gradient: gradient * float("nan"))
-    before = parameter.detach().clone()
-    batch = loop.draws(trainer.config, dataloader.gather(trainer.config.data, "none", QUIET)).at(0)
-    with pytest.raises(Diverged, match=r"gradient's norm is nan at step 0"):
+    initial_weights = parameter.detach().clone()
+    data = assemble_cohort.assemble_cohort(trainer.config.data, "none")
+    batch = loop.training_batches(trainer.config, data).load_step(0)
+    with pytest.raises(TrainingDivergedError, match=r"gradient norm is nan at step 0"):
         trainer.train_step(batch, torch.Generator().manual_seed(0))
-    assert torch.equal(parameter, before)
+    assert torch.equal(parameter, initial_weights)
 
 
-def test_a_log_that_a_kill_tore_is_read_up_to_there(tmp_path):
-    (tmp_path / LOG).write_text('{"step": 1}\n{"step": 2}\n{"ste')
-    assert read_log(tmp_path / LOG) == [{"step": 1}, {"step": 2}]
+def test_a_truncated_log_is_read_up_to_its_last_complete_line(tmp_path):
+    (tmp_path / LOG_FILE).write_text('{"step": 1}\n{"step": 2}\n{"ste')
+    assert read_log(tmp_path / LOG_FILE) == [{"step": 1}, {"step": 2}]
 
 
-def test_a_split_that_was_dealt_again_is_refused(cohort, whole, tmp_path):
-    again = shutil.copytree(whole, tmp_path / "run")
-    dealt = (cohort / "split.json").read_text()
-    dealt_anew = Split(tuple(reversed(splits.make(["P0", "P1"], 2, 0).folds)), 1)
-    splits.write(dealt_anew, cohort / "split.json")
+def test_a_run_does_not_resume_with_another_split(cohort, uninterrupted_run, run_dir):
+    shutil.copytree(uninterrupted_run, run_dir)
+    split_text = (cohort / "split.json").read_text()
+    other_split = Split(tuple(reversed(splits.make(["P0", "P1"], 2, 0).folds)), 1)
+    splits.write(other_split, cohort / "split.json")
     try:
-        with pytest.raises(ConfigError, match="it may have seen patients held out"):
-            loop.train(config(cohort), again, CPU, QUIET)
+        with pytest.raises(ConfigError, match="may hold out patients of its training set"):
+            loop.train(config(cohort), run_dir, CPU)
     finally:
-        (cohort / "split.json").write_text(dealt)
-    loop.train(config(cohort), again, CPU, QUIET)
+        (cohort / "split.json").write_text(split_text)
+    loop.train(config(cohort), run_dir, CPU)
 
 
-def test_a_run_goes_on_without_the_model_that_it_began_with(cohort, whole, tmp_path, monkeypatch):
-    begins = config(cohort, init_from=str(shutil.copytree(whole / "model", tmp_path / "parent")))
-    at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+def test_a_run_resumes_without_the_model_that_it_started_from(
+    cohort, uninterrupted_run, tmp_path, run_dir, monkeypatch
+):
+    parent = shutil.copytree(uninterrupted_run / "model", tmp_path / "parent")
+    settings = config(cohort, init_from=str(parent))
+    call_before_step(monkeypatch, 3, lambda: send_signal(signal.SIGTERM))
     with pytest.raises(SystemExit):
-        loop.train(begins, tmp_path / "run", CPU, QUIET)
-    (tmp_path / "parent").rename(tmp_path / "elsewhere")
-    assert loop.train(begins, tmp_path / "run", CPU, QUIET).is_dir()
+        loop.train(settings, run_dir, CPU)
+    parent.rename(tmp_path / "elsewhere")
+    model = loop.train(settings, run_dir, CPU)
+    assert len(checkpoint.read_metadata(model).lineage) == 1
 
 
-def test_a_network_that_makes_a_constant_image_trains_all_the_same(cohort, tmp_path):
+def test_a_network_with_a_constant_output_can_be_validated(cohort, run_dir):
     ddpm = {"process": {"target": "ddpm", "params": {"prediction": "x_0"}}, "sampler": {"target": "ddim"}}
     values = config(cohort, validate_volumes=1, steps=1).model_dump(mode="json", exclude={"sampler", "process"})
-    run = tmp_path / "run"
-    loop.train(configs.parse({**values, **ddpm}, "test"), run, CPU, QUIET)
-    assert [line["step"] for line in read_log(run / LOG) if "validation" in line] == [0, 1]
+    loop.train(parse_config({**values, **ddpm}, "test"), run_dir, CPU)
+    assert [entry["step"] for entry in read_log(run_dir / LOG_FILE) if "validation" in entry] == [0, 1]
 
 
-def test_other_processes_than_before_are_refused(cohort, whole, tmp_path, monkeypatch):
-    tensors, facts = checkpoint.read_state(whole / resume.STATE)
-    loop.claim(tmp_path / "run", config(cohort))
-    checkpoint.save_state(tmp_path / "run" / resume.STATE, tensors, {**facts, "processes": 2})
-    with pytest.raises(ConfigError, match="trained by 2 processes, and its batches are theirs; here are 1"):
-        loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
+def test_a_run_does_not_resume_with_another_number_of_processes(cohort, uninterrupted_run, run_dir):
+    tensors, fields = checkpoint.read_state(uninterrupted_run / STATE_FILE)
+    loop.init_run_dir(run_dir, config(cohort))
+    checkpoint.save_state(run_dir / STATE_FILE, tensors, {**fields, "processes": 2})
+    with pytest.raises(ConfigError, match="trained by 2 processes, and this is a run of 1, whose batches differ"):
+        loop.train(config(cohort), run_dir, CPU)
 
 
-def test_a_judge_that_saw_nothing_better_ends_the_run(cohort, tmp_path):
+def test_the_selector_keeps_the_best_validation(cohort):
+    selector = ModelSelector(config(cohort, steps=40, patience=2, validate_every=2).training)
+    for step, loss, is_best in ((0, 3.0, True), (2, 2.0, True), (4, float("nan"), False)):
+        assert selector.update(step, Validation(loss, 0, {})) == is_best
+    restored = ModelSelector(selector.settings, selector.state)
+    assert (restored.best_loss, restored.n_stale, restored.patience_exhausted) == (2.0, 1, False)
+    assert not restored.should_validate(4)
+    assert restored.should_validate(6)
+
+
+def test_the_best_enhancement_recovery_is_the_nearest_to_one(cohort):
+    settings = config(cohort, select_by="enhancement_recovery", validate_volumes=1).training
+    selector = ModelSelector(settings)
+    for recovery, is_best in ((0.6, True), (1.1, True), (2.5, False), (0.95, True)):
+        assert selector.update(0, Validation(0.0, 0, {"enhancement_recovery": recovery})) == is_best
+
+
+def test_a_validation_without_the_score_does_not_count(cohort):
+    selector = ModelSelector(config(cohort, select_by="auc_tumour", validate_volumes=1, patience=1).training)
+    assert not selector.update(0, Validation(0.0, 0, {"auc_tumour": float("nan")}))
+    assert not selector.patience_exhausted
+
+
+def test_a_run_without_improvement_ends_early(cohort, run_dir):
     settings = config(cohort, steps=40, patience=2, validate_every=2, lr=1e-30)
-    judge = Judge(settings.training, {})
-    for step, loss, best in ((0, 3.0, True), (2, 2.0, True), (4, float("nan"), False)):
-        assert judge.is_best(step, Validation(loss, 0, {})) == best
-    again = Judge(settings.training, judge.facts)
-    assert (again.best, again.waited, again.satisfied, again.due(4), again.due(6)) == (2.0, 1, False, False, True)
-    of_gain = Judge(config(cohort, judge="gain", validate_volumes=1).training, {})
-    for gain, best in ((0.6, True), (1.1, True), (2.5, False), (0.95, True)):  # nearest to 1
-        assert of_gain.is_best(0, Validation(0.0, 0, {"gain": gain})) == best
-    unknown = Judge(config(cohort, judge="auc_tumour", validate_volumes=1, patience=1).training, {})
-    assert not unknown.is_best(0, Validation(0.0, 0, {"auc_tumour": float("nan")}))
-    assert not unknown.satisfied  # no tumour enhances: that says nothing of the weights
-    loop.train(settings, tmp_path / "run", CPU, QUIET)  # nothing is learnt
-    log = read_log(tmp_path / "run" / LOG)
+    loop.train(settings, run_dir, CPU)
+    log = read_log(run_dir / LOG_FILE)
     assert log[-1]["step"] < 40
-    assert checkpoint.read(tmp_path / "run" / "best").facts["steps"] < log[-1]["step"]
-    stamp = (tmp_path / "run" / resume.STATE).stat().st_mtime_ns
-    loop.train(settings, tmp_path / "run", CPU, QUIET)
-    assert (tmp_path / "run" / resume.STATE).stat().st_mtime_ns == stamp
+    assert checkpoint.read_metadata(run_dir / "best").steps < log[-1]["step"]
+
+    time_stamp = (run_dir / STATE_FILE).stat().st_mtime_ns
+    loop.train(settings, run_dir, CPU)
+    assert (run_dir / STATE_FILE).stat().st_mtime_ns == time_stamp
 
 
-def test_several_averages_and_whole_volumes(cohort, tmp_path):
-    settings = config(cohort, ema=[0.1, 0.9], validate_volumes=1, judge="psnr", tensorboard=True)
-    run = tmp_path / "run"
-    loop.train(settings, run, CPU, QUIET)
-    last = read_log(run / LOG)[-1]
-    assert last["ema"] in (0.1, 0.9)
-    assert {"psnr", "ssim", "auc_brain"} <= last["volumes"].keys()
-    other = run / f"model-ema{0.1 if last['ema'] == 0.9 else 0.9}"
-    a, b = (checkpoint.read(folder).weights for folder in (run / "model", other))
-    assert any(not torch.equal(a[name], b[name]) for name in a)
-    assert checkpoint.read(run / "model").facts["ema"] == last["ema"]
-    assert list((run / "tensorboard").iterdir())
-    stopped = json.loads(json.dumps(read_log(run / LOG)))
-    loop.train(settings, run, CPU, QUIET)  # both averages are taken up again
-    assert read_log(run / LOG) == stopped
-    assert all(torch.equal(a[name], value) for name, value in checkpoint.read(run / "model").weights.items())
+def test_several_averages_and_full_volumes(cohort, run_dir):
+    settings = config(cohort, ema=[0.1, 0.9], validate_volumes=1, select_by="psnr", tensorboard=True)
+    loop.train(settings, run_dir, CPU)
+    log = read_log(run_dir / LOG_FILE)
+    best_decay = log[-1]["ema"]
+    assert best_decay in (0.1, 0.9)
+    assert {"psnr", "ssim", "auc_brain"} <= log[-1]["volumes"].keys()
+
+    model = checkpoint.read_model(run_dir / "model")
+    other_model = checkpoint.read_model(run_dir / f"model-ema{0.1 if best_decay == 0.9 else 0.9}")
+    assert any(not torch.equal(model.weights[name], other_model.weights[name]) for name in model.weights)
+    assert model.metadata.ema_decay == best_decay
+    assert list((run_dir / "tensorboard").iterdir())
+
+    loop.train(settings, run_dir, CPU)  # resumes with both averages
+    weights_again = checkpoint.read_model(run_dir / "model").weights
+    assert read_log(run_dir / LOG_FILE) == log
+    assert all(torch.equal(model.weights[name], weights_again[name]) for name in weights_again)
 
 
 @pytest.mark.parametrize("name", ["model", "best", "log.jsonl", "model-ema0.9"])
-def test_what_no_run_wrote_is_left_alone(cohort, tmp_path, name):
-    (tmp_path / "mine" / name).mkdir(parents=True)
-    (tmp_path / "mine" / name / "thesis.txt").write_text("precious")
-    with pytest.raises(OutputError, match=f"holds {name}, not by dsdiff train; it is left alone"):
-        loop.train(config(cohort), tmp_path / "mine", CPU, QUIET)
-    assert [path.name for path in (tmp_path / "mine").iterdir()] == [name]
-    assert (tmp_path / "mine" / name / "thesis.txt").read_text() == "precious"
+def test_files_of_others_are_not_replaced(cohort, run_dir, name):
+    (run_dir / name).mkdir(parents=True)
+    (run_dir / name / "thesis.txt").write_text("precious")
+    with pytest.raises(OutputError, match=f"holds {name}, which dsdiff train did not write; nothing was changed"):
+        loop.train(config(cohort), run_dir, CPU)
+    assert [path.name for path in run_dir.iterdir()] == [name]
+    assert (run_dir / name / "thesis.txt").read_text() == "precious"
 
 
-def test_a_run_that_another_process_trains_is_left_alone(cohort, tmp_path):
-    with alone(tmp_path / "run"), pytest.raises(OutputError, match="is being written by another process"):
-        loop.train(config(cohort), tmp_path / "run", CPU, QUIET)
-    assert not (tmp_path / "run" / LOG).exists()
+def test_a_run_that_another_process_trains_is_not_touched(cohort, run_dir):
+    with exclusive_lock(run_dir), pytest.raises(OutputError, match="another process"):
+        loop.train(config(cohort), run_dir, CPU)
+    assert not (run_dir / LOG_FILE).exists()
 
 
-@pytest.mark.parametrize("which", ["patients", "phantoms"])
-def test_a_run_does_not_go_on_with_other_patients(tmp_path, monkeypatch, which):
+@pytest.mark.parametrize("changed_folder", ["patients", "phantoms"])
+def test_a_run_does_not_resume_with_other_patients(tmp_path, run_dir, monkeypatch, changed_folder):
     for folder in ("patients", "phantoms"):
         for seed in range(2):
             write_case(tmp_path / folder, f"{folder}{seed}", seed)
-    data = {**TINY["data"], "root": str(tmp_path / "patients"), "phantoms": str(tmp_path / "phantoms")}
-    made = configs.parse({**TINY, "data": {**data, "phantom_fraction": 0.5}}, "test")
-    at_step(monkeypatch, 3, lambda: os.kill(os.getpid(), signal.SIGTERM))
+    data = {**TINY_CONFIG["data"], "root": str(tmp_path / "patients"), "phantoms": str(tmp_path / "phantoms")}
+    settings = parse_config({**TINY_CONFIG, "data": {**data, "phantom_fraction": 0.5}}, "test")
+    call_before_step(monkeypatch, 3, lambda: send_signal(signal.SIGTERM))
     with pytest.raises(SystemExit):
-        loop.train(made, tmp_path / "run", CPU, QUIET)
-    shutil.rmtree(tmp_path / which / f"{which}1")
-    write_case(tmp_path / which, f"{which}1", 7)
-    with pytest.raises(ConfigError, match=rf"trained on .*{which} as it was .* cases were added, taken out or changed"):
-        loop.train(made, tmp_path / "run", CPU, QUIET)
+        loop.train(settings, run_dir, CPU)
+
+    case_name = f"{changed_folder}1"
+    shutil.rmtree(tmp_path / changed_folder / case_name)
+    write_case(tmp_path / changed_folder, case_name, 7)
+    with pytest.raises(
+        ConfigError, match=rf"trained on .*{changed_folder} with hash .* cases were added, removed or changed"
+    ):
+        loop.train(settings, run_dir, CPU)
 
 
-def test_patients_of_no_fold_are_named_and_phantoms_of_the_fold_refused(cohort, tmp_path):
+def test_patients_outside_all_folds_are_reported_and_phantoms_of_the_fold_rejected(cohort, tmp_path, caplog):
     write_case(shutil.copytree(cohort / "patients", tmp_path / "patients"), "P9", 9)
-    told = Console(record=True, file=io.StringIO(), width=300)
     data = config(cohort).data.model_copy(update={"root": tmp_path / "patients"})
-    dataloader.gather(data, "none", told)
-    assert "1 patients of" in (said := told.export_text())
-    assert "are in no fold of" in said
-    assert "trained on: P9" in said
-    both = data.model_copy(update={"phantoms": tmp_path / "patients", "phantom_fraction": 0.5})
-    with pytest.raises(ConfigError, match="holds cases of the fold that is held out"):
-        dataloader.gather(both, "none", told)
+    with caplog.at_level("INFO", logger="dsdiff"):
+        assemble_cohort.assemble_cohort(data, "none")
+    assert "1 patients of" in caplog.text
+    assert "are in no fold of" in caplog.text
+    assert "training uses them: P9" in caplog.text
+
+    data_with_phantoms = data.model_copy(update={"phantoms": tmp_path / "patients", "phantom_fraction": 0.5})
+    with pytest.raises(ConfigError, match="holds cases of the held-out fold"):
+        assemble_cohort.assemble_cohort(data_with_phantoms, "none")
 
 
-def test_another_config_is_named_by_its_keys(cohort, whole):
+def test_another_config_is_reported_by_its_keys(cohort, uninterrupted_run):
     with pytest.raises(ConfigError, match=r"belongs to another config: training\.lr: \S+ there, 0\.5 here\. Give"):
-        loop.train(config(cohort, lr=0.5), whole, CPU, QUIET)
+        loop.train(config(cohort, lr=0.5), uninterrupted_run, CPU)
