@@ -1,4 +1,4 @@
-# make demo: see it work. make test: the whole suite. Each sets up what it needs in .venv, pinned by constraints.txt.
+# make demo: a first result. make test: the fast test suite. Each installs what it needs into .venv, pinned by constraints.txt.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -9,28 +9,30 @@ SECOND := configs/shipped-second.yaml
 TRAIN = OMP_NUM_THREADS=1 $(BIN)/dsdiff train
 DEFAULT := src/dsdiff/assets/models/default
 
-# Real patients for training and evaluation are never part of the repository: DSDIFF_REAL_DATA is the folder of cases.
-# Where it is not set and the developers' copy stands beside the clone, they are laid out once in the cache folder.
+# Real patients are never part of the repository: DSDIFF_REAL_DATA names the folder of cases. If it is not set and the
+# developers' copy lies beside the clone, the patients are unpacked once into the cache folder.
 UNPACK := ../shared/data/unpack.py
 ifndef DSDIFF_REAL_DATA
 DSDIFF_REAL_DATA := $(if $(wildcard $(UNPACK)),$(or $(XDG_CACHE_HOME),$(HOME)/.cache)/dsdiff/real)
 endif
 
-.PHONY: help demo test test-smp lint eval-real compare model regression phantoms real-data clean
+.PHONY: help demo test test-slow test-all coverage test-smp lint eval-real compare model regression phantoms real-data clean
 
 help:
-	@echo "make demo       a simulated patient through the shipped model: demo/report.html"
-	@echo "make test       the test suite (CPU, no network, no patient data)"
-	@echo "make test-smp   the tests of the extra smp, in .venv-smp: it needs torchvision, which brings CUDA (6 GB)"
-	@echo "make lint       ruff, mypy, import-linter"
-	@echo "make eval-real  scores on real patients and phantoms that the scored model never saw (needs DSDIFF_REAL_DATA)"
-	@echo "make compare    every small backbone against UNet on real patients: six hours of two cores (needs DSDIFF_REAL_DATA)"
-	@echo "make model      trains the shipped model and its fold models from scratch (needs DSDIFF_REAL_DATA)"
-	@echo "make regression trains one-step regression without our conditioning, a baseline for eval-real (needs DSDIFF_REAL_DATA)"
+	@echo "make demo       synthesize a simulated patient with the shipped model: demo/report.html"
+	@echo "make test       run the fast test suite (minutes; CPU, no network, no patient data)"
+	@echo "make test-all   run every test: the fast suite, the slow tests, the other runtimes"
+	@echo "make coverage   run every test and report branch coverage"
+	@echo "make test-smp   run the tests of the extra smp in .venv-smp (torchvision brings CUDA: 6 GB)"
+	@echo "make lint       run ruff, mypy and import-linter"
+	@echo "make eval-real  score the fold models on real patients and phantoms they never saw (needs DSDIFF_REAL_DATA)"
+	@echo "make compare    compare every small backbone with the UNet on real patients: six hours on two cores (needs DSDIFF_REAL_DATA)"
+	@echo "make model      train the shipped model and its fold models from scratch (needs DSDIFF_REAL_DATA)"
+	@echo "make regression train one-step regression on the contrasts only, a baseline of eval-real (needs DSDIFF_REAL_DATA)"
 
 $(BIN)/dsdiff: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "Python 3.11 or newer is needed, this is %s (set PYTHON=...)" % sys.version.split()[0])'
-	@echo 'setting up $(VENV), once: one to five minutes'
+	@echo 'installing into $(VENV), once: one to five minutes'
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e .
 	@touch $@
@@ -42,16 +44,30 @@ $(VENV)/.dev: $(BIN)/dsdiff
 demo: $(BIN)/dsdiff
 	$(BIN)/dsdiff demo -o demo
 
-# Other runtimes in one process with the rest of the suite ended it in a segmentation fault: each file of theirs is apart.
-RUNTIMES := tests/contract/test_tracing.py tests/inference/test_export.py tests/cli/test_export_command.py
+# ONNX Runtime and OpenVINO end with a segmentation fault in a process that ran other tests: one process per file.
+RUNTIMES := tests/contract/test_tracing.py tests/export/test_export_model.py tests/cli/test_export_command.py
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest
+PARALLEL := -n auto --maxprocesses 8
 
 test: $(VENV)/.dev
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest $(RUNTIMES:%=--ignore=%)
-	for file in $(RUNTIMES); do OMP_NUM_THREADS=1 $(BIN)/python -m pytest $$file || exit 1; done
+	$(PYTEST) $(PARALLEL) -m "not slow" $(RUNTIMES:%=--ignore=%)
 
-# torchvision from the registry goes with the ordinary build of torch alone, so the CPU build of the others is not taken.
+test-slow: $(VENV)/.dev
+	$(PYTEST) $(PARALLEL) -m slow $(RUNTIMES:%=--ignore=%)
+	for file in $(RUNTIMES); do $(PYTEST) $$file || exit 1; done
+
+test-all: test test-slow
+
+# Branch coverage of the package by all tests, subprocesses not counted.
+coverage: $(VENV)/.dev
+	rm -f .coverage
+	$(PYTEST) $(PARALLEL) --cov=dsdiff --cov-branch --cov-append --cov-report= $(RUNTIMES:%=--ignore=%)
+	for file in $(RUNTIMES); do $(PYTEST) --cov=dsdiff --cov-branch --cov-append --cov-report= $$file || exit 1; done
+	$(BIN)/python -m coverage report --precision=2 --skip-covered
+
+# torchvision needs the ordinary build of torch, so this environment does not take the CPU build.
 .venv-smp/.done: pyproject.toml constraints-smp.txt
-	@echo 'setting up .venv-smp, once: about 6 GB'
+	@echo 'installing into .venv-smp, once: about 6 GB'
 	$(PYTHON) -m venv .venv-smp
 	PIP_FIND_LINKS= .venv-smp/bin/python -m pip install --quiet --disable-pip-version-check -c constraints-smp.txt -e '.[smp]' \
 	  pytest beartype
@@ -77,7 +93,7 @@ eval-real: real-data $(VENV)/.dev
 	$(BIN)/dsdiff phantom $(RUNS)/eval-phantoms -n 36 --seed 101 --target-style own
 	OMP_NUM_THREADS=1 $(BIN)/python scripts/experiments/eval_real.py $(RUNS)/eval-phantoms --unseen $(DEFAULT) --out $(RUNS)/eval-phantoms.json
 
-# Every small backbone that is installed, UNet first; stopped, it goes on. SEEDS=3 later adds a seed to what is there.
+# Every small backbone that is installed, UNet first. Run it again to continue; SEEDS=3 later adds a seed.
 BUDGET ?= 5min
 SEEDS ?= 2
 GMAC_SEEDS ?= 1
@@ -89,7 +105,7 @@ compare: real-data $(BIN)/dsdiff
 	  --data $(DSDIFF_REAL_DATA) --split models/split.json --budget $(BUDGET) --seeds $(SEEDS) --gmac-seeds $(GMAC_SEEDS) \
 	  --jobs 2 --device cpu -o $(RUNS)/compare data.phantom_fraction=0
 
-# The whole recipe of the shipped model; every step resumes where it was stopped, and two trainings run at a time.
+# The whole recipe of the shipped model. Every step resumes; two trainings run at a time.
 model: real-data $(VENV)/.dev phantoms
 	$(MAKE) -j2 $(FOLDS:%=train-%) train-final
 	for fold in $(FOLDS); do rm -rf models/folds/fold$$fold && cp -r $(RUNS)/averaged-$$fold models/folds/fold$$fold || exit 1; done
@@ -102,8 +118,8 @@ phantoms: $(VENV)/.dev
 COHORT = data.root=$(DSDIFF_REAL_DATA) data.phantoms=$(RUNS)/phantoms \
   $(if $(filter-out final,$*),data.split=models/split.json data.fold=$*)
 
-# The first stage goes on three times from where it ended, the last two times with other draws; then the second, and the
-# second twice more, with twice the phantoms; of these two the mean.
+# Stage one in four parts of other seeds, each from the weights of the last; stage two; stage two again, twice, with twice
+# the phantoms. The model is the mean of the weights of the last two.
 train-%: | real-data
 	$(TRAIN) $(FIRST) -o $(RUNS)/first-$*-1 $(COHORT)
 	for part in 2 3 4; do $(TRAIN) $(FIRST) -o $(RUNS)/first-$*-$$part $(COHORT) training.steps=4000 training.lr=3.0e-4 \
@@ -115,7 +131,7 @@ train-%: | real-data
 	  data.phantom_fraction=0.3 seed=2029
 	$(BIN)/python scripts/experiments/average.py $(RUNS)/third-$*/model $(RUNS)/fourth-$*/model -o $(RUNS)/averaged-$*
 
-# The same network in one step from the three contrasts alone: what diffusion, structure and style have to beat.
+# The same network in one step from the three contrasts only: the baseline for diffusion, edges and style.
 regression: real-data $(VENV)/.dev
 	$(MAKE) -j2 $(FOLDS:%=regression%)
 

@@ -1,4 +1,4 @@
-"""What a machine can do at most, which the benchmarks' numbers are read against."""
+"""The highest throughput of a machine, with which the benchmarks are compared."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -8,10 +8,21 @@ from functools import partial
 import torch
 import torch.nn.functional as F
 
+CALLS_PER_TRIAL = 6
+TRIALS = 6  # the first warms up
+
 
 @dataclass
 class Ceilings:
-    """What the machine can do: GFLOP/s of a convolution and a matrix product, GB/s of a copy, on all threads."""
+    """Throughput of the machine on all threads.
+
+    Attributes:
+        conv_bf16: Convolution in bf16, in GFLOP/s.
+        conv_fp32: Convolution in fp32, in GFLOP/s.
+        matmul_bf16: Matrix product in bf16, in GFLOP/s.
+        matmul_fp32: Matrix product in fp32, in GFLOP/s.
+        copy: Copy of memory, in GB/s.
+    """
 
     conv_bf16: float = 0.0
     conv_fp32: float = 0.0
@@ -20,34 +31,56 @@ class Ceilings:
     copy: float = 0.0
 
 
-def ceilings(threads: int, clock: Callable[[], float]) -> Ceilings:
-    """Each on every thread at the same time, the best of five trials."""
-    found = Ceilings()
-    for kind, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
+def measure_ceilings(threads: int, clock: Callable[[], float]) -> Ceilings:
+    """Measure the throughput of the machine: the best of five trials, on all threads at the same time.
+
+    Args:
+        threads: Number of threads.
+        clock: Returns seconds.
+
+    Returns:
+        The throughput.
+    """
+    ceilings = Ceilings()
+    for name, dtype in (("bf16", torch.bfloat16), ("fp32", torch.float32)):
         image = torch.randn(1, 128, 88, 72).to(dtype).to(memory_format=torch.channels_last)
         weight = torch.randn(128, 128, 3, 3).to(dtype).to(memory_format=torch.channels_last)
         a, b = (torch.randn(1024, 1024).to(dtype) for _ in range(2))
-        work = 2 * 128 * 128 * 9 * 88 * 72 / 1e9
-        setattr(found, f"conv_{kind}", rate(partial(F.conv2d, image, weight, padding=1), work, threads, clock))
-        setattr(found, f"matmul_{kind}", rate(partial(torch.mm, a, b), 2 * 1024**3 / 1e9, threads, clock))
-    big = [torch.zeros(1 << 24) for _ in range(2)]
-    found.copy = rate(lambda: big[0].copy_(big[1]), 8 * big[0].numel() / 1e9, 1, clock)
-    return found
+        conv_gflops = 2 * 128 * 128 * 9 * 88 * 72 / 1e9
+        matmul_gflops = 2 * 1024**3 / 1e9
+        convolve = partial(F.conv2d, image, weight, padding=1)
+        setattr(ceilings, f"conv_{name}", measure_rate(convolve, conv_gflops, threads, clock))
+        setattr(ceilings, f"matmul_{name}", measure_rate(partial(torch.mm, a, b), matmul_gflops, threads, clock))
+
+    source, target = torch.zeros(1 << 24), torch.zeros(1 << 24)
+    gigabytes = 8 * source.numel() / 1e9  # read and written
+    ceilings.copy = measure_rate(lambda: target.copy_(source), gigabytes, 1, clock)
+    return ceilings
 
 
 @torch.inference_mode()
-def rate(job: Callable[[], object], work: float, threads: int, clock: Callable[[], float], times: int = 6) -> float:
-    """Work a second, every thread doing the job by itself."""
+def measure_rate(job: Callable[[], object], work: float, threads: int, clock: Callable[[], float]) -> float:
+    """Measure how much work per second all threads do together.
 
-    def several(_: int) -> None:
+    Args:
+        job: The job; every thread repeats it.
+        work: Amount of work of one job.
+        threads: Number of threads.
+        clock: Returns seconds.
+
+    Returns:
+        Work per second in the fastest trial.
+    """
+
+    def repeat_job(_: int) -> None:
         with torch.inference_mode():
-            for _ in range(times):
+            for _ in range(CALLS_PER_TRIAL):
                 job()
 
-    taken = []
-    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-        for _ in range(6):
-            since = clock()
-            list(pool.map(several, range(threads)))
-            taken.append(clock() - since)
-    return threads * times * work / min(taken[1:])
+    durations = []
+    with ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,)) as executor:
+        for _ in range(TRIALS):
+            start = clock()
+            list(executor.map(repeat_job, range(threads)))
+            durations.append(clock() - start)
+    return threads * CALLS_PER_TRIAL * work / min(durations[1:])

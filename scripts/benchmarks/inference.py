@@ -1,24 +1,22 @@
-"""One volume through our engine, MONAI and diffusers, side by side: the same size of network, steps and volume.
+"""Time one volume with dsdiff, MONAI and diffusers: networks of the same size, the same steps and the same volume.
 
-python benchmarks/inference.py [CASE] [--slices 6] [--rounds 3] [--steps 1 20] [--out benchmarks/results/inference.json]
-                               [--picture docs/pictures/inference.png] [--only unet dit vit] [--cpu]
+python scripts/benchmarks/inference.py [CASE] [--slices 6] [--rounds 3] [--steps 1 20] [--only unet dit vit] [--cpu]
+    [--out scripts/benchmarks/results/inference.json] [--picture docs/pictures/inference.png]
 
-CASE is a patient's folder (by default the bundled phantom), 240 x 240 x 155 voxels. Contenders take turns, round by
-round; medians and ratios are printed as Markdown beside the machine's ceilings, measured in the same rounds.
+CASE is the folder of one patient (default: the bundled phantom), 240 x 240 x 155 voxels. Contenders run in turn, round
+by round. Prints medians and ratios as Markdown, with the ceilings of the machine, measured in the same rounds.
 
-- ours: what `dsdiff synth` does between reading and writing, `--engine auto`; and the same by `--engine eager`.
-- MONAI: DiffusionModelUNet, DiffusionInferer(...).sample(mode="concat") with DDIMScheduler, as its 2-D tutorials do.
-- diffusers: UNet2DModel and DDIMScheduler in the loop of its documentation, the condition concatenated.
-- dit, vit: our networks of the table's sizes, and the same run naively (float32, every slice, not cropped).
+- dsdiff: what `dsdiff synth` does between reading and writing, with `--engine auto` and with `--engine eager`.
+- MONAI: DiffusionModelUNet, DiffusionInferer(...).sample(mode="concat") with DDIMScheduler, as in its 2-D tutorials.
+- diffusers: UNet2DModel and DDIMScheduler in the loop of its documentation, with concatenated conditioning.
+- dit, vit: dsdiff's networks of the published sizes, and a naive loop over them (float32, all slices, not cropped).
 
-The peers know no brain: they compute all 155 slices of 240 x 240. Every slice of theirs takes the same time, so with
-`--slices N` N of them are computed and the time is scaled to 155; ours are 4 N evenly spaced ones, scaled by pixels.
-Without, everything is computed whole, which takes hours for 20 steps. Weights are random and awake. `--cpu` counts CPU
-seconds divided by threads, for a machine that others use too.
+MONAI and diffusers do not know where the brain is: they compute all 155 slices of 240 x 240. All of their slices take
+the same time, so `--slices N` computes N of them and scales the time to 155; dsdiff computes 4 N evenly spaced slices,
+and its time is scaled by pixels. Without `--slices` all is computed, which takes hours for 20 steps. All weights are
+random, none is zero. `--cpu` measures CPU seconds divided by threads, for a machine that other users load.
 """
 
-import argparse
-import json
 import platform
 import statistics
 import sys
@@ -28,58 +26,108 @@ from datetime import date
 from importlib.metadata import version
 from importlib.resources import files
 from pathlib import Path
+from typing import Any
 
 import torch
-from ceilings import ceilings
-from contenders import Contender, contenders
+from benchmark_files import FIGURES, RESULTS, create_parser, read_load_average, write_results
+from ceilings import measure_ceilings
+from contender import Contender
+from contenders import build_contenders
 from matplotlib.figure import Figure
 
 from dsdiff.inference import parallel
-from dsdiff.io import cases
+from dsdiff.io.cases import discover_cases, load_volumes
 from dsdiff.preprocessing import normalize
-from dsdiff.reporting import preview
-from dsdiff.system import device as devices
+from dsdiff.reporting import figures
+from dsdiff.system import device
+
+DSDIFF_COLOR = "#8ab4f8"
+ContenderKey = tuple[str, str]  # group, name
 
 
-def measure(todo: list[Contender], rounds: int, clock: Callable[[], float], threads: int) -> dict:
-    """Seconds for a whole volume of each, round by round, and the ceilings before and after."""
-    seconds: dict[tuple[str, str], list[float]] = {(c.group, c.name): [] for c in todo}
-    limits = [ceilings(threads, clock)]
-    for number in range(rounds):
-        for one in todo:
-            since = clock()
-            one.piece()
-            seconds[one.group, one.name].append((clock() - since) / one.share)
-            print(
-                f"round {number + 1}: {one.group}, {one.name}: {seconds[one.group, one.name][-1]:.1f} s",
-                file=sys.stderr,
-            )
-        limits.append(ceilings(threads, clock))
-    best = {name: statistics.median(getattr(limit, name) for limit in limits) for name in vars(limits[0])}
-    rows = []
-    for one in todo:
-        taken = statistics.median(seconds[one.group, one.name])
-        first = next(c for c in todo if c.group == one.group)
-        rows.append({
-            "group": one.group, "name": one.name, "parameters_millions": one.parameters, "tflop": one.gflops / 1e3,
-            "computed_share": one.share, "seconds": seconds[one.group, one.name], "median_seconds": taken,
-            "ratio": taken / statistics.median(seconds[first.group, first.name]),
-            "gflops_per_second": one.gflops / taken, "share_of_bf16_conv": one.gflops / taken / best["conv_bf16"],
-        })  # fmt: skip
-    return {"ceilings": best, "rows": rows}
+def measure_contenders(
+    contenders: list[Contender], rounds: int, clock: Callable[[], float], threads: int
+) -> dict[str, Any]:
+    """Time all contenders in turn, and measure the ceilings of the machine between the rounds.
+
+    Args:
+        contenders: The contenders.
+        rounds: Number of rounds.
+        clock: Returns seconds.
+        threads: Number of threads.
+
+    Returns:
+        Median ceilings, and one row for each contender.
+    """
+    seconds: dict[ContenderKey, list[float]] = {(c.group, c.name): [] for c in contenders}
+    all_ceilings = [measure_ceilings(threads, clock)]
+    for round_number in range(1, rounds + 1):
+        for contender in contenders:
+            start = clock()
+            contender.compute()
+            volume_seconds = (clock() - start) / contender.share
+            seconds[contender.group, contender.name].append(volume_seconds)
+            print(f"round {round_number}: {contender.group}, {contender.name}: {volume_seconds:.1f} s", file=sys.stderr)
+        all_ceilings.append(measure_ceilings(threads, clock))
+
+    names = vars(all_ceilings[0])
+    ceilings = {name: statistics.median(getattr(ceiling, name) for ceiling in all_ceilings) for name in names}
+    rows = [contender_row(contender, contenders, seconds, ceilings) for contender in contenders]
+    return {"ceilings": ceilings, "rows": rows}
 
 
-def table(found: dict) -> str:
-    """The medians as Markdown."""
-    limit = found["ceilings"]
+def contender_row(
+    contender: Contender,
+    contenders: list[Contender],
+    seconds: dict[ContenderKey, list[float]],
+    ceilings: dict[str, float],
+) -> dict[str, Any]:
+    """Summarize the times of one contender.
+
+    Args:
+        contender: The contender.
+        contenders: All contenders; the first of a group is its reference.
+        seconds: Seconds for a whole volume in each round.
+        ceilings: Ceilings of the machine.
+
+    Returns:
+        One row of the results.
+    """
+    median = statistics.median(seconds[contender.group, contender.name])
+    reference = next(c for c in contenders if c.group == contender.group)
+    return {
+        "group": contender.group,
+        "name": contender.name,
+        "parameters_millions": contender.parameters_millions,
+        "tflop": contender.gflops / 1e3,
+        "computed_share": contender.share,
+        "seconds": seconds[contender.group, contender.name],
+        "median_seconds": median,
+        "ratio": median / statistics.median(seconds[reference.group, reference.name]),
+        "gflops_per_second": contender.gflops / median,
+        "share_of_bf16_conv": contender.gflops / median / ceilings["conv_bf16"],
+    }
+
+
+def render_table(results: dict[str, Any]) -> str:
+    """Render the results as Markdown.
+
+    Args:
+        results: Output of `measure_contenders`.
+
+    Returns:
+        A sentence on the ceilings, and a table.
+    """
+    ceilings = results["ceilings"]
     lines = [
-        f"Ceilings: convolution (3 x 3) {limit['conv_bf16']:.0f} GFLOP/s in bf16, {limit['conv_fp32']:.0f} in fp32; "
-        f"matrix product {limit['matmul_bf16']:.0f} and {limit['matmul_fp32']:.0f}; copy {limit['copy']:.1f} GB/s.",
+        f"Ceilings: convolution (3 x 3) {ceilings['conv_bf16']:.0f} GFLOP/s in bf16, {ceilings['conv_fp32']:.0f} in "
+        f"fp32; matrix product {ceilings['matmul_bf16']:.0f} and {ceilings['matmul_fp32']:.0f}; copy "
+        f"{ceilings['copy']:.1f} GB/s.",
         "",
-        "| | parameters | TFLOP | computed | s for a volume | times ours | GFLOP/s | of the bf16 convolution |",
+        "| | parameters | TFLOP | computed | s per volume | relative time | GFLOP/s | of the bf16 convolution |",
         "|---|---|---|---|---|---|---|---|",
     ]
-    for row in found["rows"]:
+    for row in results["rows"]:
         lines.append(
             f"| {row['group']}: {row['name']} | {row['parameters_millions']:.1f} M | {row['tflop']:.2f} | "
             f"{row['computed_share']:.0%} | {row['median_seconds']:.1f} | {row['ratio']:.1f} | "
@@ -88,73 +136,92 @@ def table(found: dict) -> str:
     return "\n".join(lines)
 
 
-def draw(found: dict) -> Figure:
-    """Seconds for a volume, a bar each, by group."""
-    groups = list(dict.fromkeys(row["group"] for row in found["rows"]))
-    figure = Figure(
-        figsize=(9, 0.9 + 0.42 * len(found["rows"]) + 0.3 * len(groups)), facecolor=preview.BACKGROUND, dpi=110
-    )
-    counts = [sum(row["group"] == group for row in found["rows"]) for group in groups]
-    axes = figure.subplots(len(groups), 1, squeeze=False, height_ratios=counts)[:, 0]
-    for axis, group in zip(axes, groups, strict=True):
-        rows = [row for row in found["rows"] if row["group"] == group][::-1]
-        colours = ["#8ab4f8" if "auto" in row["name"] else preview.FAINT for row in rows]
-        bars = axis.barh([row["name"] for row in rows], [row["median_seconds"] for row in rows], color=colours)
+def plot_results(results: dict[str, Any]) -> Figure:
+    """Plot the seconds per volume, one bar for each contender.
+
+    Args:
+        results: Output of `measure_contenders`.
+
+    Returns:
+        The figure, with one panel for each group.
+    """
+    groups = list(dict.fromkeys(row["group"] for row in results["rows"]))
+    rows_by_group = {group: [row for row in results["rows"] if row["group"] == group][::-1] for group in groups}
+    figure = figures.new_figure(9.0, 0.9 + 0.42 * len(results["rows"]) + 0.3 * len(groups))
+    heights = [len(rows) for rows in rows_by_group.values()]
+    axes = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights)[:, 0]
+
+    for axis, (group, rows) in zip(axes, rows_by_group.items(), strict=True):
+        seconds = [row["median_seconds"] for row in rows]
+        colors = [DSDIFF_COLOR if "auto" in row["name"] else figures.MUTED for row in rows]
+        bars = axis.barh([row["name"] for row in rows], seconds, color=colors)
         labels = [f"{row['median_seconds']:.0f} s, {row['ratio']:.1f} x" for row in rows]
-        axis.bar_label(bars, labels, color=preview.INK, fontsize=8, padding=4)
-        axis.set_title(group, color=preview.INK, fontsize=9, loc="left")
-        axis.set_xlim(0, 1.2 * max(row["median_seconds"] for row in rows))
-        axis.set_facecolor(preview.BACKGROUND)
-        axis.tick_params(colors=preview.FAINT, labelsize=8)
+        axis.bar_label(bars, labels, color=figures.INK, fontsize=8, padding=4)
+        axis.set_title(group, color=figures.INK, fontsize=9, loc="left")
+        axis.set_xlim(0, 1.2 * max(seconds))
+        axis.set_facecolor(figures.BACKGROUND)
+        axis.tick_params(colors=figures.MUTED, labelsize=8)
         for spine in axis.spines.values():
             spine.set_visible(False)
         axis.set_xticks([])
-    figure.suptitle("Seconds for a 240 x 240 x 155 volume", color=preview.INK, fontsize=10)
+
+    figure.suptitle("Seconds for a 240 x 240 x 155 volume", color=figures.INK, fontsize=10)
     figure.tight_layout()
     return figure
 
 
-def machine(threads: int, clock: str) -> dict[str, object]:
-    """What the numbers were made on."""
-    model = next(
-        (line.split(":")[1].strip() for line in cpuinfo() if line.startswith("model name")), platform.machine()
-    )
-    load = Path("/proc/loadavg").read_text(encoding="utf-8").split()[0] if Path("/proc/loadavg").exists() else "unknown"
+def describe_machine(threads: int, clock_name: str) -> dict[str, object]:
+    """Describe the machine and the versions of the libraries.
+
+    Args:
+        threads: Number of threads.
+        clock_name: CPU or wall.
+
+    Returns:
+        A dictionary for the results file.
+    """
+    cpu = platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    for line in cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []:
+        if line.startswith("model name"):
+            cpu = line.split(":")[1].strip()
+            break
+
     versions = {name: version(name) for name in ("torch", "monai", "diffusers")}
-    return {"cpu": model, "threads": threads, "clock": clock, "load": load, "date": str(date.today()), **versions}
-
-
-def cpuinfo() -> list[str]:
-    """Lines of Linux's description of the processor; none elsewhere."""
-    place = Path("/proc/cpuinfo")
-    return place.read_text(encoding="utf-8").splitlines() if place.exists() else []
+    machine = {"cpu": cpu, "threads": threads, "clock": clock_name, "load": read_load_average()}
+    return {**machine, "date": str(date.today()), **versions}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", type=Path, nargs="?", default=files("dsdiff").joinpath("assets", "phantom"))
-    parser.add_argument("--slices", type=int, help="compute so many slices and scale; default: all")
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 20], help="of the unet")
+    """Run the benchmark."""
+    parser = create_parser(__doc__)
+    phantom = files("dsdiff").joinpath("assets", "phantom")
+    parser.add_argument("case", type=Path, nargs="?", default=phantom, help="folder of one patient")
+    parser.add_argument("--slices", type=int, help="compute only this many slices and scale the time; default: all")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 20], help="sampling steps of the unet")
     parser.add_argument("--only", nargs="+", default=["unet", "dit", "vit"], choices=["unet", "dit", "vit"])
-    parser.add_argument("--threads", type=int)
-    parser.add_argument("--cpu", action="store_true", help="CPU seconds by threads, rather than the clock on the wall")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/inference.json"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/pictures/inference.png"))
+    parser.add_argument("--threads", type=int, help="number of threads; default: all cores")
+    parser.add_argument(
+        "--cpu", action="store_true", help="measure CPU seconds divided by threads, not wall-clock time"
+    )
+    parser.add_argument("--out", type=Path, default=RESULTS / "inference.json", help="JSON file of the results")
+    parser.add_argument("--picture", type=Path, default=FIGURES / "inference.png", help="PNG file to plot")
     args = parser.parse_args()
-    devices.set_threads(args.threads, parallel.worthwhile)
+
+    device.set_threads(args.threads, parallel.benchmark_thread_count)
     threads = torch.get_num_threads()
     clock = (lambda: time.process_time() / threads) if args.cpu else time.perf_counter
-    (case,) = cases.discover(Path(str(args.case)))
-    prepared = normalize.apply(cases.load(case, ("t1", "t2", "flair")))
-    todo = contenders(prepared, args.only, args.steps, args.slices)
-    found = {"machine": machine(threads, "CPU" if args.cpu else "wall"), "case": case.name} | measure(
-        todo, args.rounds, clock, threads
-    )
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    preview.save(draw(found), args.picture)
-    print(table(found))
+
+    (case,) = discover_cases(Path(str(args.case)))
+    loaded = normalize.preprocess(load_volumes(case, ("t1", "t2", "flair")))
+    contenders = build_contenders(loaded, args.only, args.steps, args.slices)
+    machine = describe_machine(threads, "CPU" if args.cpu else "wall")
+    results = {"machine": machine, "case": case.name} | measure_contenders(contenders, args.rounds, clock, threads)
+
+    write_results(results, args.out)
+    figures.save_png(plot_results(results), args.picture)
+    print(render_table(results))
 
 
 if __name__ == "__main__":

@@ -1,17 +1,15 @@
-"""`dsdiff synth` from process start to files on disk: seconds and peak memory, and how they grow.
+"""Measure seconds and peak memory of `dsdiff synth` from process start to files on disk, and how they grow.
 
-python benchmarks/scaling.py [CASE] [--rounds 3] [--only bars slices ...] [--out benchmarks/results/scaling.json]
-                             [--picture docs/pictures/scaling.png] [--model default] [--cpu]
+python scripts/benchmarks/scaling.py [CASE] [--rounds 3] [--only totals slices ...] [--model default] [--cpu]
+    [--out scripts/benchmarks/results/scaling.json] [--picture docs/pictures/scaling.png]
 
-CASE is a patient's folder (by default the bundled phantom). Every point is a process of its own; rounds are interleaved
-and medians taken. `bars`: one patient, eight samples, and what each further case of a folder adds. The others vary one
-thing: slices (of the volume, the rest cut away), size (in plane, nearest neighbours), steps, samples (of four steps),
-cases (copies in one folder). Prints Markdown, with a straight line through each and its R squared.
-`--cpu` counts CPU seconds, for a machine that others use too.
+CASE is the folder of one patient (default: the bundled phantom). Every measurement runs in its own process. Rounds are
+interleaved, and results are medians. `totals` measures one patient, eight samples, and four cases. The other sweeps
+vary one setting: slices (of the volume, cropped), size (in plane, nearest neighbor), steps, samples (with four steps)
+and cases (copies in one folder). Prints Markdown with a linear fit of each sweep and its R squared. `--cpu` fits CPU
+seconds, for a machine that other users load.
 """
 
-import argparse
-import json
 import os
 import statistics
 import subprocess
@@ -20,175 +18,302 @@ import tempfile
 import time
 from collections.abc import Callable
 from datetime import date
+from functools import partial
 from importlib.resources import files
 from pathlib import Path
+from typing import NamedTuple
 
 import nibabel as nib
 import numpy as np
+from benchmark_files import FIGURES, RESULTS, create_parser, read_load_average, write_results
 from matplotlib.figure import Figure
 from scipy import ndimage
 
-from dsdiff.io import cases
-from dsdiff.reporting import preview
+from dsdiff.io.cases import Case, discover_cases
+from dsdiff.reporting import figures
 
-SWEEPS = {"slices": [40, 80, 120, 155], "size": [120, 180, 240, 300], "steps": [1, 2, 4, 8], "samples": [2, 4, 8],
-          "cases": [1, 2, 4, 8]}  # fmt: skip
+SWEEPS = {
+    "slices": [40, 80, 120, 155],
+    "size": [120, 180, 240, 300],
+    "steps": [1, 2, 4, 8],
+    "samples": [2, 4, 8],
+    "cases": [1, 2, 4, 8],
+}
 PROGRAM = "from dsdiff.cli.main import run; run()"
-Point = tuple[str, float]
-Measured = dict[str, float]
+SECONDS_COLOR, MEMORY_COLOR = "#8ab4f8", "#fdd663"
+Measurement = dict[str, float]  # wall and cpu in seconds, peak_gb
+EditArray = Callable[[np.ndarray], np.ndarray]
 
 
-def synth(inputs: Path, model: str, options: list[str]) -> Measured:
-    """Wall and CPU seconds and peak gigabytes of one `dsdiff synth`."""
+class Point(NamedTuple):
+    """One setting of one sweep."""
+
+    sweep: str
+    value: float
+
+
+class SynthJob(NamedTuple):
+    """Inputs and options of one `dsdiff synth`."""
+
+    inputs: Path
+    options: list[str]
+
+
+def measure_synth(job: SynthJob, model: str) -> Measurement:
+    """Run `dsdiff synth` and measure it.
+
+    Args:
+        job: Inputs and options.
+        model: Name or folder of a model.
+
+    Returns:
+        Wall-clock and CPU seconds, and peak memory in GB.
+    """
     with tempfile.TemporaryDirectory() as out:
-        line = [sys.executable, "-c", PROGRAM, "synth", str(inputs), "-o", out, "--model", model, *options]
-        since = time.perf_counter()
-        process = subprocess.Popen(line, stderr=subprocess.DEVNULL)
+        arguments = ["synth", str(job.inputs), "-o", out, "--model", model, *job.options]
+        start = time.perf_counter()
+        process = subprocess.Popen([sys.executable, "-c", PROGRAM, *arguments], stderr=subprocess.DEVNULL)
         _, status, usage = os.wait4(process.pid, 0)
-        wall = time.perf_counter() - since
+        wall = time.perf_counter() - start
     if status:
-        sys.exit(f"failed: dsdiff {' '.join(line[3:])}")
+        sys.exit(f"failed: dsdiff {' '.join(arguments)}")
     return {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak_gb": usage.ru_maxrss * 1024 / 1e9}
 
 
-def copies(case: cases.Case, folder: Path, count: int, change: Callable[[np.ndarray], np.ndarray]) -> Path:
-    """A folder of `count` cases alike, each volume changed."""
-    changed = {}
+def write_copies(case: Case, folder: Path, n_copies: int, edit: EditArray = np.asarray) -> Path:
+    """Write equal copies of a case.
+
+    Args:
+        case: The case.
+        folder: Folder to write to.
+        n_copies: Number of copies.
+        edit: Changes the array of each volume.
+
+    Returns:
+        The folder.
+    """
+    images = {}
     for contrast in ("t1", "t2", "flair"):
         image = nib.load(case.files[contrast])
-        array = change(np.asarray(image.dataobj))
-        changed[contrast] = nib.Nifti1Image(array, image.affine)
-    for number in range(count):
-        place = folder / f"case{number}"
-        place.mkdir(parents=True)
-        for contrast, image in changed.items():
-            nib.save(image, place / f"case{number}_{contrast}.nii.gz")
+        images[contrast] = nib.Nifti1Image(edit(np.asarray(image.dataobj)), image.affine)
+    for number in range(n_copies):
+        case_folder = folder / f"case{number}"
+        case_folder.mkdir(parents=True)
+        for contrast, image in images.items():
+            nib.save(image, case_folder / f"case{number}_{contrast}.nii.gz")
     return folder
 
 
-def middle(count: int) -> Callable[[np.ndarray], np.ndarray]:
-    """So many slices about the middle."""
-    return lambda array: array[:, :, (array.shape[2] - count) // 2 :][:, :, :count]
+def crop_slices(array: np.ndarray, n_slices: int) -> np.ndarray:
+    """Crop a volume to its middle slices.
+
+    Args:
+        array: (x, y, z).
+        n_slices: Number of slices to keep.
+
+    Returns:
+        The cropped volume.
+    """
+    return array[:, :, (array.shape[2] - n_slices) // 2 :][:, :, :n_slices]
 
 
-def enlarged(size: int) -> Callable[[np.ndarray], np.ndarray]:
-    """So many voxels in the plane."""
-    return lambda array: ndimage.zoom(array, (size / array.shape[0], size / array.shape[1], 1), order=0)
+def resize_in_plane(array: np.ndarray, size: int) -> np.ndarray:
+    """Resize the slices of a volume by nearest neighbors.
+
+    Args:
+        array: (x, y, z).
+        size: New height and width, in voxels.
+
+    Returns:
+        The resized volume.
+    """
+    return ndimage.zoom(array, (size / array.shape[0], size / array.shape[1], 1), order=0)
 
 
-def points(case: cases.Case, only: list[str], folder: Path) -> dict[Point, tuple[Path, list[str]]]:
-    """What is run: inputs and options of every point."""
-    whole = copies(case, folder / "whole", 1, lambda array: array)
-    todo: dict[Point, tuple[Path, list[str]]] = {}
-    if "bars" in only:
-        todo["one patient", 1] = (whole, [])
-        todo["eight samples", 8] = (whole, ["--samples", "8"])
-        todo["four cases", 4] = (copies(case, folder / "bars", 4, lambda array: array), [])
-    for name in (name for name in SWEEPS if name in only):
-        for value in SWEEPS[name]:
-            inputs, options = whole, []
-            if name == "slices":
-                inputs = copies(case, folder / f"slices{value}", 1, middle(value))
-            elif name == "size":
-                inputs = copies(case, folder / f"size{value}", 1, enlarged(value))
-            elif name == "cases":
-                inputs = copies(case, folder / f"cases{value}", value, lambda array: array)
-            elif name == "steps":
-                options = ["--steps", str(value)]
-            else:
-                options = ["--samples", str(value), "--steps", "4"]
-            todo[name, value] = (inputs, options)
-    return todo
+def prepare_jobs(case: Case, sweeps: list[str], folder: Path) -> dict[Point, SynthJob]:
+    """Write the inputs of all measurements.
+
+    Args:
+        case: The case.
+        sweeps: Names of the sweeps.
+        folder: Folder of the inputs.
+
+    Returns:
+        The job of each point.
+    """
+    one_case = write_copies(case, folder / "one", 1)
+    jobs: dict[Point, SynthJob] = {}
+    if "totals" in sweeps:
+        jobs[Point("one patient", 1)] = SynthJob(one_case, [])
+        jobs[Point("eight samples", 8)] = SynthJob(one_case, ["--samples", "8"])
+        jobs[Point("four cases", 4)] = SynthJob(write_copies(case, folder / "four", 4), [])
+    for sweep, values in SWEEPS.items():
+        if sweep in sweeps:
+            for value in values:
+                jobs[Point(sweep, value)] = prepare_job(case, sweep, value, one_case)
+    return jobs
 
 
-def medians(runs: dict[Point, list[Measured]]) -> list[dict]:
-    """One row for each point."""
-    return [
-        {"sweep": name, "value": value, "runs": len(found)}
-        | {key: statistics.median(one[key] for one in found) for key in found[0]}
-        for (name, value), found in runs.items()
-    ]
+def prepare_job(case: Case, sweep: str, value: int, one_case: Path) -> SynthJob:
+    """Write the inputs of one measurement.
+
+    Args:
+        case: The case.
+        sweep: Name of the sweep.
+        value: Value of the varied setting.
+        one_case: Folder with one unchanged copy of the case.
+
+    Returns:
+        Inputs and options.
+    """
+    folder = one_case.parent / f"{sweep}{value}"
+    if sweep == "slices":
+        return SynthJob(write_copies(case, folder, 1, partial(crop_slices, n_slices=value)), [])
+    if sweep == "size":
+        return SynthJob(write_copies(case, folder, 1, partial(resize_in_plane, size=value)), [])
+    if sweep == "cases":
+        return SynthJob(write_copies(case, folder, value), [])
+    if sweep == "steps":
+        return SynthJob(one_case, ["--steps", str(value)])
+    return SynthJob(one_case, ["--samples", str(value), "--steps", "4"])
 
 
-def line(rows: list[dict], clock: str) -> tuple[float, float, float]:
-    """Slope, intercept and R squared of seconds against what is varied; pixels, not sides, for the size."""
+def summarize(runs: dict[Point, list[Measurement]]) -> list[dict]:
+    """Compute the medians of all points.
+
+    Args:
+        runs: Measurements of each point, one for each round.
+
+    Returns:
+        One row for each point.
+    """
+    rows = []
+    for point, measurements in runs.items():
+        medians = {key: statistics.median(m[key] for m in measurements) for key in measurements[0]}
+        rows.append({"sweep": point.sweep, "value": point.value, "runs": len(measurements)} | medians)
+    return rows
+
+
+def fit_line(rows: list[dict], clock: str) -> tuple[float, float, float]:
+    """Fit a line to seconds against the varied setting; against pixels for the size.
+
+    Args:
+        rows: Rows of one sweep.
+        clock: wall or cpu.
+
+    Returns:
+        Slope, intercept and R squared.
+    """
     x = np.array([row["value"] ** 2 if row["sweep"] == "size" else row["value"] for row in rows], float)
     y = np.array([row[clock] for row in rows])
     slope, intercept = np.polyfit(x, y, 1)
-    rest = y - (slope * x + intercept)
-    return float(slope), float(intercept), float(1 - rest.var() / y.var())
+    residual = y - (slope * x + intercept)
+    return float(slope), float(intercept), float(1 - residual.var() / y.var())
 
 
-def table(rows: list[dict], clock: str) -> str:
-    """Every point as Markdown, and the straight lines."""
+def render_table(rows: list[dict], clock: str) -> str:
+    """Render points and linear fits as Markdown.
+
+    Args:
+        rows: Output of `summarize`.
+        clock: wall or cpu.
+
+    Returns:
+        A table and a list.
+    """
     lines = ["| | | s (wall) | s (CPU) | peak GB |", "|---|---|---|---|---|"]
-    lines += [f"| {r['sweep']} | {r['value']} | {r['wall']:.1f} | {r['cpu']:.1f} | {r['peak_gb']:.2f} |" for r in rows]
-    bars = {row["sweep"]: row[clock] for row in rows if row["sweep"] not in SWEEPS}
-    if "four cases" in bars:
-        further = (bars["four cases"] - bars["one patient"]) / 3
-        lines += ["", f"Each further case of a folder: {further:.1f} s ({clock})."]
+    for row in rows:
+        seconds = f"{row['wall']:.1f} | {row['cpu']:.1f}"
+        lines.append(f"| {row['sweep']} | {row['value']} | {seconds} | {row['peak_gb']:.2f} |")
+    totals = {row["sweep"]: row[clock] for row in rows if row["sweep"] not in SWEEPS}
+    if "four cases" in totals:
+        seconds = (totals["four cases"] - totals["one patient"]) / 3
+        lines += ["", f"Each further case of a folder: {seconds:.1f} s ({clock})."]
+
     lines.append("")
-    for name in dict.fromkeys(row["sweep"] for row in rows if row["sweep"] in SWEEPS):
-        own = [row for row in rows if row["sweep"] == name]
-        slope, start, r2 = line(own, clock)
-        unit = "10,000 pixels" if name == "size" else name.rstrip("s")
-        slope = slope * 1e4 if name == "size" else slope
-        low, high = min(r["peak_gb"] for r in own), max(r["peak_gb"] for r in own)
-        lines.append(
-            f"- {name}: {start:.1f} s and {slope:.3f} s for each {unit}, R squared {r2:.3f}; "
-            f"memory {low:.2f} to {high:.2f} GB"
-        )
+    for sweep in measured_sweeps(rows):
+        sweep_rows = [row for row in rows if row["sweep"] == sweep]
+        slope, intercept, r_squared = fit_line(sweep_rows, clock)
+        unit = "10,000 pixels" if sweep == "size" else sweep.rstrip("s")
+        slope = slope * 1e4 if sweep == "size" else slope
+        memory = [row["peak_gb"] for row in sweep_rows]
+        fit = f"{intercept:.1f} s and {slope:.3f} s for each {unit}, R squared {r_squared:.3f}"
+        lines.append(f"- {sweep}: {fit}; memory {min(memory):.2f} to {max(memory):.2f} GB")
     return "\n".join(lines)
 
 
-def draw(rows: list[dict], clock: str) -> Figure:
-    """Seconds and memory against what is varied."""
-    names = list(dict.fromkeys(row["sweep"] for row in rows if row["sweep"] in SWEEPS))
-    figure = Figure(figsize=(2.6 * len(names), 4.6), facecolor=preview.BACKGROUND, dpi=110, layout="constrained")
-    axes = figure.subplots(2, len(names), squeeze=False)
-    for number, (column, name) in enumerate(zip(axes.T, names, strict=True)):
-        own = [row for row in rows if row["sweep"] == name]
-        for axis, key, label, colour in zip(
-            column, (clock, "peak_gb"), (f"seconds ({clock})", "peak memory, GB"), ("#8ab4f8", "#fdd663"), strict=True
-        ):
-            axis.plot([r["value"] for r in own], [r[key] for r in own], "o-", color=colour, markersize=4)
-            axis.set_ylim(0, 1.15 * max(r[key] for r in own))
-            axis.set_facecolor(preview.BACKGROUND)
-            axis.tick_params(colors=preview.FAINT, labelsize=8)
-            axis.grid(color=preview.FAINT, alpha=0.2)
+def measured_sweeps(rows: list[dict]) -> list[str]:
+    """List the sweeps that were measured.
+
+    Args:
+        rows: Output of `summarize`.
+
+    Returns:
+        Names of sweeps.
+    """
+    return list(dict.fromkeys(row["sweep"] for row in rows if row["sweep"] in SWEEPS))
+
+
+def plot_sweeps(rows: list[dict], clock: str) -> Figure:
+    """Plot seconds and memory against the varied settings.
+
+    Args:
+        rows: Output of `summarize`.
+        clock: wall or cpu.
+
+    Returns:
+        The figure, with one column for each sweep.
+    """
+    sweeps = measured_sweeps(rows)
+    figure = figures.new_figure(2.6 * len(sweeps), 4.6, layout="constrained")
+    axes = figure.subplots(2, len(sweeps), squeeze=False)
+    panels = ((clock, f"seconds ({clock})", SECONDS_COLOR), ("peak_gb", "peak memory, GB", MEMORY_COLOR))
+    for number, (column, sweep) in enumerate(zip(axes.T, sweeps, strict=True)):
+        sweep_rows = [row for row in rows if row["sweep"] == sweep]
+        for axis, (key, label, color) in zip(column, panels, strict=True):
+            values = [row[key] for row in sweep_rows]
+            axis.plot([row["value"] for row in sweep_rows], values, "o-", color=color, markersize=4)
+            axis.set_ylim(0, 1.15 * max(values))
+            axis.set_facecolor(figures.BACKGROUND)
+            axis.tick_params(colors=figures.MUTED, labelsize=8)
+            axis.grid(color=figures.MUTED, alpha=0.2)
             if number == 0:
-                axis.set_ylabel(label, color=preview.INK, fontsize=9)
-        column[1].set_xlabel(name, color=preview.INK, fontsize=9)
+                axis.set_ylabel(label, color=figures.INK, fontsize=9)
+        column[1].set_xlabel(sweep, color=figures.INK, fontsize=9)
     return figure
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("case", type=Path, nargs="?", default=files("dsdiff").joinpath("assets", "phantom"))
-    parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--only", nargs="+", default=["bars", *SWEEPS], choices=["bars", *SWEEPS])
-    parser.add_argument("--model", default="default")
-    parser.add_argument("--cpu", action="store_true", help="lines and picture of CPU seconds rather than of the wall's")
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/scaling.json"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/pictures/scaling.png"))
+    """Run the benchmark."""
+    parser = create_parser(__doc__)
+    phantom = files("dsdiff").joinpath("assets", "phantom")
+    sweeps = ["totals", *SWEEPS]
+    parser.add_argument("case", type=Path, nargs="?", default=phantom, help="folder of one patient")
+    parser.add_argument("--rounds", type=int, default=3, help="number of rounds")
+    parser.add_argument("--only", nargs="+", default=sweeps, choices=sweeps)
+    parser.add_argument("--model", default="default", help="name or folder of a model")
+    parser.add_argument("--cpu", action="store_true", help="fit and plot CPU seconds, not wall-clock seconds")
+    parser.add_argument("--out", type=Path, default=RESULTS / "scaling.json", help="JSON file of the results")
+    parser.add_argument("--picture", type=Path, default=FIGURES / "scaling.png", help="PNG file to plot")
     args = parser.parse_args()
+
     clock = "cpu" if args.cpu else "wall"
-    (case,) = cases.discover(Path(str(args.case)))
+    (case,) = discover_cases(Path(str(args.case)))
     with tempfile.TemporaryDirectory() as folder:
-        todo = points(case, args.only, Path(folder))
-        runs: dict[Point, list[Measured]] = {point: [] for point in todo}
-        for number in range(args.rounds):
-            for point, (inputs, options) in todo.items():
-                runs[point].append(synth(inputs, args.model, options))
-                print(f"round {number + 1}: {point[0]} {point[1]}: {runs[point][-1]}", file=sys.stderr)
-    rows = medians(runs)
-    load = Path("/proc/loadavg").read_text(encoding="utf-8").split()[0] if Path("/proc/loadavg").exists() else "unknown"
-    facts = {"case": case.name, "model": args.model, "date": str(date.today()), "cores": os.cpu_count(), "load": load}
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n", encoding="utf-8")
-    if any(row["sweep"] in SWEEPS for row in rows):
-        preview.save(draw(rows, clock), args.picture)
-    print(table(rows, clock))
+        jobs = prepare_jobs(case, args.only, Path(folder))
+        runs: dict[Point, list[Measurement]] = {point: [] for point in jobs}
+        for round_number in range(1, args.rounds + 1):
+            for point, job in jobs.items():
+                runs[point].append(measure_synth(job, args.model))
+                print(f"round {round_number}: {point.sweep} {point.value}: {runs[point][-1]}", file=sys.stderr)
+
+    rows = summarize(runs)
+    metadata = {"case": case.name, "model": args.model, "date": str(date.today())}
+    metadata |= {"cores": os.cpu_count(), "load": read_load_average()}
+    write_results(metadata | {"rows": rows}, args.out)
+    if measured_sweeps(rows):
+        figures.save_png(plot_sweeps(rows, clock), args.picture)
+    print(render_table(rows, clock))
 
 
 if __name__ == "__main__":

@@ -1,287 +1,309 @@
-"""How fast a training step is, beside the bare loop and beside MONAI's, and how time and memory grow.
+"""Measure the time of a training step against a bare loop and against MONAI, and how time and memory grow.
 
-python benchmarks/training.py [--out benchmarks/results/training.json] [--picture docs/pictures/training.png]
-    [--minutes 4] [--quick]
+python scripts/benchmarks/training.py [--out scripts/benchmarks/results/training.json]
+    [--picture docs/pictures/training.png] [--minutes 4] [--quick]
 
-Three parts, each in one run on one thread of the CPU, all times in CPU seconds:
-- `ours` is what `dsdiff train` does of a step (times and noise drawn, loss, gradients, clipping, AdamW, average, checks
-  and log), `bare` the same network, loss and AdamW on the same synthetic batch and nothing else.
-- MONAI's DiffusionModelUNet of about as many parameters in the loop of MONAI's tutorial (DiffusionInferer in concat
-  mode, mean squared error, Adam, float32), on slices of the same size with as many conditioning channels; ours as it is
-  shipped (configs/bridge-small.yaml, bf16 where the CPU has it), the same in float32, and the same in float32 without
-  the pixel unshuffle, at MONAI's resolution.
-The arms of a part take turns, one step each, and ratios are taken within a turn: what else the machine does disturbs
-all alike. Medians over the turns.
-- Seconds of a step against the batch, and the peak of memory against the side of the slice beside what `dsdiff train
-  --dry-run` estimates, each in a process of its own.
-Writes JSON and a picture, prints Markdown. About 6 minutes on an idle core; --quick is a smoke test.
+All parts run on one CPU thread. All times are CPU seconds.
+- `dsdiff train step` is all that `dsdiff train` does in a step: random times and noise, loss, gradients, clipping,
+  AdamW, moving average, checks and log. The `bare loop` has the same network, loss and AdamW on the same synthetic
+  batch, and nothing else.
+- MONAI: DiffusionModelUNet with about as many parameters in the loop of MONAI's tutorial (DiffusionInferer in concat
+  mode, mean squared error, Adam, float32), on slices of the same size with as many conditioning channels. It is
+  compared with dsdiff as shipped (configs/bridge-small.yaml, bf16 if the CPU supports it), in float32, and in float32
+  without pixel unshuffle, which is the resolution of MONAI.
+- Growth: seconds of a step against the batch size; peak memory against the size of the slice, with the estimate of
+  `dsdiff train --dry-run`. Each memory measurement runs in its own process.
+
+The loops of a part take turns, one step each, and ratios are taken within a turn, so that other load on the machine
+affects all of them. Results are medians over turns. Writes JSON and a picture, prints Markdown. Takes about 6 minutes
+on an idle core; --quick is a smoke test.
 """
 
-import argparse
-import json
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-import torch.nn.functional as F
-from matplotlib.figure import Figure
-from rich.console import Console
+from benchmark_files import FIGURES, RESULTS, create_parser, write_results
+from training_loops import (
+    CPU,
+    TrainStep,
+    build_bare_step,
+    build_dsdiff_step,
+    build_monai_step,
+    load_recipe,
+    noise_batch,
+)
 
-from dsdiff.config import run as configs
 from dsdiff.config.run import RunConfig
-from dsdiff.data.batch_sampling import Batch
 from dsdiff.profiling import cost, memory
-from dsdiff.profiling.subprocess import apart
-from dsdiff.system import device as devices
-from dsdiff.training.loss_module import Objective
-from dsdiff.training.metrics_logger import Watch
-from dsdiff.training.trainer import Trainer, learning_rate
+from dsdiff.profiling.subprocess import run_in_subprocess
+from dsdiff.reporting import figures
+from dsdiff.system.device import peak_memory, resolve_precision
+from dsdiff.training.trainer import Trainer
 
-CPU = torch.device("cpu")
-RECIPE = ("bridge-small", ("conditioning.edges=sobel", "conditioning.style=none"))
-Step = Callable[[], object]
-
-
-def recipe(*overrides: str) -> RunConfig:
-    """The small bridge with edges: two residual blocks a level, as MONAI's network of about as many parameters."""
-    return configs.load(RECIPE[0], (*RECIPE[1], *overrides))
+# Fractions of the CPU time.
+BARE_LOOP_FRACTION, MONAI_FRACTION = 0.3, 0.7
+Times = dict[str, list[float]]  # name of a loop -> seconds of its steps
 
 
-def synthetic(config: RunConfig, slices: int) -> Batch:
-    """Slices of noise."""
-    data, generator = config.data, torch.Generator().manual_seed(0)
-    shape = (slices, len(data.contrasts), data.context_slices, *data.crop)
-    target = torch.randn(slices, 1, *data.crop, generator=generator)
-    region = torch.ones(target.shape, dtype=torch.uint8)
-    present = torch.ones(shape[:2], dtype=torch.bool)
-    return Batch(torch.randn(shape, generator=generator), target, region, present, None, ("noise",) * slices)
+def time_in_turns(steps: dict[str, TrainStep], min_seconds: float, min_turns: int) -> Times:
+    """Time steps of several loops in turn, after one step that warms up. The order is reversed after each turn.
 
+    Args:
+        steps: Name of the loop -> step.
+        min_seconds: CPU seconds to spend at least.
+        min_turns: Number of turns to take at least.
 
-def ours(config: RunConfig, folder: Path) -> Step:
-    """One step as `dsdiff train` takes it, log and all."""
-    trainer, batch = Trainer(config, CPU), synthetic(config, config.training.batch_size)
-    folder.mkdir()
-    watch = Watch(folder, config.training, 0, len(batch.target), Console(quiet=True), True)
-
-    def step() -> None:
-        rng = np.random.default_rng([config.seed, trainer.step])
-        rate = learning_rate(config.training, trainer.step)
-        loss = trainer.train_step(batch, torch.Generator().manual_seed(int(rng.integers(2**62))))
-        watch.write(watch.step(trainer.step, loss, rate), folder / "none.png")
-
-    return step
-
-
-def bare(config: RunConfig) -> Step:
-    """The same network, loss and optimiser, and nothing else."""
-    objective, batch = Objective(config, config.build_network()), synthetic(config, config.training.batch_size)
-    optimizer = torch.optim.AdamW(objective.parameters(), config.training.lr, fused=True)
-    time_, noise = objective.process.draw_times(len(batch.target), torch.Generator()), torch.randn(batch.target.shape)
-
-    def step() -> None:
-        loss, _ = objective(batch, time_, noise)
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-
-    return step
-
-
-def monai(config: RunConfig) -> tuple[Step, int]:
-    """MONAI's network in the loop of its tutorial on conditioning by concatenation; and how many parameters it has.
-
-    Source: Project-MONAI/tutorials, generation/2d_ddpm (Adam at 2.5e-5, mean squared error of the noise).
+    Returns:
+        CPU seconds of all steps.
     """
-    from monai.inferers import DiffusionInferer
-    from monai.networks.nets import DiffusionModelUNet
-    from monai.networks.schedulers import DDPMScheduler
-
-    data, size = config.data, config.training.batch_size
-    told = config.conditioning.layout(data.contrasts, data.context_slices).channels
-    network = DiffusionModelUNet(
-        spatial_dims=2, in_channels=1 + told, out_channels=1, channels=(32, 64, 96, 96), num_res_blocks=2,
-        attention_levels=(False, False, False, True), num_head_channels=32, norm_num_groups=32,
-    )  # fmt: skip
-    network.train()
-    inferer = DiffusionInferer(DDPMScheduler(num_train_timesteps=1000))
-    optimizer = torch.optim.Adam(network.parameters(), lr=2.5e-5)
-    images, condition = torch.randn(size, 1, *data.crop), torch.randn(size, told, *data.crop)
-
-    def step() -> float:
-        optimizer.zero_grad(set_to_none=True)
-        noise = torch.randn_like(images)
-        timesteps = torch.randint(0, 1000, (size,)).long()
-        predicted = inferer(
-            inputs=images, diffusion_model=network, noise=noise, timesteps=timesteps, condition=condition, mode="concat"
-        )
-        loss = F.mse_loss(predicted.float(), noise.float())
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return step, sum(p.numel() for p in network.parameters())
-
-
-def interleaved(arms: dict[str, Step], seconds: float, least: int) -> dict[str, list[float]]:
-    """CPU seconds of every arm's steps, one each in turn, after one that warms up; the order turns round each time."""
-    for step in arms.values():
+    for step in steps.values():
         step()
-    taken: dict[str, list[float]] = {name: [] for name in arms}
-    begun, names = time.process_time(), list(arms)
-    while len(taken[names[0]]) < least or time.process_time() - begun < seconds:
+    times: Times = {name: [] for name in steps}
+    start, names = time.process_time(), list(steps)
+    while len(times[names[0]]) < min_turns or time.process_time() - start < min_seconds:
         for name in names:
-            since = time.process_time()
-            arms[name]()
-            taken[name].append(time.process_time() - since)
+            step_start = time.process_time()
+            steps[name]()
+            times[name].append(time.process_time() - step_start)
         names.reverse()
-    return taken
+    return times
 
 
-def ratios(taken: dict[str, list[float]], of: str, to: str) -> dict[str, float]:
-    """Median and quartiles of the time of one arm over another's, turn by turn."""
-    each = [a / b for a, b in zip(taken[of], taken[to], strict=True)]
-    low, median, high = statistics.quantiles(each, n=4)
-    return {"median": round(median, 4), "low": round(low, 4), "high": round(high, 4), "turns": len(each)}
+def time_ratio(times: Times, name: str, reference: str) -> dict[str, float]:
+    """Compute the ratio of the times of two loops, turn by turn.
+
+    Args:
+        times: Seconds of all steps.
+        name: Name of a loop.
+        reference: Name of the loop to divide by.
+
+    Returns:
+        Median and quartiles of the ratio, and the number of turns.
+    """
+    ratios = [a / b for a, b in zip(times[name], times[reference], strict=True)]
+    low, median, high = statistics.quantiles(ratios, n=4)
+    return {"median": round(median, 4), "low": round(low, 4), "high": round(high, 4), "turns": len(ratios)}
 
 
-def peak(overrides: tuple[str, ...]) -> float:
-    """GB above the process that a step takes, in a process of its own."""
-    devices.peak_memory(CPU)
-    before = devices.peak_memory(CPU)
-    config = recipe(*overrides)
+def measure_peak_memory(overrides: tuple[str, ...]) -> float:
+    """Measure the peak memory of two training steps above that of the process; run it in its own process.
+
+    Args:
+        overrides: KEY=VALUE changes of the recipe.
+
+    Returns:
+        GB.
+    """
+    peak_memory(CPU)
+    start_bytes = peak_memory(CPU)
+    config = load_recipe(*overrides)
     trainer = Trainer(config, CPU)
     for step in range(2):
-        trainer.train_step(synthetic(config, config.training.batch_size), torch.Generator().manual_seed(step))
-    return (devices.peak_memory(CPU) - before) / 1e9
+        trainer.train_step(noise_batch(config), torch.Generator().manual_seed(step))
+    return (peak_memory(CPU) - start_bytes) / 1e9
 
 
-def growth(quick: bool) -> dict[str, list[dict[str, float]]]:
-    """Seconds of a step against the batch; peak of memory, measured and estimated, against side and batch."""
-    against_batch = []
-    for size in (1, 2) if quick else (1, 2, 4, 8, 12):
-        step = ours(recipe(f"training.batch_size={size}"), Path(tempfile.mkdtemp()) / "run")
-        taken = interleaved({"ours": step}, 0, 3)["ours"]
-        against_batch.append({"batch": size, "seconds": round(statistics.median(taken), 3)})
-    against_side = []
-    for side, size in ((64, 2),) if quick else ((64, 4), (128, 4), (192, 4), (256, 4), (128, 16)):
-        overrides = (f"data.crop=[{side},{side}]", f"training.batch_size={size}")
-        config = recipe(*overrides)
-        half = devices.precision_of(CPU, config.training.precision) != "fp32"
-        estimate = memory.need(config, cost.count(config, side, side), half).of(size) / 1e9
-        measured = apart(peak, overrides)
-        against_side.append(
-            {"side": side, "batch": size, "estimated": round(estimate, 3), "measured": round(measured, 3)}
-        )
-    return {"batch": against_batch, "side": against_side}
+def measure_growth(quick: bool) -> dict[str, list[dict[str, float]]]:
+    """Measure seconds against the batch size, and memory against the size of the slice.
+
+    Args:
+        quick: Measure only the smallest sizes.
+
+    Returns:
+        Rows of both measurements.
+    """
+    batch_rows = []
+    for batch_size in (1, 2) if quick else (1, 2, 4, 8, 12):
+        step = build_dsdiff_step(load_recipe(f"training.batch_size={batch_size}"), Path(tempfile.mkdtemp()) / "run")
+        times = time_in_turns({"dsdiff": step}, 0, 3)["dsdiff"]
+        batch_rows.append({"batch": batch_size, "seconds": round(statistics.median(times), 3)})
+
+    side_rows = []
+    for side, batch_size in ((64, 2),) if quick else ((64, 4), (128, 4), (192, 4), (256, 4), (128, 16)):
+        overrides = (f"data.crop=[{side},{side}]", f"training.batch_size={batch_size}")
+        config = load_recipe(*overrides)
+        half_precision = resolve_precision(CPU, config.training.precision) != "fp32"
+        estimate = memory.estimate_memory(config, cost.count_cost(config, side, side), half_precision)
+        estimated_gb = estimate.total_bytes(batch_size) / 1e9
+        measured_gb = run_in_subprocess(measure_peak_memory, overrides)
+        row = {
+            "side": side,
+            "batch": batch_size,
+            "estimated": round(estimated_gb, 3),
+            "measured": round(measured_gb, 3),
+        }
+        side_rows.append(row)
+    return {"batch": batch_rows, "side": side_rows}
 
 
-def draw(found: dict[str, Any], path: Path) -> None:
-    """Two panels: seconds against batch, GB against side."""
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
-    rows = found["growth"]["batch"]
-    left.plot([row["batch"] for row in rows], [row["seconds"] for row in rows], marker="o")
-    left.set_xlabel("slices at once (128 x 160)")
-    left.set_ylabel("CPU seconds of a step, one thread")
-    rows = [row for row in found["growth"]["side"] if row["batch"] == found["growth"]["side"][0]["batch"]]
-    for name, style in (("measured", "-"), ("estimated", "--")):
-        right.plot([row["side"] for row in rows], [row[name] for row in rows], style, marker="o", label=name)
-    right.set_xlabel(f"side of the slice, pixels (batch {rows[0]['batch']})")
-    right.set_ylabel("peak memory of training, GB")
-    right.legend(frameon=False)
-    for axis in (left, right):
+def plot_growth(growth: dict[str, list[dict[str, float]]], path: Path) -> None:
+    """Plot seconds against the batch size, and memory against the size of the slice.
+
+    Args:
+        growth: Output of `measure_growth`.
+        path: PNG file to write.
+    """
+    figure = figures.new_figure(9.0, 3.6, figures.LIGHT_BACKGROUND, 130, "constrained")
+    batch_axis, side_axis = figure.subplots(1, 2)
+    rows = growth["batch"]
+    batch_axis.plot([row["batch"] for row in rows], [row["seconds"] for row in rows], marker="o")
+    batch_axis.set_xlabel("batch size (slices of 128 x 160)")
+    batch_axis.set_ylabel("CPU seconds per step, one thread")
+
+    rows = [row for row in growth["side"] if row["batch"] == growth["side"][0]["batch"]]
+    for name, line_style in (("measured", "-"), ("estimated", "--")):
+        side_axis.plot([row["side"] for row in rows], [row[name] for row in rows], line_style, marker="o", label=name)
+    side_axis.set_xlabel(f"side of the slice, pixels (batch size {rows[0]['batch']})")
+    side_axis.set_ylabel("peak memory of training, GB")
+    side_axis.legend(frameon=False)
+
+    for axis in (batch_axis, side_axis):
         axis.set_ylim(bottom=0)
         axis.grid(alpha=0.25, linewidth=0.6)
         axis.spines[["top", "right"]].set_visible(False)
     path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=130)
+    figures.save_png(figure, path)
 
 
-def tables(found: dict[str, Any]) -> str:
-    """What was found, as Markdown."""
-    lines = [f"`{found['command']}`, {found['date']}, torch {found['torch']}, one thread", ""]
-    lines += ["| step of | parameters | CPU s a step | against |", "|---|---|---|---|"]
-    for name, arm in found["arms"].items():
-        told = "; ".join(
-            f"{r['median']:.3f} [{r['low']:.3f}, {r['high']:.3f}] of {to} ({r['turns']} turns)"
-            for to, r in arm["of"].items()
-        )
-        lines.append(f"| {name} | {arm['parameters'] / 1e6:.2f} M | {arm['seconds']:.3f} | {told} |")
+def render_tables(results: dict[str, Any]) -> str:
+    """Render the results as Markdown.
+
+    Args:
+        results: Content of the results file.
+
+    Returns:
+        Three tables.
+    """
+    lines = [f"`{results['command']}`, {results['date']}, torch {results['torch']}, one thread", ""]
+    lines += ["| loop | parameters | CPU s per step | ratio |", "|---|---|---|---|"]
+    for name, loop in results["loops"].items():
+        ratios = []
+        for reference, ratio in loop["ratios"].items():
+            interval = f"{ratio['median']:.3f} [{ratio['low']:.3f}, {ratio['high']:.3f}]"
+            ratios.append(f"{interval} of {reference} ({ratio['turns']} turns)")
+        cells = [name, f"{loop['parameters'] / 1e6:.2f} M", f"{loop['seconds']:.3f}", "; ".join(ratios)]
+        lines.append(f"| {' | '.join(cells)} |")
+
     lines += ["", "| side | batch | GB measured | GB estimated | measured / estimated |", "|---|---|---|---|---|"]
-    for row in found["growth"]["side"]:
-        share = row["measured"] / row["estimated"]
-        lines.append(
-            f"| {row['side']} | {row['batch']} | {row['measured']:.2f} | {row['estimated']:.2f} | {share:.2f} |"
-        )
-    lines += ["", "| batch | CPU s a step | a slice |", "|---|---|---|"]
-    lines += [
-        f"| {r['batch']} | {r['seconds']:.2f} | {r['seconds'] / r['batch']:.3f} |" for r in found["growth"]["batch"]
-    ]
+    for row in results["growth"]["side"]:
+        measured_gb, estimated_gb = row["measured"], row["estimated"]
+        ratio = measured_gb / estimated_gb
+        lines.append(f"| {row['side']} | {row['batch']} | {measured_gb:.2f} | {estimated_gb:.2f} | {ratio:.2f} |")
+
+    lines += ["", "| batch | CPU s per step | per slice |", "|---|---|---|"]
+    for row in results["growth"]["batch"]:
+        lines.append(f"| {row['batch']} | {row['seconds']:.2f} | {row['seconds'] / row['batch']:.3f} |")
     return "\n".join(lines)
 
 
+def measure_bare_loop(min_seconds: float, overrides: tuple[str, ...]) -> dict[str, Any]:
+    """Compare a training step with the bare loop, at the batch size of the recipe.
+
+    Args:
+        min_seconds: CPU seconds to spend at least.
+        overrides: KEY=VALUE changes of the recipe.
+
+    Returns:
+        One entry of the results.
+    """
+    config = load_recipe(*overrides)
+    with tempfile.TemporaryDirectory() as folder:
+        steps = {"dsdiff": build_dsdiff_step(config, Path(folder) / "run"), "bare": build_bare_step(config)}
+        times = time_in_turns(steps, min_seconds, 4)
+    return {
+        "parameters": count_parameters(config),
+        "seconds": round(statistics.median(times["dsdiff"]), 4),
+        "ratios": {"bare loop": time_ratio(times, "dsdiff", "bare")},
+    }
+
+
+def measure_monai(min_seconds: float, batch_override: str) -> dict[str, dict[str, Any]]:
+    """Compare training steps of dsdiff with those of MONAI.
+
+    Args:
+        min_seconds: CPU seconds to spend at least.
+        batch_override: Sets the batch size of all loops.
+
+    Returns:
+        One entry of the results for each loop.
+    """
+    fp32 = "training.precision=fp32"
+    no_stem = ("backbone.params.stem=1", "backbone.params.attention_resolutions=[8]")
+    configs = {
+        "dsdiff": load_recipe(batch_override),
+        "dsdiff fp32": load_recipe(batch_override, fp32),
+        "dsdiff fp32, no stem": load_recipe(batch_override, fp32, *no_stem),
+    }
+    monai_step, n_monai_parameters = build_monai_step(configs["dsdiff"])
+    with tempfile.TemporaryDirectory() as folder:
+        steps = {name: build_dsdiff_step(config, Path(folder) / name) for name, config in configs.items()}
+        times = time_in_turns({**steps, "MONAI fp32": monai_step}, min_seconds, 2)
+
+    n_parameters = {name: count_parameters(config) for name, config in configs.items()}
+    n_parameters["MONAI fp32"] = n_monai_parameters
+    return {
+        name: {
+            "parameters": n_parameters[name],
+            "seconds": round(statistics.median(seconds), 4),
+            "ratios": {} if name == "MONAI fp32" else {"MONAI": time_ratio(times, name, "MONAI fp32")},
+            "speedup over MONAI": time_ratio(times, "MONAI fp32", name),
+        }
+        for name, seconds in times.items()
+    }
+
+
+def count_parameters(config: RunConfig) -> int:
+    """Count the parameters of a config's network.
+
+    Args:
+        config: The config.
+
+    Returns:
+        Number of parameters.
+    """
+    return sum(p.numel() for p in config.meta_network().parameters())
+
+
 def main() -> None:
-    """See the module."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path("benchmarks/results/training.json"))
-    parser.add_argument("--picture", type=Path, default=Path("docs/pictures/training.png"))
-    parser.add_argument("--minutes", type=float, default=4.0, help="of CPU for the arms")
-    parser.add_argument("--quick", action="store_true")
-    given = parser.parse_args()
+    """Run the benchmark."""
+    parser = create_parser(__doc__)
+    parser.add_argument("--out", type=Path, default=RESULTS / "training.json", help="JSON file of the results")
+    parser.add_argument("--picture", type=Path, default=FIGURES / "training.png", help="PNG file to plot")
+    parser.add_argument("--minutes", type=float, default=4.0, help="CPU minutes of the comparisons")
+    parser.add_argument("--quick", action="store_true", help="smoke test")
+    args = parser.parse_args()
+
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    budget = 0.0 if given.quick else 60 * given.minutes
-    size = ("training.batch_size=2",) if given.quick else ("training.batch_size=4",)
-    own = recipe(*(size if given.quick else ()))  # at the batch of the recipe
-    shipped, plain = recipe(*size), recipe(*size, "training.precision=fp32")
-    full = recipe(
-        *size, "training.precision=fp32", "backbone.params.stem=1", "backbone.params.attention_resolutions=[8]"
-    )
-    with tempfile.TemporaryDirectory() as scratch:
-        folder = Path(scratch)
-        step, parameters = monai(shipped)
-        precise = interleaved({"ours": ours(own, folder / "a"), "bare": bare(own)}, 0.3 * budget, 4)
-        arms = {"ours": ours(shipped, folder / "b"), "ours fp32": ours(plain, folder / "c")}
-        arms |= {"ours fp32, no stem": ours(full, folder / "d"), "MONAI fp32": step}
-        peers = interleaved(arms, 0.7 * budget, 2)
-    n = {name: sum(p.numel() for p in c.sketch().parameters()) for name, c in (("stem", shipped), ("full", full))}
-    counts = {"ours": n["stem"], "ours fp32": n["stem"], "ours fp32, no stem": n["full"], "MONAI fp32": parameters}
-    found: dict[str, Any] = {
+    seconds = 0.0 if args.quick else 60 * args.minutes
+    batch_override = "training.batch_size=2" if args.quick else "training.batch_size=4"
+    bare_overrides = (batch_override,) if args.quick else ()
+
+    loops = {"dsdiff train step": measure_bare_loop(BARE_LOOP_FRACTION * seconds, bare_overrides)}
+    loops |= measure_monai(MONAI_FRACTION * seconds, batch_override)
+    recipe = load_recipe(batch_override)
+    results: dict[str, Any] = {
         "command": " ".join(["python", *sys.argv]),
         "date": datetime.now(UTC).strftime("%Y-%m-%d"),
         "torch": torch.__version__,
-        "precision of ours": devices.precision_of(CPU),
-        "batch": {"against the bare loop": own.training.batch_size, "against MONAI": shipped.training.batch_size},
-        "crop": list(shipped.data.crop),
-        "arms": {
-            "ours (every part of a step)": {
-                "parameters": n["stem"],
-                "seconds": round(statistics.median(precise["ours"]), 4),
-                "of": {"the bare loop": ratios(precise, "ours", "bare")},
-            },
-            **{
-                name: {
-                    "parameters": counts[name],
-                    "seconds": round(statistics.median(taken), 4),
-                    "of": {} if name == "MONAI fp32" else {"MONAI": ratios(peers, name, "MONAI fp32")},
-                    "times as fast as MONAI": ratios(peers, "MONAI fp32", name),
-                }
-                for name, taken in peers.items()
-            },
+        "precision of dsdiff": resolve_precision(CPU),
+        "batch": {
+            "bare loop": load_recipe(*bare_overrides).training.batch_size,
+            "MONAI": recipe.training.batch_size,
         },
-        "growth": growth(given.quick),
+        "crop": list(recipe.data.crop),
+        "loops": loops,
+        "growth": measure_growth(args.quick),
     }
-    given.out.parent.mkdir(parents=True, exist_ok=True)
-    given.out.write_text(json.dumps(found, indent=1) + "\n", encoding="utf-8")
-    draw(found, given.picture)
-    print(tables(found))
+    write_results(results, args.out)
+    plot_growth(results["growth"], args.picture)
+    print(render_tables(results))
 
 
 if __name__ == "__main__":

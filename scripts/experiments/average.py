@@ -1,8 +1,8 @@
-"""Average the weights of models of one network: python benchmarks/average.py MODEL MODEL ... -o OUT
+"""Average the weights of models: python scripts/experiments/average.py MODEL MODEL ... -o OUT
 
-OUT is a model folder with the config, facts and card of the last of them. Averages of one training's later weights err
-less than each where the trainings go on from one another (Izmailov et al. 2018, arXiv:1803.05407); others have to be
-tried.
+The models have one network. OUT is a model folder with config, metadata and card of the last one. The average has less
+error than each model if the trainings continue from one another (Izmailov et al. 2018, arXiv:1803.05407); other models
+have to be tried.
 """
 
 import argparse
@@ -10,36 +10,63 @@ import sys
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from dsdiff.errors import DsdiffError
 from dsdiff.model import checkpoint
 
 
-def average(folders: list[Path], out: Path) -> None:
-    """Write the average. Raises what reading and writing raise; exits where the networks are different ones."""
-    held = [checkpoint.read(folder) for folder in folders]
-    last, shapes = held[-1], [{name: value.shape for name, value in one.weights.items()} for one in held]
-    for folder, others in zip(folders, shapes, strict=True):
-        if others != shapes[-1]:
-            sys.exit(f"{folder} is another network than {folders[-1]}: their weights have no average")
-    mean = {
-        name: torch.stack([one.weights[name] for one in held]).mean(0) if value.is_floating_point() else value
-        for name, value in last.weights.items()
-    }
-    checkpoint.save(out, mean, last.config, (folders[-1] / checkpoint.CARD).read_text(encoding="utf-8"), last.facts)
+def average_models(folders: list[Path], out: Path) -> None:
+    """Write the average of several models.
+
+    Args:
+        folders: Model folders of one network.
+        out: Model folder to write.
+
+    Raises:
+        ModelError: A model is damaged.
+        OutputError: The folder cannot be written.
+        SystemExit: The networks differ.
+    """
+    models = [checkpoint.read_model(folder) for folder in folders]
+    last_model, last_folder = models[-1], folders[-1]
+    for folder, model in zip(folders, models, strict=True):
+        if shapes_of(model.weights) != shapes_of(last_model.weights):
+            sys.exit(f"{folder} and {last_folder} have different networks: their weights have no average")
+
+    average = {}
+    for name, tensor in last_model.weights.items():
+        if tensor.is_floating_point():
+            average[name] = torch.stack([model.weights[name] for model in models]).mean(0)
+        else:
+            average[name] = tensor
+
+    card = (last_folder / checkpoint.CARD_FILE).read_text(encoding="utf-8")
+    checkpoint.save_model(out, average, last_model.config, card, last_model.metadata)
+
+
+def shapes_of(weights: dict[str, Tensor]) -> dict[str, torch.Size]:
+    """Look up the shapes of weights.
+
+    Args:
+        weights: By name.
+
+    Returns:
+        Shapes by name.
+    """
+    return {name: tensor.shape for name, tensor in weights.items()}
 
 
 def main() -> None:
-    """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("models", type=Path, nargs="+", metavar="MODEL", help="model folders of one network")
     parser.add_argument("-o", "--out", type=Path, required=True, help="model folder to write")
-    given = parser.parse_args()
+    args = parser.parse_args()
     try:
-        average(given.models, given.out)
+        average_models(args.models, args.out)
     except DsdiffError as error:
         sys.exit(f"error: {error}")
-    print(f"{given.out}: the mean of {len(given.models)}")
+    print(f"{args.out}: the mean of {len(args.models)} models")
 
 
 if __name__ == "__main__":

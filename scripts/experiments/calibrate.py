@@ -1,85 +1,179 @@
-"""Correct models by patients that they never saw: python benchmarks/calibrate.py DATA
+"""Fit postprocessing and calibration of models on held-out patients: python scripts/experiments/calibrate.py DATA
 
-DATA holds the patients as cases. Every patient is synthesised by MODELS/fold<k>, which never saw it and was asked for
-its error (`process.params.predict_error`). First what each scale of the answer is worth (`dsdiff.model.postprocess`), a tenth
-of faint enhancement being withheld so that less is drawn where nothing enhances (docs/adr/0012), then, so that 80 %
-intervals hold 80 % of voxels, the factor by which standard deviations are multiplied. Both are written into the facts
-of the models: into each fold's what the patients of the other folds say, so that what is measured on its own stays
-unseen, and into those of --also (the model that saw all) what all say. Running it again changes nothing.
+DATA is a folder of cases. Every patient is synthesized by MODELS/fold<k>, which was trained without it and predicts its
+error (`process.params.predict_error`). First the weights of the Gaussian scales are fitted (see
+`dsdiff.model.postprocess`). A tenth of faint enhancement is removed, which reduces false enhancement (docs/adr/0012).
+Then the factor of the predicted standard deviation is fitted, so that 80 % intervals cover 80 % of the voxels.
+
+Both are written into the metadata of the models. The metadata of a fold's model come from the patients of the other
+folds, so that scores on its own fold stay unbiased. Those of --also, a model of all patients, come from all patients.
+A second run changes nothing.
 """
 
 import argparse
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 import numpy as np
 import torch
-from eval_real import fold_models, regions_of
+from eval_real import find_fold_models, read_regions
 from jaxtyping import Float
-from rich.console import Console
 from scipy import stats
 
-from dsdiff.data import splits
 from dsdiff.evaluation import voxelwise
-from dsdiff.inference import model as models
-from dsdiff.inference.pipeline import run
-from dsdiff.io import cases
-from dsdiff.io.cases import Case
+from dsdiff.inference.model import load_model
+from dsdiff.inference.pipeline import Pipeline
+from dsdiff.io import splits
+from dsdiff.io.cases import Case, discover_cases, load_volumes
 from dsdiff.model import checkpoint, postprocess
-from dsdiff.model.postprocess import Lesson
+from dsdiff.model.postprocess import NormalEquations
+from dsdiff.orientation import to_canonical
 from dsdiff.preprocessing import normalize
-from dsdiff.system.console import bars
-from dsdiff.volume import to_canonical
+from dsdiff.system.console import ProgressCallback, progress_bars
 
-LEVEL = 0.8
-WITHHELD = 0.1
-KEPT = np.linspace(0, 1, 1001)  # quantiles kept of each patient, so that all weigh the same
+COVERAGE = 0.8  # of the intervals that are calibrated
+FAINT_ATTENUATION = 0.1
+QUANTILES = np.linspace(0, 1, 1001)  # kept of each patient, so that all patients count the same
+MIN_STD = 1e-6  # robust z-scores; avoids a division by zero
+CPU = torch.device("cpu")
+
+T = TypeVar("T")
+Job = tuple[int, Case, Path]  # fold, patient of the fold, model that was trained without the fold
 
 
-def teaches(case: Case, folder: Path) -> Lesson:
-    """What one patient says of the scales of the network's answer."""
+def fit_patient(case: Case, folder: Path) -> NormalEquations:
+    """Compute the normal equations of one held-out patient.
+
+    Args:
+        case: Patient with T1ce.
+        folder: Model that was trained without it.
+
+    Returns:
+        The equations of the weights.
+
+    Raises:
+        SystemExit: The model is not conditioned on style.
+    """
     torch.set_num_threads(1)
-    model = replace(models.load(folder, torch.device("cpu")), refinement=None)
-    volumes = cases.load(case, (*model.contrasts, "t1ce"))
-    known = normalize.apply(volumes, model.config.data.source_contrast)
-    tumour = regions_of(case, known.whole(known.brain)).tumour[known.box]
-    result = run({name: volumes[name] for name in model.contrasts}, model)
-    if result.styled is None:
-        sys.exit(f"{folder} was not told a style (conditioning.style is none)")
-    return postprocess.lesson(result.z, result.styled, known.images["t1ce"], known.brain, tumour, known.spacing)
+    model = load_model(folder, CPU)
+    model = replace(model, metadata=model.metadata.model_copy(update={"postprocessing": None}))
+    volumes = load_volumes(case, (*model.contrasts, "t1ce"))
+    loaded = normalize.preprocess(volumes, model.config.data.source_contrast)
+    preprocessed, geometry = loaded.case, loaded.geometry
+    tumour = read_regions(case, geometry.uncrop(preprocessed.brain)).tumour[geometry.box]
+
+    result = Pipeline(model).synthesize_volumes({name: volumes[name] for name in model.contrasts})
+    if result.style_image is None:
+        sys.exit(f"{folder} is not conditioned on style (conditioning.style is none)")
+
+    return postprocess.normal_equations(
+        result.z, result.style_image, preprocessed.images["t1ce"], preprocessed.brain, tumour, preprocessed.spacing
+    )
 
 
-def ratios(case: Case, folder: Path) -> Float[np.ndarray, " q"]:
-    """Quantiles of absolute error over the standard deviation that the network told, in the brain of one patient."""
+def error_ratios(case: Case, folder: Path) -> Float[np.ndarray, " q"]:
+    """Compare the absolute error of one held-out patient with its predicted standard deviation.
+
+    Args:
+        case: Patient with T1ce.
+        folder: Model that was trained without it.
+
+    Returns:
+        Quantiles of their ratio over the brain, without calibration.
+
+    Raises:
+        SystemExit: The model does not predict its error.
+    """
     torch.set_num_threads(1)
-    model = models.load(folder, torch.device("cpu"))
-    volumes = cases.load(case, (*model.contrasts, "t1ce"))
-    result = run({name: volumes[name] for name in model.contrasts}, model)
+    model = load_model(folder, CPU)
+    volumes = load_volumes(case, (*model.contrasts, "t1ce"))
+    result = Pipeline(model).synthesize_volumes({name: volumes[name] for name in model.contrasts})
     if result.z_std is None:
-        sys.exit(f"{folder} was not asked for its error: process.params.predict_error is false")
-    brain = result.prepared.brain
-    truth = to_canonical(volumes["t1ce"]).array[result.prepared.box]
-    width = voxelwise.robust_scale(result.z, brain)[1]
-    error = np.abs(voxelwise.robust(result.z, brain) - voxelwise.robust(truth, brain))[brain]
-    return np.quantile(error / np.maximum(result.z_std[brain] / width, 1e-6), KEPT) * model.calibration
+        sys.exit(f"{folder} does not predict its error (process.params.predict_error is false)")
+
+    brain = result.case.brain
+    truth = to_canonical(volumes["t1ce"]).array[result.geometry.box]
+    _, scale = voxelwise.robust_scale(result.z, brain)
+    error = np.abs(voxelwise.robust_zscore(result.z, brain) - voxelwise.robust_zscore(truth, brain))[brain]
+    ratios = error / np.maximum(result.z_std[brain] / scale, MIN_STD)
+
+    return np.quantile(ratios, QUANTILES) * model.metadata.calibration_factor
 
 
-def factor(found: list[np.ndarray]) -> float:
-    """By what to multiply standard deviations."""
-    return float(np.quantile(np.concatenate(found), LEVEL) / stats.norm.ppf((1 + LEVEL) / 2))
+def fit_calibration_factor(ratios: Sequence[Float[np.ndarray, " q"]]) -> float:
+    """Fit the factor of the standard deviation.
+
+    Args:
+        ratios: Quantiles of each patient, see `error_ratios`.
+
+    Returns:
+        The factor by which normal intervals of `COVERAGE` cover that share of the voxels.
+    """
+    normal_quantile = stats.norm.ppf((1 + COVERAGE) / 2)
+
+    return float(np.quantile(np.concatenate(ratios), COVERAGE) / normal_quantile)
 
 
-def write(folder: Path, told: dict[str, float | str]) -> None:
-    """Put what was found into a model's facts."""
-    held = checkpoint.read(folder)
-    card = (folder / checkpoint.CARD).read_text(encoding="utf-8")
-    checkpoint.save(folder, held.weights, held.config, card, {**held.facts, **told})
-    print(f"{folder}: {told}")
+def update_metadata(folder: Path, name: str, value: object) -> None:
+    """Change one field of a model's metadata.
+
+    Args:
+        folder: Model folder.
+        name: Field of `ModelMetadata`.
+        value: Its new value.
+    """
+    model = checkpoint.read_model(folder)
+    card = (folder / checkpoint.CARD_FILE).read_text(encoding="utf-8")
+    metadata = model.metadata.model_copy(update={name: value})
+    checkpoint.save_model(folder, model.weights, model.config, card, metadata)
+    print(f"{folder}: {name} = {value}")
+
+
+def run_by_fold(
+    compute: Callable[[Case, Path], T], jobs: Sequence[Job], executor: ProcessPoolExecutor, progress: ProgressCallback
+) -> dict[int, list[T]]:
+    """Compute a result for each patient.
+
+    Args:
+        compute: Takes a patient and a model folder.
+        jobs: Patients with the models that were trained without them.
+        executor: Worker processes.
+        progress: Called after each patient.
+
+    Returns:
+        Results by fold.
+    """
+    results: dict[int, list[T]] = {fold: [] for fold, _, _ in jobs}
+    cases, folders = [case for _, case, _ in jobs], [folder for _, _, folder in jobs]
+    for number, (job, result) in enumerate(zip(jobs, executor.map(compute, cases, folders), strict=True), 1):
+        fold, _, _ = job
+        results[fold].append(result)
+        progress(compute.__name__.replace("_", " "), number, len(jobs))
+    return results
+
+
+def unseen_results(
+    folders: Mapping[int, Path], also: Sequence[Path], results: Mapping[int, Sequence[T]]
+) -> Iterator[tuple[Path, list[T]]]:
+    """Pair each model with the results that may go into its metadata.
+
+    Args:
+        folders: Model of each fold.
+        also: Models of all patients.
+        results: Results by fold.
+
+    Yields:
+        A model folder, and the results of the other folds; of all folds for `also`.
+    """
+    for model_fold, folder in folders.items():
+        yield folder, [result for fold in results if fold != model_fold for result in results[fold]]
+    for folder in also:
+        yield folder, [result for fold in results for result in results[fold]]
 
 
 def main() -> None:
@@ -87,40 +181,28 @@ def main() -> None:
     parser.add_argument("data", type=Path)
     parser.add_argument("--models", type=Path, default=Path("models/folds"))
     parser.add_argument("--split", type=Path, default=Path("models/split.json"))
-    parser.add_argument("--also", type=Path, nargs="*", default=[], help="models that saw every patient")
+    parser.add_argument("--also", type=Path, nargs="*", default=[], help="models that were trained on all patients")
     parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
     args = parser.parse_args()
+
     split = splits.read(args.split)
-    folders = fold_models(args.models, split)
+    folders = find_fold_models(args.models, split)
     if len(folders) < 2:
-        sys.exit(f"{args.models} has the model of one fold alone: its patients would correct themselves")
-    known = {case.name: case for case in cases.discover(args.data)}
-    jobs = [(k, known[name], folder) for k, folder in folders.items() for name in split.held_out(k)]
-    with ProcessPoolExecutor(args.workers) as pool, bars(Console(stderr=True)) as progress:
+        sys.exit(
+            f"{args.models} has the model of only one fold; two or more are needed, so that no patient corrects itself"
+        )
 
-        def each(what: Callable[[Case, Path], Any], title: str) -> dict[int, list]:
-            """What a function says of every patient, by fold."""
-            task, found = progress.add_task(title, total=len(jobs)), {k: [] for k in folders}
-            made = pool.map(what, [case for _, case, _ in jobs], [folder for *_, folder in jobs])
-            for (k, *_), one in zip(jobs, made, strict=True):
-                found[k].append(one)
-                progress.advance(task)
-            return found
+    cases = {case.name: case for case in discover_cases(args.data)}
+    jobs = [(fold, cases[name], folder) for fold, folder in folders.items() for name in split.held_out(fold)]
+    with ProcessPoolExecutor(args.workers) as executor, progress_bars(count=True) as progress:
+        equations = run_by_fold(fit_patient, jobs, executor, progress)
+        for folder, unseen_equations in unseen_results(folders, args.also, equations):
+            stacking = postprocess.sum_equations(unseen_equations).solve(FAINT_ATTENUATION)
+            update_metadata(folder, "postprocessing", stacking)
 
-        lessons = each(teaches, "scales")
-        for folder, others in seen(folders, args.also, lessons):
-            write(folder, {"refinement": postprocess.together(others).refinement(WITHHELD).dump()})
-        errors = each(ratios, "errors")
-        for folder, others in seen(folders, args.also, errors):
-            write(folder, {"calibration": round(factor(others), 4)})
-
-
-def seen(folders: dict[int, Path], also: list[Path], found: dict[int, list]) -> Iterator[tuple[Path, list]]:
-    """Every model, with what the patients say that are not to be kept from it: of the other folds, or all."""
-    for fold, folder in folders.items():
-        yield folder, [one for other, some in found.items() if other != fold for one in some]
-    for folder in also:
-        yield folder, [one for some in found.values() for one in some]
+        ratios = run_by_fold(error_ratios, jobs, executor, progress)  # with the postprocessing just written
+        for folder, unseen_ratios in unseen_results(folders, args.also, ratios):
+            update_metadata(folder, "calibration_factor", round(fit_calibration_factor(unseen_ratios), 4))
 
 
 if __name__ == "__main__":

@@ -1,8 +1,8 @@
-"""The same volumes by every protocol: python benchmarks/protocols.py PRED TRUTH [--every N]
+"""Score the same volumes by every protocol: python scripts/experiments/protocols.py PRED TRUTH [--every N]
 
-PRED holds synthetic T1ce as `dsdiff synth` writes them, TRUTH the acquired cases. Prints, as Markdown, the mean over
-patients of PSNR, NRMSE, SSIM and MS-SSIM over the widest region of each protocol, as it is and with --fit, and SSIM in
-and outside the tumour. Nothing differs from row to row but the protocol; docs/metrics.md shows what it prints.
+PRED is a folder of synthetic T1ce as `dsdiff synth` writes them, TRUTH a folder of acquired cases. Prints a Markdown
+table of means over patients: PSNR, NRMSE, SSIM and MS-SSIM over the widest region of each protocol, with and without
+--fit, and SSIM in and outside the tumour. The rows differ only in the protocol; docs/metrics.md shows the table.
 """
 
 import argparse
@@ -13,33 +13,44 @@ import numpy as np
 from dsdiff.evaluation import pairing, patient_scores, protocols
 
 METRICS = ("psnr", "nrmse", "ssim", "ms_ssim")
+DIGITS = (1, 3, 3, 3, 3, 3)
+TITLES = ("PSNR, dB", "NRMSE", "SSIM", "MS-SSIM", "SSIM tumour", "SSIM outside the tumour")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("prediction", type=Path)
     parser.add_argument("truth", type=Path)
-    parser.add_argument("--every", type=int, default=1, help="take every Nth patient by name")
+    parser.add_argument("--every", type=int, default=1, help="score only every Nth patient by name")
     args = parser.parse_args()
-    rows: dict[tuple[str, bool], list[dict[str, float]]] = {}
-    for made, case in pairing.find(args.prediction, args.truth, None, None).found[:: args.every]:
-        one = patient_scores.read(made, case)
+
+    scores_by_row: dict[tuple[str, bool], list[dict[str, float]]] = {}
+    pairs = pairing.pair_cases(args.prediction, args.truth, None, None).pairs[:: args.every]
+    for synthetic, case in pairs:
+        patient = patient_scores.read_patient(synthetic, case)
         for name in protocols.PROTOCOLS:
             for fit in (False, True):
-                found = protocols.likeness(one.image, one.truth, one.regions, name, fit)
-                rows.setdefault((name, fit), []).append(found)
-    n = len(next(iter(rows.values())))
-    print(f"| protocol, {n} patients | PSNR, dB | NRMSE | SSIM | MS-SSIM | SSIM tumour | SSIM rest |")
-    print("|---" * 7 + "|")
-    for (name, fit), scores in rows.items():
-        widest = protocols.PROTOCOLS[name].widest
-        columns = [*(f"{metric}_{widest}" for metric in METRICS), "ssim_tumour", "ssim_rest"]
-        values = [
-            np.nanmean([found[column] for found in scores]) if column in scores[0] else None for column in columns
-        ]
-        digits = (1, 3, 3, 3, 3, 3)
-        cells = [f"{v:.{d}f}" if v is not None else "-" for v, d in zip(values, digits, strict=True)]
-        print(f"| `{name}`{' --fit' if fit else ''} | {' | '.join(cells)} |")
+                scores = protocols.score_similarity(patient.image, patient.truth, patient.regions, name, fit)
+                scores_by_row.setdefault((name, fit), []).append(scores)
+
+    print(f"| protocol, {len(pairs)} patients | {' | '.join(TITLES)} |")
+    print("|---" * (len(TITLES) + 1) + "|")
+    for (name, fit), patients in scores_by_row.items():
+        print(f"| `{name}`{' --fit' if fit else ''} | {' | '.join(format_row(name, patients))} |")
+
+
+def format_row(protocol: str, patients: list[dict[str, float]]) -> list[str]:
+    """Return the means of one row; a dash for a score that the protocol does not have."""
+    widest = protocols.PROTOCOLS[protocol].widest_region
+    columns = [*(f"{metric}_{widest}" for metric in METRICS), "ssim_tumour", "ssim_rest"]
+    cells = []
+    for column, digits in zip(columns, DIGITS, strict=True):
+        if column not in patients[0]:
+            cells.append("-")
+            continue
+        mean = np.nanmean([scores[column] for scores in patients])
+        cells.append(f"{mean:.{digits}f}")
+    return cells
 
 
 if __name__ == "__main__":

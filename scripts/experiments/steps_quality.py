@@ -1,10 +1,12 @@
-"""Quality against sampling steps, formulation by formulation: python benchmarks/steps_quality.py DATA MODELS LOG.jsonl
+"""Measure quality against sampling steps for several diffusion formulations.
 
-MODELS holds model folders, one per formulation, each trained without the same fold of the split; DATA holds the
-patients, of whom that fold's are scored. LOG keeps one line per model, number of steps and patient: the same command
-goes on where it was stopped. Prints a Markdown table with 95 % bootstrap intervals over patients, and draws it with
---picture. Step counts that a formulation does not know (regression has one) are left out. Seconds are those of one
-thread of the CPU, so that patients can be scored side by side.
+python scripts/experiments/steps_quality.py DATA MODELS LOG.jsonl [--steps 1 2 4 8 20 100] [--picture FILE.png]
+
+MODELS holds model folders, one for each formulation, all trained without the same fold of the split. DATA holds the
+patients; those of the held-out fold are scored. LOG gets one line for each model, number of steps and patient, and the
+same command resumes the work. Prints a Markdown table with 95 % bootstrap intervals over patients, and plots it with
+--picture. A formulation skips step counts that it does not support (regression has one step). Seconds are CPU seconds
+of one thread, so that patients can be scored in parallel.
 """
 
 import argparse
@@ -14,86 +16,138 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from eval_real import regions_of
+from eval_real import read_regions
 from matplotlib.figure import Figure
-from rich.console import Console
 
-from dsdiff.data import splits
 from dsdiff.errors import ConfigError
 from dsdiff.evaluation import brain_scores, statistics, texture, voxelwise
-from dsdiff.inference import model as models
-from dsdiff.inference.model import Model
-from dsdiff.inference.options import plan
-from dsdiff.inference.pipeline import run
-from dsdiff.io import cases
-from dsdiff.io.cases import Case
+from dsdiff.inference.model import Model, load_model
+from dsdiff.inference.options import SynthesisOptions, plan_sampling
+from dsdiff.inference.pipeline import Pipeline
+from dsdiff.io import splits
+from dsdiff.io.cases import Case, discover_cases, load_volumes
 from dsdiff.model import checkpoint
-from dsdiff.reporting import preview
-from dsdiff.system.console import bars
-from dsdiff.volume import to_canonical
+from dsdiff.orientation import to_canonical
+from dsdiff.reporting import figures
+from dsdiff.system.console import progress_bars
 
+CPU = torch.device("cpu")
 COLUMNS = {
     "psnr_fit": "PSNR in the brain after the best linear map, dB",
     "auc_tumour": "AUC of enhancement within the tumour",
-    "sharpness": "sharpness against the truth's",
+    "sharpness": "sharpness relative to the acquired image",
     "seconds": "CPU seconds per patient",
 }
-Line = dict[str, Any]
-Job = tuple[Path, Case, int]
+LogLine = dict[str, Any]
+Interval = tuple[float, float, float]  # mean, low, high
+Means = dict[str, dict[int, dict[str, Interval]]]  # model -> steps -> column
 
 
-def score_steps(folder: Path, case: Case, steps: int) -> Line:
-    """One line of the log: a patient synthesised by a model in so many steps. None stands for NaN."""
+class Job(NamedTuple):
+    """One synthesis to score."""
+
+    model_folder: Path
+    case: Case
+    steps: int
+
+
+def score_steps(job: Job) -> LogLine:
+    """Synthesize and score a patient with one thread.
+
+    Args:
+        job: Model, case and steps.
+
+    Returns:
+        One line of the log; None stands for NaN.
+    """
     torch.set_num_threads(1)
-    model = models.load(folder, torch.device("cpu"))
-    volumes = cases.load(case, (*model.contrasts, "t1ce"))
-    began = time.process_time()
-    result = run({name: volumes[name] for name in model.contrasts}, model, plan(model, steps=steps))
-    seconds = time.process_time() - began
+    model = load_model(job.model_folder, CPU)
+    volumes = load_volumes(job.case, (*model.contrasts, "t1ce"))
+    start = time.process_time()
+    pipeline = Pipeline(model, SynthesisOptions(steps=job.steps))
+    result = pipeline.synthesize_volumes({name: volumes[name] for name in model.contrasts})
+    seconds = time.process_time() - start
+
     truth, t1 = (to_canonical(volumes[name]).array for name in ("t1ce", "t1"))
-    brain, made = (result.prepared.whole(image) for image in (result.prepared.brain, result.z))
-    found = brain_scores.score(made, truth, t1, regions_of(case, brain))
-    on_one_scale = (voxelwise.robust(image, brain) for image in (made, truth))
-    found |= {"sharpness": texture.sharpness(*on_one_scale, brain), "seconds": seconds}
-    key = {"model": folder.name, "hash": model.hash, "steps": steps, "case": case.name}
-    return key | {name: round(value, 5) if np.isfinite(value) else None for name, value in found.items()}
+    brain, image = (result.geometry.uncrop(array) for array in (result.case.brain, result.z))
+    scores = brain_scores.score_brain(image, truth, t1, read_regions(job.case, brain))
+    image_z, truth_z = (voxelwise.robust_zscore(array, brain) for array in (image, truth))
+    scores |= {"sharpness": texture.sharpness(image_z, truth_z, brain), "seconds": seconds}
+
+    line: LogLine = {"model": job.model_folder.name, "hash": model.hash, "steps": job.steps, "case": job.case.name}
+    for name, value in scores.items():
+        line[name] = round(value, 5) if np.isfinite(value) else None
+    return line
 
 
-def jobs(root: Path, data: Path, split: splits.Split, steps: list[int], only: list[str] | None) -> list[Job]:
-    """What is to be done: every model, patient of its held-out fold and number of steps that it can take."""
-    found = {case.name: case for case in cases.discover(data)}
-    todo: list[Job] = []
-    folds = set[int]()
-    for folder in sorted(path for path in root.iterdir() if (path / checkpoint.WEIGHTS).is_file()):
-        facts = checkpoint.read(folder).facts
-        if facts.get("split") != split.hash or "fold" not in facts:
-            sys.exit(f"{folder} was not trained without a fold of split {split.hash}: it says {facts}")
-        folds.add(int(facts["fold"]))
+def list_jobs(
+    models: Path, data: Path, split: splits.Split, step_counts: list[int], selected: list[str] | None
+) -> list[Job]:
+    """List all syntheses: every model, patient of the held-out fold, and supported number of steps.
+
+    Args:
+        models: Folder of model folders.
+        data: Folder of cases.
+        split: The split.
+        step_counts: Numbers of steps.
+        selected: Names of cases; None takes all.
+
+    Returns:
+        The jobs.
+    """
+    cases = {case.name: case for case in discover_cases(data)}
+    jobs: list[Job] = []
+    folds: set[int] = set()
+    for folder in sorted(path for path in models.iterdir() if (path / checkpoint.WEIGHTS_FILE).is_file()):
+        split_hash, fold = checkpoint.read_metadata(folder).held_out_fold
+        if split_hash != split.hash:
+            split_name = split_hash or "none"
+            sys.exit(f"{folder} was not trained without a fold of split {split.hash}; its split is {split_name}")
+        folds.add(fold)
         if len(folds) > 1:
-            sys.exit(f"{root} holds models of folds {sorted(folds)}: they would be scored on other patients each")
-        model = models.load(folder, torch.device("cpu"))
-        names = [name for name in split.held_out(int(facts["fold"])) if only is None or name in only]
-        if lost := sorted(set(names) - set(found)):
-            sys.exit(f"{data} lacks patients of the split: {', '.join(lost[:3])}")
-        todo += [(folder, found[name], n) for n in steps if can_take(model, n) for name in names]
-    return todo
+            sys.exit(f"the models in {models} held out different folds, {sorted(folds)}; give models of one fold")
+
+        names = [name for name in split.held_out(fold) if selected is None or name in selected]
+        if missing := sorted(set(names) - set(cases)):
+            sys.exit(f"{data} lacks patients of the split: {', '.join(missing[:3])}")
+        model = load_model(folder, CPU)
+        for steps in step_counts:
+            if supports_steps(model, steps):
+                jobs += [Job(folder, cases[name], steps) for name in names]
+    return jobs
 
 
-def can_take(model: Model, steps: int) -> bool:
-    """Whether the model's formulation knows so many steps."""
+def supports_steps(model: Model, steps: int) -> bool:
+    """Check whether a model's formulation supports a number of steps.
+
+    Args:
+        model: The model.
+        steps: Sampling steps.
+
+    Returns:
+        True if it does.
+    """
     try:
-        return bool(plan(model, steps=steps))
+        plan_sampling(model, SynthesisOptions(steps=steps))
     except ConfigError as error:
         print(f"{model.name}: {error}", file=sys.stderr)
         return False
+    return True
 
 
-def finished(log: Path) -> list[Line]:
-    """The lines written so far; a torn last one is dropped from the file."""
+def read_log(log: Path) -> list[LogLine]:
+    """Read the log, and remove an incomplete last line from the file.
+
+    Args:
+        log: The log; it need not exist.
+
+    Returns:
+        Its lines.
+    """
     if not log.is_file():
         return []
     lines = [line for line in log.read_text(encoding="utf-8").splitlines(keepends=True) if line.endswith("}\n")]
@@ -101,97 +155,135 @@ def finished(log: Path) -> list[Line]:
     return [json.loads(line) for line in lines]
 
 
-def complete(todo: list[Job], log: Path, workers: int) -> list[Line]:
-    """The lines of all jobs, of which the missing are computed and written."""
-    hashes = {folder: checkpoint.read(folder).hash for folder, _, _ in todo}
-    keys = {(hashes[folder], steps, case.name) for folder, case, steps in todo}
-    lines = [line for line in finished(log) if (line["hash"], line["steps"], line["case"]) in keys]
-    done = {(line["hash"], line["steps"], line["case"]) for line in lines}
-    missing = [(folder, case, n) for folder, case, n in todo if (hashes[folder], n, case.name) not in done]
+def run_jobs(jobs: list[Job], log: Path, workers: int) -> list[LogLine]:
+    """Run the jobs that the log lacks, and add their lines to it.
+
+    Args:
+        jobs: All jobs.
+        log: The log.
+        workers: Number of processes.
+
+    Returns:
+        The lines of all jobs.
+    """
+    hashes = {job.model_folder: checkpoint.read_model(job.model_folder).hash for job in jobs}
+    jobs_by_key = {(hashes[job.model_folder], job.steps, job.case.name): job for job in jobs}
+    lines_by_key = {(line["hash"], line["steps"], line["case"]): line for line in read_log(log)}
+    lines = [line for key, line in lines_by_key.items() if key in jobs_by_key]
+    missing = [job for key, job in jobs_by_key.items() if key not in lines_by_key]
+
     log.parent.mkdir(parents=True, exist_ok=True)
     with (
-        ProcessPoolExecutor(workers) as pool,
-        bars(Console(stderr=True)) as progress,
+        ProcessPoolExecutor(workers) as executor,
+        progress_bars() as report_progress,
         log.open("a", encoding="utf-8") as file,
     ):
-        task = progress.add_task("synthesising", total=len(missing))
-        for future in as_completed([pool.submit(score_steps, *job) for job in missing]):
+        report_progress("synthesizing", 0, len(missing))
+        futures = [executor.submit(score_steps, job) for job in missing]
+        for n_finished, future in enumerate(as_completed(futures), 1):
             lines.append(future.result())
             file.write(json.dumps(lines[-1]) + "\n")
             file.flush()
-            progress.advance(task)
+            report_progress("synthesizing", n_finished, len(missing))
     return lines
 
 
-Means = dict[str, dict[int, dict[str, tuple[float, float, float]]]]  # model -> steps -> column -> mean and interval
+def compute_means(lines: list[LogLine]) -> Means:
+    """Compute mean and 95 % interval over patients of every column.
+
+    Args:
+        lines: Lines of the log.
+
+    Returns:
+        Model -> steps -> column -> mean and interval.
+    """
+    lines_by_setting: dict[tuple[str, int], list[LogLine]] = {}
+    for line in lines:
+        lines_by_setting.setdefault((line["model"], line["steps"]), []).append(line)
+
+    means: Means = {}
+    for (model, steps), rows in sorted(lines_by_setting.items()):
+        intervals = {}
+        for column in COLUMNS:
+            values = [float("nan") if row[column] is None else row[column] for row in rows]
+            intervals[column] = statistics.confidence_interval(values)
+        means.setdefault(model, {})[steps] = intervals
+    return means
 
 
-def means(lines: list[Line]) -> Means:
-    """Mean and 95 % interval over patients of every column."""
-    out: Means = {}
-    for name in sorted({line["model"] for line in lines}):
-        for steps in sorted({line["steps"] for line in lines if line["model"] == name}):
-            rows = [line for line in lines if (line["model"], line["steps"]) == (name, steps)]
-            values = {c: [np.nan if row[c] is None else row[c] for row in rows] for c in COLUMNS}
-            out.setdefault(name, {})[steps] = {column: statistics.interval(values[column]) for column in COLUMNS}
-    return out
+def render_table(means: Means, n_patients: int) -> str:
+    """Render the means as Markdown.
+
+    Args:
+        means: Output of `compute_means`.
+        n_patients: Number of patients.
+
+    Returns:
+        The table, and the meaning of its columns.
+    """
+    lines = [f"| {n_patients} patients | steps | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
+    for model, means_by_steps in means.items():
+        for steps, intervals in means_by_steps.items():
+            cells = [f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in intervals.values()]
+            lines.append(f"| {model} | {steps} | {' | '.join(cells)} |")
+    return "\n".join([*lines, "", *(f"- `{name}`: {title}" for name, title in COLUMNS.items())])
 
 
-def table(found: Means, patients: int) -> str:
-    """The means as Markdown."""
-    lines = [f"| {patients} patients | steps | {' | '.join(COLUMNS)} |", "|---" * (len(COLUMNS) + 2) + "|"]
-    for name, by_steps in found.items():
-        for steps, cells in by_steps.items():
-            shown = [f"{mean:.2f} [{low:.2f}, {high:.2f}]" for mean, low, high in cells.values()]
-            lines.append(f"| {name} | {steps} | {' | '.join(shown)} |")
-    return "\n".join([*lines, "", *(f"- `{name}`: {text}" for name, text in COLUMNS.items())])
+def plot_means(means: Means) -> Figure:
+    """Plot every column against steps, with one line for each formulation and bands for the intervals.
 
+    Args:
+        means: Output of `compute_means`.
 
-def draw(found: Means) -> Figure:
-    """Every column against steps, a line per formulation, intervals as bands."""
-    figure = Figure(figsize=(9, 6.2), facecolor=preview.BACKGROUND, dpi=110, layout="constrained")
-    counts = sorted({steps for by_steps in found.values() for steps in by_steps})
+    Returns:
+        The figure.
+    """
+    figure = figures.new_figure(9, 6.2, layout="constrained")
+    step_counts = sorted({steps for means_by_steps in means.values() for steps in means_by_steps})
     for axis, (column, title) in zip(figure.subplots(2, 2).flat, COLUMNS.items(), strict=True):
-        for name, by_steps in found.items():
-            steps = list(by_steps)
-            mean, low, high = np.array([by_steps[n][column] for n in steps]).T
-            (line,) = axis.plot(steps, mean, "o-", label=name, markersize=4)
+        for model, means_by_steps in means.items():
+            steps = list(means_by_steps)
+            mean, low, high = np.array([means_by_steps[n][column] for n in steps]).T
+            (line,) = axis.plot(steps, mean, "o-", label=model, markersize=4)
             axis.fill_between(steps, low, high, color=line.get_color(), alpha=0.15, linewidth=0)
         axis.set_xscale("log", base=2)
-        axis.set_xlim(counts[0] / 1.2, counts[-1] * 1.2)
-        axis.set_xticks(counts, map(str, counts))
+        axis.set_xlim(step_counts[0] / 1.2, step_counts[-1] * 1.2)
+        axis.set_xticks(step_counts, map(str, step_counts))
         axis.set_yscale("log" if column == "seconds" else "linear")
-        axis.set_title(title, color=preview.INK, fontsize=9)
-        axis.set_facecolor(preview.BACKGROUND)
-        axis.tick_params(which="both", colors=preview.FAINT, labelsize=8)
-        axis.grid(color=preview.FAINT, alpha=0.2)
-    figure.supxlabel("sampling steps", color=preview.INK, fontsize=9)
-    figure.axes[0].legend(fontsize=8, labelcolor=preview.INK, facecolor=preview.BACKGROUND)
+        axis.set_title(title, color=figures.INK, fontsize=9)
+        axis.set_facecolor(figures.BACKGROUND)
+        axis.tick_params(which="both", colors=figures.MUTED, labelsize=8)
+        axis.grid(color=figures.MUTED, alpha=0.2)
+    figure.supxlabel("sampling steps", color=figures.INK, fontsize=9)
+    figure.axes[0].legend(fontsize=8, labelcolor=figures.INK, facecolor=figures.BACKGROUND)
     return figure
 
 
 def main() -> None:
+    """Run the experiment."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
-    parser.add_argument("models", type=Path)
-    parser.add_argument("log", type=Path)
-    parser.add_argument("--split", type=Path, default=Path("models/split.json"))
-    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 20, 100])
-    parser.add_argument("--cases", nargs="*", help="these patients only, for a quick look")
-    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)))
-    parser.add_argument("--picture", type=Path, help="PNG to draw")
+    parser.add_argument("data", type=Path, help="folder of cases with T1ce")
+    parser.add_argument("models", type=Path, help="folder of model folders")
+    parser.add_argument("log", type=Path, help="log with one JSON line for each synthesis")
+    parser.add_argument("--split", type=Path, default=Path("models/split.json"), help="split file")
+    parser.add_argument("--steps", type=int, nargs="+", default=[1, 2, 4, 8, 20, 100], help="numbers of sampling steps")
+    parser.add_argument("--cases", nargs="*", help="score only these cases, for a quick look")
+    parser.add_argument("--workers", type=int, default=len(os.sched_getaffinity(0)), help="number of processes")
+    parser.add_argument("--picture", type=Path, help="PNG file to plot")
     args = parser.parse_args()
+
     for folder in (args.data, args.models):
         if not folder.is_dir():
             sys.exit(f"{folder}: no such folder")
-    todo = jobs(args.models, args.data, splits.read(args.split), args.steps, args.cases)
-    if not todo:
-        sys.exit(f"{args.models} holds no model, or none of its held-out patients is asked for")
-    lines = complete(todo, args.log, args.workers)
-    found = means(lines)
-    print(table(found, len({line["case"] for line in lines})))
+    jobs = list_jobs(args.models, args.data, splits.read(args.split), args.steps, args.cases)
+    if not jobs:
+        sys.exit(f"{args.models} holds no model, or --cases selects none of its held-out patients")
+
+    lines = run_jobs(jobs, args.log, args.workers)
+    means = compute_means(lines)
+    print(render_table(means, len({line["case"] for line in lines})))
     if args.picture:
-        preview.save(draw(found), args.picture)
+        figures.save_png(plot_means(means), args.picture)
 
 
 if __name__ == "__main__":

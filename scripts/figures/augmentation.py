@@ -1,6 +1,7 @@
-"""Every kind of augmentation on one slice of a patient: python benchmarks/augment_picture.py CASE OUT.png
+"""Plot every kind of augmentation on one slice of a patient: python scripts/figures/augmentation.py CASE OUT.png
 
-Each at its default strength and always; all draw from the same seed. Rows: contrasts, T1ce, region.
+One column per augmentation, at its default strength and with probability 1, all by the same seed. One row per contrast,
+then T1ce and the region map.
 """
 
 import argparse
@@ -8,15 +9,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 
-from dsdiff.data import batch_sampling as batches
-from dsdiff.data import dataset
-from dsdiff.data.augment import AugmentConfig
-from dsdiff.io import cases
+from dsdiff.data import preparation
+from dsdiff.data.batch_sampling import Batch, augment_batch, sample_batch
+from dsdiff.data.settings import AugmentConfig, DataConfig
+from dsdiff.io.cases import discover_cases
+from dsdiff.reporting import figures
 
 ROWS = ("t1", "t2", "flair", "t1ce", "region")
 CROP = (144, 176)
+GRAY_RANGE = (-4, 6)  # robust z-scores shown black and white
+
+
+def augment_by_kind(batch: Batch, seed: int) -> dict[str, Batch]:
+    """Return title -> batch: without augmentation, and with each kind alone."""
+    off = AugmentConfig.off().model_dump()
+    batches = {"none": batch}
+    for kind in AugmentConfig.model_fields:
+        config = AugmentConfig.model_validate(off | {kind: {"probability": 1.0}})
+        batches[kind] = augment_batch(batch, config, torch.Generator().manual_seed(seed))
+    return batches
 
 
 def main() -> None:
@@ -25,23 +37,24 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--seed", type=int, default=3)
     args = parser.parse_args()
-    (case,) = cases.discover(args.case)
-    plain = batches.draw([dataset.load(case, ROWS[:3], ROWS[3])], 1, CROP, 3, 1.0, np.random.default_rng(args.seed))
-    off = AugmentConfig.off().model_dump()
-    shown = {"none": plain}
-    for kind in AugmentConfig.model_fields:
-        config = AugmentConfig.model_validate(off | {kind: {"probability": 1.0}})
-        shown[kind] = batches.augmented(plain, config, torch.Generator().manual_seed(args.seed))
-    figure = Figure((1.25 * len(shown), 1.28 * len(ROWS) * CROP[1] / CROP[0]), dpi=100, layout="constrained")
-    panels = figure.subplots(len(ROWS), len(shown))
-    for column, (kind, one) in enumerate(shown.items()):
-        images = [*one.sources[0, :, 1], one.target[0, 0], 3.0 * one.region[0, 0] - 3]
-        for row, (name, image) in enumerate(zip(ROWS, images, strict=True)):
-            panel = panels[row, column]
-            panel.imshow(image.numpy().T[::-1], cmap="gray", vmin=-4, vmax=6)
-            panel.set(xticks=[], yticks=[], title=kind if row == 0 else "", ylabel=name if column == 0 else "")
+
+    (case,) = discover_cases(args.case)
+    data = DataConfig(crop=CROP, context_slices=3, lesion_fraction=1.0)
+    patient = preparation.load_patient(case, ROWS[:3], ROWS[3])
+    batches = augment_by_kind(sample_batch([patient], 1, data, np.random.default_rng(args.seed)), args.seed)
+
+    width, height = 1.25 * len(batches), 1.28 * len(ROWS) * CROP[1] / CROP[0]
+    figure = figures.new_figure(width, height, figures.LIGHT_BACKGROUND, 100, "constrained")
+    axes = figure.subplots(len(ROWS), len(batches))
+    for column, (kind, batch) in enumerate(batches.items()):
+        region = 3.0 * batch.region[0, 0] - 3
+        images = [*batch.sources[0, :, 1], batch.target[0, 0], region]
+        for row, (label, image) in enumerate(zip(ROWS, images, strict=True)):
+            axis = axes[row, column]
+            axis.imshow(image.numpy().T[::-1], cmap="gray", vmin=GRAY_RANGE[0], vmax=GRAY_RANGE[1])
+            axis.set(xticks=[], yticks=[], title=kind if row == 0 else "", ylabel=label if column == 0 else "")
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(args.out, metadata={"Software": None})
+    figures.save_png(figure, args.out)
 
 
 if __name__ == "__main__":
