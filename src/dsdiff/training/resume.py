@@ -244,7 +244,7 @@ def _read_newest(run_dir: Path) -> tuple[Tensors, TrainingState | None, list[Pat
             tensors, fields = checkpoint.read_state(path)
             return tensors, _parse_state(path, fields), damaged
         except ModelError as error:
-            logger.warning(f"{error} It is renamed to {path.with_suffix('.damaged').name}.")
+            logger.warning(f"{str(error).rstrip('.')}. It is renamed to {path.with_suffix('.damaged').name}.")
             damaged.append(path)
 
     if damaged:
